@@ -1,0 +1,65 @@
+"""Package metadata. Plain settings of the tools live in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "streamvln_gym/__init__.py").read_text()).group(1)
+
+TRAIN = ["accelerate>=1.0", "peft>=0.15", "tensorboard"]
+RL = ["stable-baselines3>=2.6"]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "stable-baselines3>=2.6", "embreex>=2.17.7.post6"]
+DEV = [*TEST, "ruff>=0.9", "mypy>=1.11", "pre-commit>=3.7", "build>=1.2"]
+
+setup(
+    name="streamvln-gym",
+    version=VERSION,
+    description="Vision-and-language navigation as a Gymnasium environment, and StreamVLN as a policy object",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    # The top-level folder agents/ is the subpackage streamvln_gym.agents; nothing called `agents` is installed.
+    packages=[*find_packages(include=["streamvln_gym", "streamvln_gym.*"]), "streamvln_gym.agents"],
+    package_dir={"streamvln_gym": "streamvln_gym", "streamvln_gym.agents": "agents"},
+    package_data={"streamvln_gym": ["py.typed", "assets/**/*", "models/assets/**/*"]},
+    install_requires=[
+        "gymnasium>=1.0",
+        "numpy>=1.26",
+        "numba>=0.61",
+        "trimesh>=4.5",
+        "shapely>=2.0",
+        "scipy>=1.11",
+        "pillow>=10.4",
+        "platformdirs>=4.0",
+        "imageio>=2.34",
+        "imageio-ffmpeg>=0.5",
+        "torch>=2.9",
+        "transformers>=5.0",
+        "tokenizers>=0.21",
+        "safetensors>=0.4.3",
+        "tqdm>=4.66",
+        "tyro>=0.9",
+        "rich>=13.0",
+    ],
+    extras_require={
+        "train": TRAIN,
+        "rl": RL,
+        "habitat": ["habitat-lab>=0.3.3; python_version < '3.13'"],
+        "test": TEST,
+        "dev": DEV,
+    },
+    entry_points={"console_scripts": ["streamvln-gym=streamvln_gym.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
