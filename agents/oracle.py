@@ -1,0 +1,38 @@
+"""The oracle: it knows the map and the goal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamvln_gym.expert import GeodesicFollower, expert_for
+
+
+class OracleAgent:
+    """Follows the episode's reference path (or the shortest path to its goal) and stops there.
+
+    It reads the environment that it is built with, so it serves one environment in the same process; across processes
+    the wrapper `ExpertAction` gives the same actions in `info`.
+
+    Args:
+        env: a `VLNEnv` or wrappers around one.
+        along_reference: follow the reference path; otherwise go straight to the goal.
+    """
+
+    def __init__(self, env: Any, along_reference: bool = True) -> None:
+        self._env = env.unwrapped
+        self._along_reference = along_reference
+        self._follower: GeodesicFollower | None = None
+
+    def reset(self) -> None:
+        """Starts on the environment's present episode; call it after `env.reset()`."""
+        self._follower = expert_for(self._env.simulator, self._env.episode, self._along_reference)
+
+    def act(self, observation: dict[str, Any]) -> int:
+        """The expert's action where the environment's agent stands; `observation` is not looked at.
+
+        Raises:
+            RuntimeError: `reset` was not called.
+        """
+        if self._follower is None:
+            raise RuntimeError("OracleAgent.act was called before reset: call agent.reset() after env.reset()")
+        return self._follower.next_action(self._env.simulator.state)

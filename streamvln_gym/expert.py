@@ -1,0 +1,173 @@
+"""The expert: a greedy follower of geodesic distances, to a goal or along a reference path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamvln_gym.errors import NavigationError
+from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, AgentState, Simulator
+
+if TYPE_CHECKING:
+    from streamvln_gym.episodes import Episode
+
+_HALF_CIRCLE = round(180.0 / TURN_DEGREES)
+# A forward step whose heading is at most half a turn off gains at least this much (1 % left for rounding).
+_GOOD_GAIN = 0.99 * FORWARD_METRES * math.cos(math.radians(TURN_DEGREES / 2.0))
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What the expert did on an episode.
+
+    Attributes:
+        actions: the actions, with the final STOP.
+        positions: float64 (len(actions), 3): the start and the position after every action but STOP.
+        yaws: float64 (len(actions),), radians, likewise.
+    """
+
+    actions: tuple[int, ...]
+    positions: NDArray[np.float64]
+    yaws: NDArray[np.float64]
+
+
+class GeodesicFollower:
+    """Visits way-points in order by the headings that lower the geodesic distance fastest, and stops at the last.
+
+    The way-point in turn is the only state: a caller may execute other actions and ask again from wherever it stands.
+
+    Args:
+        simulator: gives steps and geodesic distances; its agent is not moved.
+        waypoints: (N, 3) metres, N >= 1, in the order in which they are to be visited.
+        goal_radius: geodesic distance in metres to the last way-point at which the follower says STOP.
+        waypoint_radius: geodesic distance in metres at which an earlier way-point counts as visited.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        waypoints: Sequence[Sequence[float]] | NDArray,
+        goal_radius: float = 0.25,
+        waypoint_radius: float = 0.5,
+    ) -> None:
+        self._simulator = simulator
+        self._waypoints = np.asarray(waypoints, dtype=np.float64).reshape(-1, 3)
+        if not len(self._waypoints):
+            raise ValueError("GeodesicFollower needs at least one way-point")
+        self._goal_radius = goal_radius
+        self._waypoint_radius = waypoint_radius
+        self._index = 0
+
+    @property
+    def waypoint(self) -> NDArray[np.float64]:
+        """The way-point (3,) that is headed for."""
+        return self._waypoints[self._index]
+
+    def next_action(self, state: AgentState) -> int:
+        """The expert's action in `state`.
+
+        Raises:
+            NavigationError: the way-point cannot be reached from `state`.
+        """
+        distance = self._advance(state)
+        if self._index == len(self._waypoints) - 1 and distance <= self._goal_radius:
+            return int(Action.STOP)
+        turns = self._best_turns(state, distance)
+        if turns == 0:
+            return int(Action.FORWARD)
+        return int(Action.LEFT if turns > 0 else Action.RIGHT)
+
+    def next_actions(self, state: AgentState, count: int) -> list[int]:
+        """The expert's next `count` actions from `state`, fewer if they end in STOP; the follower's state is kept."""
+        index = self._index
+        actions: list[int] = []
+        while len(actions) < count:
+            actions.append(self.next_action(state))
+            if actions[-1] == Action.STOP:
+                break
+            state, _ = self._simulator.try_step(state, actions[-1])
+        self._index = index
+        return actions
+
+    def _advance(self, state: AgentState) -> float:
+        """Passes the way-points that are reached; returns the distance in metres to the one in turn."""
+        while True:
+            distance = self._simulator.geodesic_distance(state.position, self.waypoint)
+            if not math.isfinite(distance):
+                raise NavigationError(
+                    f"the expert cannot reach {self.waypoint.round(3).tolist()} from {state.position.round(3).tolist()}:"
+                    " they are not connected on the navigation mesh"
+                )
+            if self._index == len(self._waypoints) - 1 or distance > self._waypoint_radius:
+                return distance
+            self._index += 1
+
+    def _best_turns(self, state: AgentState, distance: float) -> int:
+        """Turns (left positive) before the forward step: the fewest that gain all a step can, else the best gain."""
+        best_score, best_turns = -math.inf, 0
+        for turns in _fewest_first():
+            yaw = state.yaw + turns * math.radians(TURN_DEGREES)
+            ahead, _ = self._simulator.try_step(AgentState(state.position, yaw), Action.FORWARD)
+            gain = distance - self._simulator.geodesic_distance(ahead.position, self.waypoint)
+            if gain >= _GOOD_GAIN:
+                return turns
+            score = gain - 0.01 * abs(turns)
+            if score > best_score:
+                best_score, best_turns = score, turns
+        return best_turns
+
+
+def _fewest_first() -> list[int]:
+    """Turns in the order 0, 1, -1, 2, -2, ..., half a circle (once)."""
+    order = [0]
+    for turns in range(1, _HALF_CIRCLE):
+        order += [turns, -turns]
+    return [*order, _HALF_CIRCLE]
+
+
+def expert_for(simulator: Simulator, episode: Episode, along_reference: bool = True) -> GeodesicFollower:
+    """The expert of an episode.
+
+    Args:
+        simulator: with the episode's scene loaded.
+        episode: needs a goal.
+        along_reference: follow `episode.reference_path`; otherwise go straight to the goal.
+
+    Raises:
+        NavigationError: the episode has no goal (the splits without ground truth).
+    """
+    if not episode.goals:
+        raise NavigationError(f"episode {episode.episode_id} has no goal, so no expert can be had for it")
+    goal = episode.goals[0].position
+    path = list(episode.reference_path)[1:-1] if along_reference else []
+    return GeodesicFollower(simulator, [*path, goal])
+
+
+def demonstrate(
+    simulator: Simulator, start: AgentState, follower: GeodesicFollower, max_steps: int = 500
+) -> Demonstration:
+    """Runs `follower` from `start` to its STOP; the simulator's agent is not moved.
+
+    Raises:
+        NavigationError: the follower did not stop within `max_steps` actions.
+    """
+    state = start
+    actions: list[int] = []
+    states = [state]
+    while len(actions) < max_steps:
+        actions.append(follower.next_action(state))
+        if actions[-1] == Action.STOP:
+            return Demonstration(
+                tuple(actions), np.array([s.position for s in states]), np.array([s.yaw for s in states])
+            )
+        state, _ = simulator.try_step(state, actions[-1])
+        states.append(state)
+    raise NavigationError(
+        f"the expert did not stop within {max_steps} steps on the way from {start.position.round(3).tolist()}"
+        f" to {follower.waypoint.round(3).tolist()}"
+    )
