@@ -1,0 +1,484 @@
+"""The navigation mesh: where the agent can stand, how it slides along walls, and how far it is to a goal.
+
+A mesh of convex polygons with Detour's queries is what habitat navigates on; asked on habitat's own polygons, this
+class gives habitat's answers (see tests/data/golden_habitat/navigation). All points are (x, y, z) in metres, Y up.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamvln_gym.errors import NavigationError, SceneError
+from streamvln_gym.simulators.embedded import detour, detour_path
+
+MAX_CORNERS = 6
+FORMAT_VERSION = 1
+GRID_CELL = 0.25  # metres; a cell of the look-up grid
+MAX_GRID_CELLS = 1 << 20
+COLLISION_SLACK_SQR = 1e-5  # square metres
+CONVEXITY_TOLERANCE = 1e-3  # metres that a corner may lie inside the line of its neighbours
+_FILE_KEYS = ("version", "vertices", "polygons", "neighbours")
+_FILE_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+class NavigationMesh:
+    """Convex polygons of at most six corners with neighbours; queries as Detour answers them.
+
+    A mesh object holds the buffers of its searches: use it from one thread at a time, and load the file again for
+    another thread.
+
+    Attributes:
+        vertices: float32 (V, 3), metres.
+        polygons: int32 (P, 6), vertex numbers, padded with -1; corners run clockwise in the (x, z) plane with x to
+            the right and z up, as habitat's do.
+        vertex_counts: int32 (P,).
+        neighbours: int32 (P, 6), the polygon across the edge from corner j to corner j + 1, or -1 for a wall.
+        islands: int32 (P,), number of the connected part that the polygon belongs to.
+        island_areas: float64 (I,), square metres in the horizontal plane.
+    """
+
+    def __init__(self, vertices: NDArray, polygons: NDArray, neighbours: NDArray) -> None:
+        """Takes arrays that are known to be right; `from_polygons` is the checked way to build a mesh."""
+        self.vertices: NDArray[np.float32] = np.ascontiguousarray(vertices, dtype=np.float32)
+        self.polygons: NDArray[np.int32] = np.ascontiguousarray(polygons, dtype=np.int32)
+        self.neighbours: NDArray[np.int32] = np.ascontiguousarray(neighbours, dtype=np.int32)
+        self.vertex_counts: NDArray[np.int32] = (self.polygons >= 0).sum(axis=1).astype(np.int32)
+        self.islands: NDArray[np.int32] = _label_islands(self.neighbours)
+        corners = self.vertices.astype(np.float64)[self.polygons]
+        self._areas = -_signed_areas(corners, self.vertex_counts)
+        self.island_areas: NDArray[np.float64] = np.bincount(self.islands, weights=self._areas).astype(np.float64)
+        self._arrays = _kernel_arrays(corners, self.vertex_counts, self.neighbours, self.islands)
+        self._scratch = detour.Scratch.for_polygons(len(self.polygons))
+        for array in (self.vertices, self.polygons, self.neighbours, self.vertex_counts, self.islands):
+            array.flags.writeable = False
+
+    @classmethod
+    def from_polygons(
+        cls, vertices: ArrayLike, polygons: ArrayLike, neighbours: ArrayLike | None = None
+    ) -> NavigationMesh:
+        """Builds a mesh and checks it.
+
+        Args:
+            vertices: (V, 3), metres.
+            polygons: (P, n <= 6) vertex numbers, padded with -1.
+            neighbours: (P, n) polygon across each edge, -1 for a wall; None derives them from shared edges.
+
+        Raises:
+            ValueError: the arrays have wrong shapes, point outside one another, or a polygon is not convex, has no
+                area or runs the wrong way round.
+        """
+        vertices = np.asarray(vertices, dtype=np.float32)
+        if vertices.ndim != 2 or vertices.shape[1] != 3:
+            raise ValueError(f"vertices must have shape (V, 3), got {vertices.shape}")
+        if not np.isfinite(vertices).all():
+            raise ValueError(f"vertex {int(np.argmin(np.isfinite(vertices).all(axis=1)))} is not finite")
+        polygons = _padded("polygons", polygons)
+        if len(polygons) == 0:
+            raise ValueError("a navigation mesh needs at least one polygon, got none")
+        _check_polygons(vertices, polygons)
+        derived = _derive_neighbours(polygons)
+        if neighbours is None:
+            return cls(vertices, polygons, derived)
+        neighbours = _padded("neighbours", neighbours)
+        _check_neighbours(neighbours, polygons)
+        return cls(vertices, polygons, neighbours)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the mesh as .npz: the same mesh gives the same bytes, and the file appears whole or not at all."""
+        path = Path(path)
+        arrays = {
+            "version": np.array(FORMAT_VERSION, dtype=np.int32),
+            "vertices": self.vertices,
+            "polygons": self.polygons,
+            "neighbours": self.neighbours,
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+                for name, array in arrays.items():
+                    buffer = io.BytesIO()
+                    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+                    entry = zipfile.ZipInfo(f"{name}.npy", date_time=_FILE_DATE)
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                    archive.writestr(entry, buffer.getvalue())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NavigationMesh:
+        """Reads a mesh that `save` wrote.
+
+        Raises:
+            SceneError: the file is missing, truncated, corrupt or of another version.
+        """
+        path = Path(path)
+        remedy = "delete it and build the scene again, or copy the file again from where it is whole"
+        if not path.is_file():
+            raise SceneError(f"there is no navigation mesh at {path}; build the scene first or correct the path")
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                missing = [key for key in _FILE_KEYS if key not in archive.files]
+                if missing:
+                    raise ValueError(f"it has no array {missing[0]!r}")
+                version, vertices, polygons, neighbours = (archive[key] for key in _FILE_KEYS)
+            if version.shape != () or int(version) != FORMAT_VERSION:
+                raise ValueError(f"its format version is {version}, this package reads {FORMAT_VERSION}")
+            return cls.from_polygons(vertices, polygons, neighbours)
+        except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise SceneError(f"the navigation mesh {path} cannot be read ({error}); {remedy}") from error
+
+    @property
+    def largest_island(self) -> int:
+        """The island with the largest area."""
+        return int(np.argmax(self.island_areas))
+
+    def snap_point(self, point: ArrayLike, island: int | None = None) -> NDArray[np.float64] | None:
+        """The point of the mesh nearest to `point` (3,), as float64 (3,), or None.
+
+        As in habitat, polygons within 2 m horizontally and 4 m vertically are considered.
+
+        Args:
+            point: (3,), metres.
+            island: consider only this island; None means all.
+        """
+        x, y, z = _coordinates(point, "point")
+        polygon, x, y, z = detour.nearest_polygon(self._arrays, x, y, z, self._island_number(island))
+        return None if polygon < 0 else np.array((x, y, z))
+
+    def is_navigable(self, point: ArrayLike, max_y_delta: float = 0.5) -> bool:
+        """Whether `point` (3,) lies on the mesh: within 1 cm horizontally and `max_y_delta` metres vertically."""
+        x, y, z = _coordinates(point, "point")
+        polygon, near_x, near_y, near_z = detour.nearest_polygon(self._arrays, x, y, z, -1)
+        return polygon >= 0 and abs(near_y - y) <= max_y_delta and math.hypot(near_x - x, near_z - z) <= 1e-2
+
+    def island_of(self, point: ArrayLike) -> int:
+        """The island of the polygon nearest to `point` (3,), or -1 if none is near."""
+        x, y, z = _coordinates(point, "point")
+        polygon = detour.nearest_polygon(self._arrays, x, y, z, -1)[0]
+        return -1 if polygon < 0 else int(self.islands[polygon])
+
+    def move_along_surface(self, start: ArrayLike, end: ArrayLike) -> NDArray[np.float64]:
+        """Where a movement from `start` (3,) towards `end` (3,) comes to rest, sliding along walls; float64 (3,).
+
+        Raises:
+            NavigationError: `start` is off the mesh.
+        """
+        x, y, z = _coordinates(start, "start")
+        end_x, end_y, end_z = _coordinates(end, "end")
+        polygon, x, y, z = detour.try_step(self._arrays, self._scratch, x, y, z, end_x, end_y, end_z)
+        if polygon < 0:
+            raise self._off_mesh(start, "start")
+        return np.array((x, y, z))
+
+    def try_step(self, start: ArrayLike, end: ArrayLike) -> tuple[NDArray[np.float64], bool]:
+        """`move_along_surface`, and whether the agent collided on the way.
+
+        Habitat's rule for a collision: squared distance moved + 1e-5 < squared distance asked.
+
+        Raises:
+            NavigationError: `start` is off the mesh.
+        """
+        x, y, z = _coordinates(start, "start")
+        end_x, end_y, end_z = _coordinates(end, "end")
+        polygon, new_x, new_y, new_z = detour.try_step(self._arrays, self._scratch, x, y, z, end_x, end_y, end_z)
+        if polygon < 0:
+            raise self._off_mesh(start, "start")
+        moved = (new_x - x) ** 2 + (new_y - y) ** 2 + (new_z - z) ** 2
+        asked = (end_x - x) ** 2 + (end_y - y) ** 2 + (end_z - z) ** 2
+        return np.array((new_x, new_y, new_z)), moved + COLLISION_SLACK_SQR < asked
+
+    def find_path(self, start: ArrayLike, end: ArrayLike) -> NDArray[np.float64] | None:
+        """Corner points, float64 (N, 3), of the path from `start` (3,) to `end` (3,), both moved onto the mesh.
+
+        The path is habitat's: the shortest within the polygons that A* over edge midpoints chooses, which can be some
+        per cent longer than the shortest of all. None if `end` is on another island or off the mesh.
+
+        Raises:
+            NavigationError: `start` is off the mesh.
+        """
+        x, y, z = _coordinates(start, "start")
+        end_x, end_y, end_z = _coordinates(end, "end")
+        count = detour_path.path_between(self._arrays, self._scratch, x, y, z, end_x, end_y, end_z)[0]
+        if count < 0:
+            raise self._off_mesh(start, "start")
+        return None if count == 0 else self._scratch.points[:count].copy()
+
+    def geodesic_distance(self, start: ArrayLike, goals: ArrayLike) -> float:
+        """Length in metres of `find_path` from `start` (3,) to the nearest of `goals` ((3,) or (N, 3)).
+
+        Goals on another island or off the mesh count as inf.
+
+        Raises:
+            NavigationError: `start` is off the mesh.
+        """
+        x, y, z = _coordinates(start, "start")
+        distance = detour_path.distance_to_goals(self._arrays, self._scratch, x, y, z, _goals(goals))
+        if distance < 0.0:
+            raise self._off_mesh(start, "start")
+        return distance
+
+    def random_point(self, rng: np.random.Generator, island: int | None = None) -> NDArray[np.float64]:
+        """A point, float64 (3,), drawn uniformly by area from the mesh or from one island."""
+        weights = self._areas if island is None else self._areas * (self.islands == self._island_number(island))
+        bounds = np.cumsum(weights)
+        polygon = int(np.searchsorted(bounds, rng.random() * bounds[-1], side="right"))
+        polygon = min(polygon, int(np.flatnonzero(weights)[-1]))
+        corners = self._arrays.corners[polygon, : self.vertex_counts[polygon]]
+        fan = np.stack([np.broadcast_to(corners[0], (len(corners) - 2, 3)), corners[1:-1], corners[2:]], axis=1)
+        edges_a, edges_b = fan[:, 1] - fan[:, 0], fan[:, 2] - fan[:, 0]
+        bounds = np.cumsum(np.abs(edges_a[:, 0] * edges_b[:, 2] - edges_a[:, 2] * edges_b[:, 0]))
+        triangle = min(int(np.searchsorted(bounds, rng.random() * bounds[-1], side="right")), len(fan) - 1)
+        u, v = rng.random(2)
+        if u + v > 1.0:
+            u, v = 1.0 - u, 1.0 - v
+        x, _, z = fan[triangle, 0] + u * edges_a[triangle] + v * edges_b[triangle]
+        return np.array((x, detour.surface_height(self._arrays, polygon, x, z), z))
+
+    def distance_to_obstacle(self, point: ArrayLike, max_radius: float = 2.0) -> float:
+        """Horizontal distance in metres from `point` (3,), moved onto the mesh, to the nearest wall; at most
+        `max_radius`.
+
+        Raises:
+            NavigationError: `point` is off the mesh.
+        """
+        x, y, z = _coordinates(point, "point")
+        distance = detour.distance_to_obstacle(self._arrays, self._scratch, x, y, z, float(max_radius))
+        if distance < 0.0:
+            raise self._off_mesh(point, "point")
+        return distance
+
+    def _island_number(self, island: int | None) -> int:
+        if island is None:
+            return -1
+        if not 0 <= island < len(self.island_areas):
+            raise ValueError(f"island must lie in 0..{len(self.island_areas) - 1}, got {island!r}")
+        return int(island)
+
+    def _off_mesh(self, point: ArrayLike, name: str) -> NavigationError:
+        x, y, z = _coordinates(point, name)
+        distance = detour.distance_to_mesh(self._arrays, x, y, z)
+        return NavigationError(
+            f"{name} ({x:.3f}, {y:.3f}, {z:.3f}) is off the navigation mesh, {distance:.2f} m away from it; "
+            "choose a position on it (snap_point, random_point) or check that the right scene is loaded"
+        )
+
+
+def compile_kernels() -> None:
+    """Compiles (or loads from numba's cache) everything that a mesh runs, so that no later call has to wait."""
+    square = NavigationMesh.from_polygons([[0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 0]], [[0, 1, 2, 3]])
+    start, end = np.array((0.2, 0.0, 0.2)), np.array((0.4, 0.0, 0.4))
+    square.snap_point(start)
+    square.try_step(start, end)
+    square.find_path(start, end)
+    square.geodesic_distance(start, end)
+    square.random_point(np.random.default_rng(0))
+    square.distance_to_obstacle(start)
+    square._off_mesh(start, "start")
+
+
+def _coordinates(point: ArrayLike, name: str) -> tuple[float, float, float]:
+    """The coordinates of a point, checked."""
+    array = np.asarray(point, dtype=np.float64)
+    if array.shape != (3,):
+        raise ValueError(f"{name} must be one point of shape (3,), got shape {array.shape}")
+    x, y, z = array.tolist()
+    if not math.isfinite(x + y + z):
+        raise ValueError(f"{name} must be finite, got ({x}, {y}, {z})")
+    return x, y, z
+
+
+def _goals(goals: ArrayLike) -> NDArray[np.float64]:
+    """Goals as (N, 3), checked."""
+    array = np.ascontiguousarray(goals, dtype=np.float64)
+    if array.ndim == 1:
+        array = array[np.newaxis]
+    if array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
+        raise ValueError(f"goals must have shape (3,) or (N, 3) with N >= 1, got {np.shape(goals)}")
+    if not math.isfinite(array.sum()):
+        raise ValueError(f"goals must be finite, got {array.tolist()}")
+    return array
+
+
+def _padded(name: str, rows: ArrayLike) -> NDArray[np.int32]:
+    """Rows of numbers as int32 (P, 6), padded with -1."""
+    array = np.asarray(rows)
+    if array.ndim != 2 or array.shape[1] > MAX_CORNERS or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"{name} must be integers of shape (P, n) with n <= {MAX_CORNERS}, got {array.dtype} {array.shape}"
+        )
+    padded = np.full((len(array), MAX_CORNERS), -1, dtype=np.int32)
+    padded[:, : array.shape[1]] = array
+    return padded
+
+
+def _signed_areas(corners: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Signed areas (P,) in the (x, z) plane, counter-clockwise positive; corners are (P, 6, 3)."""
+    number = np.arange(corners.shape[1])
+    following = np.where(number + 1 < counts[:, np.newaxis], number + 1, 0)
+    x, z = corners[..., 0] - corners[:, :1, 0], corners[..., 2] - corners[:, :1, 2]
+    next_x, next_z = np.take_along_axis(x, following, axis=1), np.take_along_axis(z, following, axis=1)
+    return np.where(number < counts[:, np.newaxis], x * next_z - z * next_x, 0.0).sum(axis=1) / 2.0
+
+
+def _check_polygons(vertices: NDArray[np.float32], polygons: NDArray[np.int32]) -> None:
+    """Raises ValueError unless every polygon is a convex one that runs clockwise in (x, z)."""
+    used = polygons >= 0
+    counts = used.sum(axis=1)
+    if not (used == (np.arange(MAX_CORNERS) < counts[:, np.newaxis])).all() or (polygons < -1).any():
+        raise ValueError("polygons must be vertex numbers followed by -1 only")
+    if counts.min() < 3:
+        raise ValueError(f"polygon {int(counts.argmin())} has {int(counts.min())} corners, needs 3 to {MAX_CORNERS}")
+    if polygons.max() >= len(vertices):
+        raise ValueError(
+            f"polygon {int(polygons.max(axis=1).argmax())} refers to vertex {int(polygons.max())}, but there are only "
+            f"{len(vertices)} vertices"
+        )
+    corners = vertices.astype(np.float64)[polygons]
+    areas = _signed_areas(corners, counts)
+    if (areas >= 0.0).any():
+        wrong = int(areas.argmax())
+        raise ValueError(
+            f"polygon {wrong} has area {-areas[wrong]:.6f} m2 for corners that run clockwise in (x, z); reverse its "
+            "corners, or leave it out if it has no area"
+        )
+    number = np.arange(MAX_CORNERS)
+    following = np.where(number + 1 < counts[:, np.newaxis], number + 1, 0)[..., np.newaxis]
+    edges = np.take_along_axis(corners, following, axis=1) - corners
+    after = np.take_along_axis(edges, following, axis=1)
+    bend = edges[..., 0] * after[..., 2] - edges[..., 2] * after[..., 0]
+    reach = np.maximum(np.hypot(edges[..., 0], edges[..., 2]), np.hypot(after[..., 0], after[..., 2]))
+    dent = np.where(used, bend / np.maximum(reach, 1e-12), -1.0).max(axis=1)
+    if (dent > CONVEXITY_TOLERANCE).any():
+        wrong = int(dent.argmax())
+        raise ValueError(f"polygon {wrong} is not convex (dented by {dent[wrong]:.4f} m); cut it into convex ones")
+
+
+def _check_neighbours(neighbours: NDArray[np.int32], polygons: NDArray[np.int32]) -> None:
+    """Raises ValueError unless neighbours exist, lie across real edges and have each other as neighbours."""
+    if neighbours.shape != polygons.shape:
+        raise ValueError(f"neighbours has {len(neighbours)} rows, polygons has {len(polygons)}")
+    if neighbours.min() < -1 or neighbours.max() >= len(polygons):
+        raise ValueError(f"neighbours must lie in -1..{len(polygons) - 1}")
+    rows, edges = np.nonzero(neighbours >= 0)
+    if (polygons[rows, edges] < 0).any():
+        raise ValueError(f"polygon {int(rows[polygons[rows, edges] < 0][0])} has a neighbour across an edge it lacks")
+    others = neighbours[rows, edges]
+    mutual = (neighbours[others] == rows[:, np.newaxis]).any(axis=1)
+    if not mutual.all():
+        wrong = int(np.argmin(mutual))
+        raise ValueError(f"polygon {rows[wrong]} has neighbour {others[wrong]}, which does not have it as neighbour")
+
+
+def _derive_neighbours(polygons: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Neighbours (P, 6) from edges that two polygons share, each running it the other way."""
+    owners: dict[tuple[int, int], int] = {}
+    rows = [row[row >= 0].tolist() for row in polygons]
+    for p, row in enumerate(rows):
+        for edge in zip(row, row[1:] + row[:1], strict=True):
+            if edge in owners:
+                raise ValueError(f"polygons {owners[edge]} and {p} both have the edge of vertices {edge}: they overlap")
+            owners[edge] = p
+    neighbours = np.full(polygons.shape, -1, dtype=np.int32)
+    for p, row in enumerate(rows):
+        for j, (a, b) in enumerate(zip(row, row[1:] + row[:1], strict=True)):
+            neighbours[p, j] = owners.get((b, a), -1)
+    return neighbours
+
+
+def _label_islands(neighbours: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Island of each polygon, numbered in the order of their first polygons as in habitat."""
+    islands = np.full(len(neighbours), -1, dtype=np.int32)
+    rows = neighbours.tolist()
+    island = 0
+    for first in range(len(rows)):
+        if islands[first] >= 0:
+            continue
+        islands[first] = island
+        waiting = [first]
+        while waiting:
+            for other in rows[waiting.pop()]:
+                if other >= 0 and islands[other] < 0:
+                    islands[other] = island
+                    waiting.append(other)
+        island += 1
+    return islands
+
+
+def _kernel_arrays(
+    corners: NDArray[np.float64], counts: NDArray[np.int32], neighbours: NDArray[np.int32], islands: NDArray[np.int32]
+) -> detour.MeshArrays:
+    """Lays a mesh out for the kernels; corners are (P, 6, 3) with anything in the padding."""
+    used = np.arange(MAX_CORNERS) < counts[:, np.newaxis]
+    corners = np.where(used[..., np.newaxis], corners, corners[:, :1])
+    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    grid, first, members = _look_up_grid(boxes)
+    return detour.MeshArrays(
+        corners=np.ascontiguousarray(corners),
+        counts=counts,
+        neighbours=neighbours,
+        islands=islands,
+        boxes=boxes,
+        triangles=_height_triangles(corners, counts),
+        grid=grid,
+        grid_first=first,
+        grid_polygons=members,
+    )
+
+
+def _look_up_grid(
+    boxes: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]:
+    """Which polygons' boxes meet which cell of a uniform grid: `grid`, `grid_first`, `grid_polygons`."""
+    low, high = boxes[:, [0, 2]].min(axis=0), boxes[:, [3, 5]].max(axis=0)
+    cell = GRID_CELL
+    while np.prod(np.floor((high - low) / cell) + 1.0) > MAX_GRID_CELLS:
+        cell *= 2.0
+    columns, rows = (np.floor((high - low) / cell) + 1.0).astype(int)
+    spans = np.floor((boxes[:, [0, 2, 3, 5]] - np.tile(low, 2)) / cell).astype(int)
+    cells, members = [], []
+    for p, (left, near, right, far) in enumerate(spans):
+        block = np.arange(near, far + 1)[:, np.newaxis] * columns + np.arange(left, right + 1)
+        cells.append(block.ravel())
+        members.append(np.full(block.size, p, dtype=np.int32))
+    flat_cells, flat_members = np.concatenate(cells), np.concatenate(members)
+    first = np.concatenate([[0], np.cumsum(np.bincount(flat_cells, minlength=columns * rows))]).astype(np.int32)
+    grid = np.array([low[0], low[1], 1.0 / cell, columns, rows])
+    return grid, first, flat_members[np.argsort(flat_cells, kind="stable")]
+
+
+def _height_triangles(corners: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.int8]:
+    """Triangles (P, 4, 3) that give a polygon's height, as Recast's detail mesh has them; -1 for level polygons."""
+    triangles = np.full((len(counts), MAX_CORNERS - 2, 3), -1, dtype=np.int8)
+    for p in np.flatnonzero(np.ptp(corners[..., 1], axis=1) > 0.0):
+        triangles[p, : counts[p] - 2] = _triangulate_hull(corners[p, : counts[p]][:, [0, 2]])
+    return triangles
+
+
+def _triangulate_hull(outline: NDArray[np.float64]) -> list[tuple[int, int, int]]:
+    """Recast's triangulation of a convex outline (n, 2): first the ear of the shortest perimeter, then left or right."""
+    n = len(outline)
+
+    def length(i: int, j: int) -> float:
+        return math.dist(outline[i % n], outline[j % n])
+
+    start = min(range(n), key=lambda i: length(i - 1, i) + length(i, i + 1) + length(i + 1, i - 1))
+    left, right = (start + 1) % n, (start - 1) % n
+    triangles = [(start, left, right)]
+    while (left + 1) % n != right:
+        next_left, next_right = (left + 1) % n, (right - 1) % n
+        if length(left, next_left) + length(next_left, right) < length(right, next_right) + length(left, next_right):
+            triangles.append((left, next_left, right))
+            left = next_left
+        else:
+            triangles.append((left, next_right, right))
+            right = next_right
+    return triangles
