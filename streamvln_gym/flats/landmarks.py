@@ -1,0 +1,89 @@
+"""Which objects an instruction may name, how, and on which side of a path they lie."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamvln_gym.flats.clauses import Standpoint, side_of
+from streamvln_gym.flats.routes import Leg, bearing
+from streamvln_gym.flats.scene_graph import SceneGraph, SceneObject
+
+_PASS_METRES = 1.9
+UNREMARKABLE = {"ceiling lamp", "window", "curtain", "skirting", "socket", "light switch"}
+"""Categories that are in every room or above eye level: nobody tells a way by them."""
+
+
+@dataclass(frozen=True)
+class Passing:
+    """An object that a leg passes: on which side ("left", "right"), and how far (metres) into the leg."""
+
+    item: SceneObject
+    side: str
+    offset: float
+
+
+def is_landmark(item: SceneObject) -> bool:
+    """Whether a person would tell the way by this object."""
+    return not item.structural and item.mount != "ceiling" and item.category not in UNREMARKABLE
+
+
+def distance_to(item: SceneObject, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Metres from floor points (N, 2) to the object's footprint, shape (N,)."""
+    x0, z0, x1, z1 = item.footprint
+    dx = np.maximum(np.maximum(x0 - points[:, 0], points[:, 0] - x1), 0.0)
+    dz = np.maximum(np.maximum(z0 - points[:, 1], points[:, 1] - z1), 0.0)
+    return np.hypot(dx, dz)
+
+
+def same_category(graph: SceneGraph, item: SceneObject) -> list[SceneObject]:
+    """All objects of the item's room and category, itself included."""
+    return [o for o in graph.furnishings_in(item.room) if o.category == item.category]
+
+
+def needs_colour(graph: SceneGraph, item: SceneObject) -> bool:
+    """Whether the category alone does not single the object out in its room."""
+    return len(same_category(graph, item)) > 1
+
+
+def is_unique(graph: SceneGraph, item: SceneObject) -> bool:
+    """Whether category, or category and colour, single the object out in its room."""
+    alike = same_category(graph, item)
+    if len(alike) == 1:
+        return True
+    return item.colour is not None and sum(o.colour == item.colour for o in alike) == 1
+
+
+def objects_meant(
+    graph: SceneGraph, stand: Standpoint, item: SceneObject, with_colour: bool, side: str | None
+) -> list[SceneObject]:
+    """The objects of the room that a reader could take for the one described as `item` is."""
+    alike = same_category(graph, item)
+    if with_colour:
+        alike = [o for o in alike if o.colour == item.colour]
+    if side is not None:
+        alike = [o for o in alike if side in side_of(bearing(stand.heading, stand.origin, o.centre), False)]
+    return alike
+
+
+def passings(graph: SceneGraph, leg: Leg) -> list[Passing]:
+    """The unique landmarks that a leg walks past, in walking order."""
+    if len(leg.points) < 8:
+        return []
+    found = []
+    for item in graph.furnishings_in(leg.room.id):
+        if not is_landmark(item) or not is_unique(graph, item) or item.mount == "top":
+            continue
+        distances = distance_to(item, leg.points)
+        nearest = int(distances.argmin())
+        if distances[nearest] > _PASS_METRES or not 3 <= nearest < len(leg.points) - 3:
+            continue
+        before, after = leg.points[max(nearest - 4, 0)], leg.points[min(nearest + 4, len(leg.points) - 1)]
+        heading = math.atan2(-(after[0] - before[0]), -(after[1] - before[1]))
+        angle = bearing(heading, tuple(leg.points[nearest]), item.centre)
+        if math.radians(50) <= abs(angle) <= math.radians(130):
+            found.append(Passing(item, "left" if angle > 0 else "right", nearest * 0.1))
+    return sorted(found, key=lambda p: p.offset)

@@ -1,0 +1,78 @@
+"""Checks on the rendered reference path that an episode's cue has left the window when it is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamvln_gym.expert import Demonstration
+from streamvln_gym.flats.proposals import Proposal
+from streamvln_gym.flats.scene_graph import SceneGraph
+from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.simulators.embedded.renderer import Renderer
+
+WINDOW_STEPS = 32
+_CAMERA = CameraConfig(width=160, height=120)
+_PIXELS = 4  # of 19,200: fewer is a sliver that nobody recognises
+_DECISION_METRES = {"return": 0.6}
+_DOOR_METRES = 1.0
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Why an episode needs memory.
+
+    Attributes:
+        kind: one of `task.MEMORY_KINDS`.
+        decision_step: the step at which the cue decides what to do next.
+        cue_last_seen: the last step before it whose picture shows the cue; at least 32 steps earlier.
+    """
+
+    kind: str
+    decision_step: int
+    cue_last_seen: int
+
+
+def memory_need(
+    graph: SceneGraph, renderer: Renderer, proposal: Proposal, demonstration: Demonstration
+) -> MemoryNeed | None:
+    """Renders the demonstration and looks for the cue.
+
+    Returns:
+        None if the proposal is no memory task, the cue is never seen, or it is still (or again) in sight within the
+        32 steps that end at the decision.
+    """
+    kind = proposal.task.kind
+    if kind is None or proposal.decision is None:
+        return None
+    decision = _decision_step(proposal, demonstration)
+    if decision is None or decision < WINDOW_STEPS:
+        return None
+    cue = np.zeros(len(graph.objects), dtype=bool)
+    cue[list(proposal.cue_objects)] = True
+    if proposal.cue_room is not None:
+        cue[[o.id for o in graph.objects if o.room == proposal.cue_room]] = True
+    window = range(decision, decision - WINDOW_STEPS, -1)
+    if any(_sees(renderer, demonstration, step, cue) for step in window):
+        return None
+    for step in range(decision - WINDOW_STEPS, -1, -1):
+        if _sees(renderer, demonstration, step, cue):
+            return MemoryNeed(kind, decision, step)
+    return None
+
+
+def _decision_step(proposal: Proposal, demonstration: Demonstration) -> int | None:
+    assert proposal.decision is not None and proposal.task.kind is not None
+    distances = np.linalg.norm(demonstration.positions[:, [0, 2]] - np.array(proposal.decision), axis=1)
+    near = np.nonzero(distances <= _DECISION_METRES.get(proposal.task.kind, _DOOR_METRES))[0]
+    return int(near[0]) if len(near) else None
+
+
+def _sees(renderer: Renderer, demonstration: Demonstration, step: int, cue: NDArray[np.bool_]) -> bool:
+    frame = renderer.render(demonstration.positions[step], float(demonstration.yaws[step]), _CAMERA, ("instance",))[
+        "instance"
+    ]
+    seen = frame[frame >= 0]
+    return int(np.count_nonzero(cue[seen])) >= _PIXELS

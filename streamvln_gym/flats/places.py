@@ -1,0 +1,110 @@
+"""Places in a flat where an episode can start, pass and end."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamvln_gym.flats.landmarks import distance_to
+from streamvln_gym.flats.scene_graph import Door, Room, SceneGraph, SceneObject
+from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
+
+_CLEARANCE = 0.15  # metres to the edge of the navigation mesh at which nobody stands squeezed in
+_TRIES = 25
+
+
+class Places:
+    """Finds standing places on the navigation mesh of one flat and paths over them.
+
+    Args:
+        graph: the flat's scene graph.
+        navmesh: its navigation mesh; only the largest island is used.
+    """
+
+    def __init__(self, graph: SceneGraph, navmesh: NavigationMesh) -> None:
+        self.graph = graph
+        self.navmesh = navmesh
+        self.height = float(navmesh.vertices[0, 1])
+
+    def stand_at(self, x: float, z: float, room: int, clearance: float = _CLEARANCE) -> NDArray[np.float64] | None:
+        """The mesh point (3,) at (x, z) if one can stand there, in `room` and not squeezed in; else None."""
+        point = np.array([x, self.height, z])
+        if self.graph.room_at(x, z) != room or not self.navmesh.is_navigable(point):
+            return None
+        if self.navmesh.island_of(point) != self.navmesh.largest_island:
+            return None
+        if self.navmesh.distance_to_obstacle(point, 2 * clearance) < clearance:
+            return None
+        return point
+
+    def random_in(self, room: Room, rng: np.random.Generator) -> NDArray[np.float64] | None:
+        """A random place (3,) in a room, or None if it is too full to find one."""
+        x0, z0, x1, z1 = room.rect
+        for _ in range(_TRIES):
+            point = self.stand_at(rng.uniform(x0 + 0.3, x1 - 0.3), rng.uniform(z0 + 0.3, z1 - 0.3), room.id, 0.2)
+            if point is not None:
+                return point
+        return None
+
+    def at_object(self, item: SceneObject, rng: np.random.Generator) -> NDArray[np.float64] | None:
+        """A place (3,) within arm's length of an object, in front of it if it has a front; None if there is none."""
+        x, z = item.centre
+        around = rng.permutation(np.arange(0.0, 2 * math.pi, math.pi / 8))
+        if item.facing is not None:
+            around = np.concatenate([[item.facing], item.facing + np.array([0.4, -0.4, 0.8, -0.8]), around])
+        for yaw in around:
+            for reach in (0.45, 0.6, 0.8):
+                place = self._beyond(item, x, z, float(yaw), reach)
+                if place is not None:
+                    return place
+        return None
+
+    def _beyond(self, item: SceneObject, x: float, z: float, yaw: float, reach: float) -> NDArray[np.float64] | None:
+        """A place `reach` metres off the object's edge, as seen from its middle in direction `yaw`."""
+        dx, dz = -math.sin(yaw), -math.cos(yaw)
+        half_x = (item.footprint[2] - item.footprint[0]) / 2
+        half_z = (item.footprint[3] - item.footprint[1]) / 2
+        edge = min(
+            half_x / abs(dx) if abs(dx) > 1e-9 else math.inf,
+            half_z / abs(dz) if abs(dz) > 1e-9 else math.inf,
+        )
+        place = self.stand_at(x + dx * (edge + reach), z + dz * (edge + reach), item.room)
+        if place is None or distance_to(item, place[None, [0, 2]])[0] > 1.0:
+            return None
+        return place
+
+    def middle(self, room: Room) -> NDArray[np.float64] | None:
+        """A place (3,) near the middle of a room."""
+        x, z = room.centre
+        for reach in (0.0, 0.4, 0.8):
+            for yaw in np.arange(0.0, 2 * math.pi, math.pi / 4):
+                point = self.stand_at(x - reach * math.sin(yaw), z - reach * math.cos(yaw), room.id)
+                if point is not None:
+                    return point
+        return None
+
+    def inside_door(self, room: Room, door: Door) -> NDArray[np.float64] | None:
+        """A place (3,) one or two steps inside a room behind a door."""
+        x, z = door.position
+        cx, cz = room.centre
+        for reach in (0.8, 1.0, 0.6):
+            if door.axis == "x":
+                point = self.stand_at(x + math.copysign(reach, cx - x), z, room.id)
+            else:
+                point = self.stand_at(x, z + math.copysign(reach, cz - z), room.id)
+            if point is not None:
+                return point
+        return None
+
+    def path_over(self, places: list[NDArray[np.float64]]) -> NDArray[np.float64] | None:
+        """Corner points (N, 3) of the walkable path from place to place, or None if two are not connected."""
+        corners: list[NDArray[np.float64]] = [np.asarray(places[0])[None]]
+        for start, end in pairwise(places):
+            part = self.navmesh.find_path(start, end)
+            if part is None:
+                return None
+            corners.append(np.asarray(part)[1:])
+        return np.concatenate(corners)

@@ -1,0 +1,301 @@
+"""Proposes tasks: plain ones, and the four kinds that need memory. Words and pictures come later."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamvln_gym.flats.clauses import (
+    HALLWAY,
+    Cue,
+    ReturnToStart,
+    Standpoint,
+    Stop,
+    TakeDoor,
+    along,
+    door_facts,
+    doors_meant,
+    is_end_door,
+    shows_cue,
+)
+from streamvln_gym.flats.landmarks import distance_to, is_landmark, is_unique
+from streamvln_gym.flats.places import Places
+from streamvln_gym.flats.routes import Leg, Route, trace_route
+from streamvln_gym.flats.scene_graph import Door, Room, SceneObject
+from streamvln_gym.flats.task import Task
+
+_PLAIN_METRES = (5.0, 20.0)
+_MEMORY_METRES = (7.0, 40.0)
+_LEGS = (2, 7)
+# 32 steps of 0.25 m are 8 m; turns and the way into a room make up for the rest.
+_FORGOTTEN_METRES = 5.5
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A task with its geometry.
+
+    Attributes:
+        task: what is asked.
+        path: corner points (N, 3) of the reference path.
+        via: (M, 3) places that have to be visited in order; empty unless the way is not the shortest.
+        cue_objects: ids of the objects of which one has to be remembered having seen (memory kinds).
+        cue_room: id of the room that has to be remembered (every object in it is the cue), or None.
+        decision: (x, z) at which the remembered cue decides the way (memory kinds), else None.
+    """
+
+    task: Task
+    path: NDArray[np.float64]
+    via: NDArray[np.float64]
+    cue_objects: tuple[int, ...] = ()
+    cue_room: int | None = None
+    decision: tuple[float, float] | None = None
+
+
+def random_yaw(rng: np.random.Generator) -> float:
+    """A heading on the 15-degree grid, radians."""
+    return math.radians(15.0 * int(rng.integers(24)))
+
+
+def propose_plain(places: Places, rng: np.random.Generator) -> Proposal | None:
+    """Start anywhere, stop at an object (or a place) at least one room away."""
+    rooms = places.graph.rooms
+    target = rooms[int(rng.integers(len(rooms)))]
+    if target.type == HALLWAY and rng.random() < 0.7:
+        return None
+    ending = _ending(places, target, rng)
+    start_room = rooms[int(rng.integers(len(rooms)))]
+    if ending is None or start_room.id == target.id:
+        return None
+    start = places.random_in(start_room, rng)
+    if start is None:
+        return None
+    stop, goal = ending
+    return _finish(places, [start, goal], random_yaw(rng), stop, _PLAIN_METRES)
+
+
+def propose_return(places: Places, rng: np.random.Generator) -> Proposal | None:
+    """Go to an object far away and come back to the start, whose room is not named."""
+    graph = places.graph
+    candidates = [room for room in graph.rooms if room.type != HALLWAY]
+    start_room = candidates[int(rng.integers(len(candidates)))]
+    item = _random_landmark(places, rng, lambda o: o.room != start_room.id)
+    start = places.random_in(start_room, rng)
+    place = places.at_object(item, rng) if item is not None else None
+    if item is None or start is None or place is None:
+        return None
+    out = places.path_over([start, place])
+    yaw = random_yaw(rng)
+    out_route = trace_route(graph, out, yaw) if out is not None else None
+    if out_route is None or out_route.length < _FORGOTTEN_METRES or out_route.length > _MEMORY_METRES[1] / 2:
+        return None
+    turn = len(out_route.legs) - 1
+    proposal = _finish(places, [start, place, start], yaw, ReturnToStart(), _MEMORY_METRES, max_legs=14)
+    if proposal is None or len(proposal.task.route.legs) <= turn or turn + 1 > _LEGS[1]:
+        return None
+    if proposal.task.route.legs[turn].room.id != item.room:
+        return None
+    task = replace(proposal.task, kind="return", visits={turn: item.id}, return_leg=turn)
+    decision = (float(place[0]), float(place[2]))
+    return replace(proposal, task=task, via=place[None], cue_room=start_room.id, decision=decision)
+
+
+def propose_counting(places: Places, rng: np.random.Generator) -> Proposal | None:
+    """Along a hallway to the n-th door on one side, the first of which was passed long before."""
+    chosen = _random_hallway_route(places, rng)
+    if chosen is None:
+        return None
+    proposal, index, leg = chosen
+    facts = [f for f in door_facts(places.graph, leg) if f.ordinal is not None and f.ordinal >= 2]
+    if not facts or leg.exit is None:
+        return None
+    claim = facts[0]
+    first = _first_counted(places, leg, claim)
+    if first is None or math.dist(first.position, leg.exit.position) < _FORGOTTEN_METRES:
+        return None
+    task = replace(proposal.task, kind="counting", doors={index: claim})
+    return replace(proposal, task=task, cue_objects=_frame_of(places, first), decision=leg.exit.position)
+
+
+def propose_second_room(places: Places, rng: np.random.Generator) -> Proposal | None:
+    """Along a hallway past one room of a kind into the second room of that kind."""
+    chosen = _random_hallway_route(places, rng)
+    if chosen is None:
+        return None
+    proposal, index, leg = chosen
+    assert leg.exit is not None
+    graph = places.graph
+    to_type = graph.rooms[leg.exit.other(leg.room.id)].type
+    walks = [f.walk for f in door_facts(graph, leg) if f.walk is not None]
+    if not walks:
+        return None
+    claim = TakeDoor(to_type=to_type, walk=walks[0], second_of_type=True)
+    if [d.id for d in doors_meant(graph, Standpoint.of_leg(leg), claim)] != [leg.exit.id]:
+        return None
+    passed = [d for d in graph.doors_of(leg.room.id) if graph.rooms[d.other(leg.room.id)].type == to_type]
+    passed = [d for d in passed if d.id != leg.exit.id and math.dist(d.position, leg.exit.position) > _FORGOTTEN_METRES]
+    if len(passed) != 1 or passed[0].other(leg.room.id) == proposal.task.route.legs[0].room.id:
+        return None
+    task = replace(proposal.task, kind="second_room", doors={index: claim})
+    cue_room = passed[0].other(leg.room.id)
+    return replace(proposal, task=task, cue_room=cue_room, decision=leg.exit.position)
+
+
+def propose_same_as(places: Places, rng: np.random.Generator) -> Proposal | None:
+    """Into the room off a hallway that shows the colour of something seen before."""
+    chosen = _random_hallway_route(places, rng)
+    if chosen is None:
+        return None
+    proposal, index, leg = chosen
+    assert leg.exit is not None
+    graph = places.graph
+    target = graph.rooms[leg.exit.other(leg.room.id)]
+    walks = [f.walk for f in door_facts(graph, leg) if f.walk is not None]
+    start_room = proposal.task.route.legs[0].room
+    cues: list[tuple[Cue, str | None]] = []
+    if start_room.wall_colour == target.wall_colour and start_room.id != leg.room.id:
+        cues.append((Cue("start_walls", target.wall_colour, None, "walls"), None))
+    cues += [(cue, target.type) for cue in _object_cues(places, proposal.task.route, index, target)]
+    for cue, to_type in (cues[k] for k in rng.permutation(len(cues))):
+        walk = walks[0] if walks else None
+        claim = TakeDoor(to_type=to_type, walk=walk, cue=cue)
+        others = doors_meant(graph, Standpoint.of_leg(leg), replace(claim, cue=None))
+        rivals = [d for d in others if graph.rooms[d.other(leg.room.id)].type != HALLWAY and d.id != leg.exit.id]
+        if not rivals or [d.id for d in doors_meant(graph, Standpoint.of_leg(leg), claim)] != [leg.exit.id]:
+            continue
+        if cue.object_id is not None and not all(_shows_any(places, d.other(leg.room.id), cue) for d in rivals):
+            continue
+        task = replace(proposal.task, kind="same_as", doors={index: claim})
+        seen = _walls_of(places, start_room) if cue.object_id is None else (cue.object_id,)
+        return replace(proposal, task=task, cue_objects=seen, decision=leg.exit.position)
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _random_landmark(places: Places, rng: np.random.Generator, fits) -> SceneObject | None:
+    graph = places.graph
+    found = [
+        o
+        for o in graph.furnishings
+        if is_landmark(o) and o.mount in ("floor", "wall") and is_unique(graph, o) and fits(o)
+    ]
+    return found[int(rng.integers(len(found)))] if found else None
+
+
+def _ending(places: Places, room: Room, rng: np.random.Generator) -> tuple[Stop, NDArray[np.float64]] | None:
+    """How to stop in a room: at a landmark (mostly), or in its middle."""
+    if room.type != HALLWAY and rng.random() < 0.1:
+        goal = places.middle(room)
+        return (Stop(None, place="middle"), goal) if goal is not None else None
+    item = _random_landmark(places, rng, lambda o: o.room == room.id)
+    if item is None:
+        return None
+    goal = places.at_object(item, rng)
+    return (Stop(item.id), goal) if goal is not None else None
+
+
+def _finish(
+    places: Places,
+    stations: list[NDArray[np.float64]],
+    yaw: float,
+    stop: Stop | ReturnToStart,
+    metres: tuple[float, float],
+    max_legs: int = _LEGS[1],
+) -> Proposal | None:
+    path = places.path_over(stations)
+    if path is None:
+        return None
+    route = trace_route(places.graph, path, yaw)
+    if route is None or not metres[0] <= route.length <= metres[1] or not _LEGS[0] <= len(route.legs) <= max_legs:
+        return None
+    return Proposal(Task(route, yaw, stop), path, np.empty((0, 3)))
+
+
+def _random_hallway_route(places: Places, rng: np.random.Generator) -> tuple[Proposal, int, Leg] | None:
+    """A route that goes along a hallway and leaves it for a room: (proposal, index of the hallway's leg, that leg)."""
+    graph = places.graph
+    halls = [room for room in graph.rooms if room.type == HALLWAY]
+    if not halls:
+        return None
+    hall = halls[int(rng.integers(len(halls)))]
+    doors = [d for d in graph.doors_of(hall.id) if graph.rooms[d.other(hall.id)].type != HALLWAY]
+    starts = [room for room in graph.rooms]
+    start_room = starts[int(rng.integers(len(starts)))]
+    if not doors:
+        return None
+    door = doors[int(rng.integers(len(doors)))]
+    target = graph.rooms[door.other(hall.id)]
+    ending = _ending(places, target, rng)
+    start = places.random_in(start_room, rng)
+    if target.id == start_room.id or ending is None or start is None:
+        return None
+    stop, goal = ending
+    proposal = _finish(places, [start, goal], random_yaw(rng), stop, _MEMORY_METRES)
+    if proposal is None:
+        return None
+    for index, leg in enumerate(proposal.task.route.legs):
+        if leg.room.id == hall.id and leg.exit is not None and leg.exit.id == door.id:
+            return proposal, index, leg
+    return None
+
+
+def _first_counted(places: Places, leg: Leg, claim: TakeDoor) -> Door | None:
+    """The first door that counts towards the claim's ordinal."""
+    numbered = replace(claim, ordinal=1)
+    doors = doors_meant(places.graph, Standpoint.of_leg(leg), numbered)
+    return doors[0] if len(doors) == 1 and not is_end_door(leg.room, doors[0]) else None
+
+
+def _frame_of(places: Places, door: Door) -> tuple[int, ...]:
+    """Ids of the structure drawn around a door opening."""
+    middle = np.array([door.position])
+    return tuple(
+        o.id for o in places.graph.objects if o.structural and "door" in o.category and distance_to(o, middle)[0] < 0.35
+    )
+
+
+def _walls_of(places: Places, room: Room) -> tuple[int, ...]:
+    return tuple(o.id for o in places.graph.objects if o.room == room.id and o.category == "wall")
+
+
+def _object_cues(places: Places, route: Route, hallway_leg: int, target: Room) -> list[Cue]:
+    """Coloured objects, first of their category on the way to the hallway, whose colour something in `target` has."""
+    graph = places.graph
+    cues, seen = [], set()
+    for leg in route.legs[:hallway_leg]:
+        near = [o for o in graph.furnishings_in(leg.room.id) if is_landmark(o) and o.colour is not None]
+        near.sort(key=lambda o: float(np.argmin(distance_to(o, leg.points))))
+        for item in near:
+            if item.category in seen:
+                continue
+            seen.add(item.category)
+            if distance_to(item, leg.points).min() > 2.0 or not is_unique(graph, item):
+                continue
+            shown = {o.category for o in graph.furnishings_in(target.id) if o.colour == item.colour and is_landmark(o)}
+            cues += [
+                Cue("object", item.colour, item.id, category)
+                for category in sorted(shown)
+                if len({o.id for o in graph.furnishings_in(target.id) if o.category == category}) == 1
+            ]
+    return [cue for cue in cues if shows_cue(graph, target, cue)]
+
+
+def _shows_any(places: Places, room: int, cue: Cue) -> bool:
+    """Whether a rival room has the kind of object that the cue compares, in whatever colour."""
+    return any(o.category == cue.shown_by for o in places.graph.furnishings_in(room))
+
+
+__all__ = [
+    "Proposal",
+    "along",
+    "propose_counting",
+    "propose_plain",
+    "propose_return",
+    "propose_same_as",
+    "propose_second_room",
+]

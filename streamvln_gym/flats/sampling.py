@@ -1,0 +1,159 @@
+"""Draws the episodes of one flat: tasks, demonstrations, memory checks and instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamvln_gym.episodes import Episode, Goal, Instruction, position
+from streamvln_gym.errors import NavigationError, SceneError
+from streamvln_gym.expert import Demonstration, GeodesicFollower, demonstrate
+from streamvln_gym.flats.files import INSTRUCTIONS_PER_PATH, PATHS_PER_SCENE
+from streamvln_gym.flats.memory import MemoryNeed, memory_need
+from streamvln_gym.flats.places import Places
+from streamvln_gym.flats.proposals import (
+    Proposal,
+    propose_counting,
+    propose_plain,
+    propose_return,
+    propose_same_as,
+    propose_second_room,
+)
+from streamvln_gym.flats.scene_graph import SceneGraph
+from streamvln_gym.flats.writer import Written, write_instructions
+from streamvln_gym.geometry import path_length, yaw_to_quaternion
+from streamvln_gym.simulators.base import AgentState
+from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
+
+_MEMORY_PATHS = 3  # at most; small flats yield fewer
+_MIN_MEMORY_PATHS = 1
+_MAX_ACTIONS = 200
+_MIN_SPL = 0.95
+
+# Tried in this order, the rarest chances first; the number is how many proposals are drawn.
+_MEMORY_PROPOSERS: tuple[tuple[Callable[..., Proposal | None], int], ...] = (
+    (propose_counting, 250),
+    (propose_second_room, 250),
+    (propose_same_as, 250),
+    (propose_return, 60),
+)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A task that has passed every check."""
+
+    proposal: Proposal
+    demonstration: Demonstration
+    need: MemoryNeed | None
+    instructions: list[Written]
+
+
+def sample_episodes(simulator: EmbeddedSimulator, graph: SceneGraph, scene_id: str, first_id: int) -> list[Episode]:
+    """Draws the episodes of the flat that `simulator` has loaded.
+
+    Args:
+        simulator: its scene is the flat.
+        graph: the flat's scene graph.
+        scene_id: as the episodes shall name it.
+        first_id: id of the first episode; it also seeds the draw.
+
+    Returns:
+        `EPISODES_PER_SCENE` episodes, `INSTRUCTIONS_PER_PATH` in a row for each path.
+
+    Raises:
+        SceneError: the flat does not offer that many tasks.
+    """
+    rng = np.random.default_rng([first_id, 7])
+    places = Places(graph, simulator.navmesh)
+    trials: list[_Trial] = []
+    order = rng.permutation(len(_MEMORY_PROPOSERS) - 1).tolist()
+    for k in (*order, len(_MEMORY_PROPOSERS) - 1):
+        if len(trials) < _MEMORY_PATHS:
+            proposer, draws = _MEMORY_PROPOSERS[k]
+            trials += _try_out(simulator, places, proposer, draws, rng)
+    if len(trials) < _MIN_MEMORY_PATHS:
+        raise SceneError(f"{graph.name} offers no episode that needs memory")
+    for _ in range(40):
+        if len(trials) == PATHS_PER_SCENE:
+            break
+        trials += _try_out(simulator, places, propose_plain, 60, rng)
+    if len(trials) < PATHS_PER_SCENE:
+        raise SceneError(f"{graph.name} offers only {len(trials)} of {PATHS_PER_SCENE} paths")
+    return [
+        _episode(trial, written, scene_id, first_id, path_index, path_index * INSTRUCTIONS_PER_PATH + k)
+        for path_index, trial in enumerate(trials)
+        for k, written in enumerate(trial.instructions)
+    ]
+
+
+def _try_out(
+    simulator: EmbeddedSimulator,
+    places: Places,
+    proposer: Callable[..., Proposal | None],
+    draws: int,
+    rng: np.random.Generator,
+) -> list[_Trial]:
+    """The first of `draws` proposals that passes every check, in a list; an empty list if none does."""
+    for _ in range(draws):
+        proposal = proposer(places, rng)
+        if proposal is None:
+            continue
+        demonstration = _demonstrate(simulator, proposal)
+        if demonstration is None:
+            continue
+        need = None
+        if proposal.task.kind is not None:
+            need = memory_need(places.graph, simulator.renderer, proposal, demonstration)
+            if need is None:
+                continue
+        instructions = write_instructions(places.graph, proposal.task, INSTRUCTIONS_PER_PATH, rng)
+        if instructions is not None:
+            return [_Trial(proposal, demonstration, need, instructions)]
+    return []
+
+
+def _demonstrate(simulator: EmbeddedSimulator, proposal: Proposal) -> Demonstration | None:
+    """The expert's run along the path, or None if it is too long or not nearly the shortest."""
+    start = AgentState(proposal.path[0], proposal.task.start_yaw)
+    try:
+        run = demonstrate(simulator, start, GeodesicFollower(simulator, proposal.path[1:]), _MAX_ACTIONS)
+    except NavigationError:  # more than _MAX_ACTIONS: too long for an episode
+        return None
+    shortest = path_length(proposal.path)
+    return run if shortest / max(shortest, path_length(run.positions)) >= _MIN_SPL else None
+
+
+def _episode(
+    trial: _Trial, written: Written, scene_id: str, first_id: int, path_index: int, episode_index: int
+) -> Episode:
+    proposal = trial.proposal
+    info: dict = {"style": written.style}
+    if trial.need is not None:
+        info["needs_memory"] = trial.need.kind
+        info["decision_step"] = trial.need.decision_step
+        info["cue_last_seen"] = trial.need.cue_last_seen
+    if len(proposal.via):
+        info["via"] = [_rounded(point) for point in proposal.via]
+    path = [_rounded(point) for point in proposal.path]
+    return Episode(
+        episode_id=str(first_id + episode_index),
+        trajectory_id=str(first_id + path_index),
+        scene_id=scene_id,
+        start_position=position(path[0]),
+        start_rotation=tuple(float(v) for v in yaw_to_quaternion(proposal.task.start_yaw)),  # type: ignore[arg-type]
+        instruction=Instruction(written.text, language="en-US"),
+        goals=(Goal(position(path[-1])),),
+        reference_path=tuple(position(point) for point in path),
+        geodesic_distance=round(path_length(proposal.path), 6),
+        gt_locations=tuple(position(_rounded(point)) for point in trial.demonstration.positions),
+        gt_actions=trial.demonstration.actions,
+        info=info,
+    )
+
+
+def _rounded(point: NDArray) -> list[float]:
+    return [round(float(value), 6) for value in point]
