@@ -92,7 +92,7 @@ def test_depth_equals_embree(flats: dict[int, Renderer]) -> None:
         golden = np.load(GOLDEN / f"flat{flat}.npz")
         for position, yaw in zip(golden["walk_position"][::6], golden["walk_yaw"][::6], strict=True):
             directions = (rays @ yaw_matrix(float(yaw)).T).astype(np.float32)
-            origins = np.broadcast_to(position + [0, 1.25, 0], directions.shape).astype(np.float32)
+            origins = np.broadcast_to(position + np.array([0, 1.25, 0]), directions.shape).astype(np.float32)
             hits = embree.run(np.ascontiguousarray(origins), directions, output=1)
             expected = np.where(hits["primID"] >= 0, hits["tfar"], 1000.0)
             got = renderer.render(position, float(yaw), camera, ("depth",))["depth"]

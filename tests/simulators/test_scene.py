@@ -99,7 +99,7 @@ def test_golden_flat_loads_in_order() -> None:
 
 
 def test_primitives_keep_the_files_order_and_instances_follow(tmp_path: Path) -> None:
-    primitives = [{"position": np.array(TRIANGLE) + [k, 0, 0]} for k in range(5)]
+    primitives = [{"position": np.add(TRIANGLE, [k, 0, 0])} for k in range(5)]
     scene = load_glb(write_glb(tmp_path / "a.glb", primitives), instances=np.arange(5))
     np.testing.assert_array_equal(scene.triangles[:, 0, 0], np.arange(5))
     np.testing.assert_array_equal(scene.instances, np.arange(5))

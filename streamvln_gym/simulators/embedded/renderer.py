@@ -216,9 +216,8 @@ class Renderer:
             self._one_colour,
             self._texture_index,
             self._mip_maps.texels,
-            self._mip_maps.offsets,
-            self._mip_maps.width_bits,
-            self._mip_maps.height_bits,
+            self._mip_maps.level_start,
+            self._mip_maps.size_bits,
             rotation,
             eye,
             focal,
@@ -282,7 +281,7 @@ def _make_clusters(triangles: NDArray[np.float32]) -> _Clusters:
         return _Clusters(start, np.empty((0, 3), np.float32), np.empty((0, 3), np.float32))
     low = np.minimum.reduceat(triangles.min(axis=1), start[:-1], axis=0)
     high = np.maximum.reduceat(triangles.max(axis=1), start[:-1], axis=0)
-    return _Clusters(start, (low + high) / 2, (high - low) / 2 + np.float32(1e-4))
+    return _Clusters(start, (low + high) / np.float32(2), (high - low) / np.float32(2) + np.float32(1e-4))
 
 
 def _positive_uvs(uvs: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from streamvln_gym.errors import SceneError
@@ -65,7 +65,8 @@ class Scene:
 def scene_up_axis(path: Path) -> str:
     """The up axis ("y" or "z") of a GLB file, by habitat's rule.
 
-    Habitat takes a bare .glb as a Matterport scan, which is Z-up; a `<name>.stage_config.json` beside it says otherwise.
+    Habitat takes a bare .glb as a Matterport scan, which is Z-up; a
+    `<name>.stage_config.json` beside it can say otherwise.
 
     Raises:
         SceneError: the stage configuration cannot be read, or its up vector is neither +Y nor +Z.
@@ -84,7 +85,7 @@ def scene_up_axis(path: Path) -> str:
     raise SceneError(f"{config} has up = {up}; only [0, 1, 0] and [0, 0, 1] are supported. Rotate the scene's GLB.")
 
 
-def load_glb(path: Path | str, up: str = "y", instances: NDArray[np.int32] | None = None) -> Scene:
+def load_glb(path: Path | str, up: str = "y", instances: ArrayLike | None = None) -> Scene:
     """Reads a GLB file.
 
     Triangles come in the file's order: by mesh, then primitive, then face. Points and lines are ignored, and triangles
@@ -107,8 +108,9 @@ def load_glb(path: Path | str, up: str = "y", instances: NDArray[np.int32] | Non
     count = sum(len(part.triangles) for part in parts)
     if count == 0:
         raise SceneError(f"{path} holds no triangles. {_REMEDY}")
-    if instances is not None and len(instances) != count:
-        raise SceneError(f"{len(instances)} instance ids were given for {path}, which has {count} triangles. {_REMEDY}")
+    ids = None if instances is None else np.asarray(instances, np.int32)
+    if ids is not None and ids.shape != (count,):
+        raise SceneError(f"{ids.size} instance ids were given for {path}, which has {count} triangles. {_REMEDY}")
 
     triangles = np.concatenate([part.triangles for part in parts])
     if up == "z":  # a quarter turn around x: (x, y, z) -> (x, z, -y)
@@ -124,7 +126,7 @@ def load_glb(path: Path | str, up: str = "y", instances: NDArray[np.int32] | Non
         texture_index=np.repeat(np.array(texture_of_part, np.int32), lengths)[keep],
         textures=textures,
         double_sided=np.repeat(np.array([part.double_sided for part in parts]), lengths)[keep],
-        instances=None if instances is None else np.asarray(instances, np.int32)[keep],
+        instances=None if ids is None else ids[keep],
     )
 
 

@@ -1,9 +1,12 @@
 """Colour of the visible surface: texture x interpolated vertex colour, unlit (numba kernels).
 
 Works on runs of pixels of one row that show the same triangle. With d the depth and ray(x, y) the view ray of unit
-depth, an attribute with value a0 at the triangle's first corner p0 and world gradient g is a = a0 + g.(camera - p0) +
-d (g.ray), where g.ray is affine in x. Textures are sampled bilinearly on two mip levels (trilinear); the level follows
-from the analytic derivatives, evaluated every LOD_STEP pixels. Colours are mixed as three 20-bit lanes of one integer.
+depth, an attribute with value a0 at the triangle's first corner p0 and gradient g in the world is a = a0 +
+g.(camera - p0) + d (g.ray), where g.ray is affine in the pixel.
+
+Textures are sampled as OpenGL's GL_LINEAR_MIPMAP_LINEAR does: bilinearly on the two nearest mip levels. The level
+follows from the analytic derivatives, evaluated every CHUNK pixels and interpolated between; vertex colours are
+interpolated linearly within a chunk, too. The three channels are mixed together as 20-bit lanes of one integer.
 """
 
 from __future__ import annotations
@@ -13,35 +16,13 @@ import math
 import numpy as np
 from numba import njit
 
-LOD_STEP = 16  # pixels between two evaluations of the mip level
+CHUNK = 16  # pixels
+U, V, RED, GREEN, BLUE, ATTRIBUTES = 0, 1, 2, 3, 4, 5  # columns of the attribute tables
+_COLOUR_ONE = 65536  # fixed-point colour 1.0
 _LANE = (1 << 20) - 1
+_BYTES = 0xFF | 0xFF << 20 | 0xFF << 40
 _LANES_14 = 0x3FFF | 0x3FFF << 20 | 0x3FFF << 40
-# columns of the attribute table
-U, V, RED, GREEN, BLUE, ATTRIBUTES = 0, 1, 2, 3, 4, 5
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _bilinear(texels, offset, width_bits, height_bits, u, v):
-    """Lanes of 8.12 bits of the colour at (u, v), both positive, of one mip level that begins at `offset`."""
-    x = np.int64(u * np.float32(256 << width_bits)) - 128
-    y = np.int64(v * np.float32(256 << height_bits)) - 128
-    fx, fy = x & 255, y & 255
-    mask = (1 << width_bits) - 1
-    x0, x1 = (x >> 8) & mask, ((x >> 8) + 1) & mask
-    mask = (1 << height_bits) - 1
-    row0 = offset + (((y >> 8) & mask) << width_bits)
-    row1 = offset + ((((y >> 8) + 1) & mask) << width_bits)
-    w11 = (fx * fy) >> 4
-    w10 = (fx << 4) - w11
-    w01 = (fy << 4) - w11
-    w00 = 4096 - (fx << 4) - w01
-    a, b = np.int64(texels[row0 + x0]), np.int64(texels[row0 + x1])
-    c, d = np.int64(texels[row1 + x0]), np.int64(texels[row1 + x1])
-    a = (a & 0xFF) | (a & 0xFF00) << 12 | (a & 0xFF0000) << 24
-    b = (b & 0xFF) | (b & 0xFF00) << 12 | (b & 0xFF0000) << 24
-    c = (c & 0xFF) | (c & 0xFF00) << 12 | (c & 0xFF0000) << 24
-    d = (d & 0xFF) | (d & 0xFF00) << 12 | (d & 0xFF0000) << 24
-    return a * w00 + b * w10 + c * w01 + d * w11
+_MAX_FIXED = 2.0e9  # below 2**31
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -55,9 +36,8 @@ def shade(
     one_colour,
     texture_index,
     texels,
-    offsets,
-    width_bits,
-    height_bits,
+    level_start,
+    size_bits,
     rotation,
     position,
     focal,
@@ -71,19 +51,20 @@ def shade(
         gradients: float32 (T, 5, 3), their gradients in the world (per metre).
         one_colour: bool (T,), whether the three corners have the same colour.
         texture_index: int32 (T,); 0 means no texture.
-        texels, offsets, width_bits, height_bits: see `textures.MipMaps`.
+        texels, level_start, size_bits: see `textures.MipMaps`.
         rgb: uint8 (H, W, 3), receives the picture.
     """
     height, width = ids.shape
-    constant = np.empty(ATTRIBUTES, np.float32)  # the attributes' parts that do not depend on the pixel
-    start = np.empty(ATTRIBUTES, np.float32)  # g.ray at the run's first pixel
-    step_x = np.empty(ATTRIBUTES, np.float32)  # its change from pixel to pixel
-    step_y = np.empty(ATTRIBUTES, np.float32)
-    one = np.float32(1.0)
-    half = np.float32(0.5)
-    to_unit = np.float32(65536.0 / 255.0)
+    constant = np.empty(ATTRIBUTES)  # the attributes' parts that do not depend on the pixel
+    start = np.empty(ATTRIBUTES)  # g.ray at the run's first pixel
+    step_x = np.empty(ATTRIBUTES)  # its change from column to column
+    step_y = np.empty(ATTRIBUTES)  # and from row to row
+    slope = np.empty(2)  # change of 1 / depth from column to column and from row to row
+    colour = np.empty((width, 3), np.int32)  # along the run, fixed point
+    fixed_u = np.empty(width, np.int32)  # texture coordinates along the run, 1/256 texels of mip level 0
+    fixed_v = np.empty(width, np.int32)
+    lod = np.empty(width, np.int32)  # mip level along the run x 256
     for y in range(height):
-        ray_y = (height / 2 - y - 0.5) / focal[1]
         x = 0
         while x < width:
             t = ids[y, x]
@@ -96,109 +77,184 @@ def shade(
                 out[:] = 0
                 continue
             texture = texture_index[t]
-            plain = one_colour[t]
-            if plain and texture == 0:
-                red = np.uint8(values[t, RED] + half)
-                green = np.uint8(values[t, GREEN] + half)
-                blue = np.uint8(values[t, BLUE] + half)
-                for k in range(out.shape[0]):
-                    out[k, 0] = red
-                    out[k, 1] = green
-                    out[k, 2] = blue
+            if texture == 0 and one_colour[t]:
+                for c in range(3):
+                    constant[c] = values[t, RED + c] + 0.5
+                for k in range(x - begin):
+                    for c in range(3):
+                        out[k, c] = np.uint8(constant[c])
                 continue
-            # --- the run's affine parts
-            ray_x = (begin + 0.5 - width / 2) / focal[0]
-            offset = 0.0
-            for k in range(3):
-                offset += normals[t, k] * (triangles[t, k] - position[k])
-            last = V + 1 if plain else ATTRIBUTES
-            for a in range(U if texture > 0 else RED, last):
-                along_x, along_y, along_z, shift = 0.0, 0.0, 0.0, 0.0
-                for k in range(3):
-                    g = gradients[t, a, k]
-                    along_x += g * rotation[0, k]
-                    along_y += g * rotation[1, k]
-                    along_z -= g * rotation[2, k]
-                    shift += g * (position[k] - triangles[t, k])
-                constant[a] = values[t, a] + shift
-                start[a] = along_x * ray_x + along_y * ray_y + along_z
-                step_x[a] = along_x / focal[0]
-                step_y[a] = -along_y / focal[1]
-            red16 = np.int64(values[t, RED] * to_unit + half)
-            green16 = np.int64(values[t, GREEN] * to_unit + half)
-            blue16 = np.int64(values[t, BLUE] * to_unit + half)
             row = inverse_depth[y, begin:x]
+            ray_x = (begin + 0.5 - width / 2) / focal[0]
+            ray_y = (height / 2 - y - 0.5) / focal[1]
+            _set_up_run(
+                triangles[t],
+                values[t],
+                gradients[t],
+                rotation,
+                position,
+                focal,
+                ray_x,
+                ray_y,
+                constant,
+                start,
+                step_x,
+                step_y,
+            )
+            _interpolate_colour(row, one_colour[t], constant, start, step_x, colour)
             if texture == 0:
                 for k in range(row.size):
-                    d = one / row[k]
                     for c in range(3):
-                        value = constant[RED + c] + d * (start[RED + c] + np.float32(k) * step_x[RED + c])
-                        out[k, c] = np.uint8(min(max(value, np.float32(0.0)), np.float32(255.0)) + half)
+                        out[k, c] = (colour[k, c] * 255 + _COLOUR_ONE // 2) >> 16
                 continue
-            dw_x = dw_y = 0.0
-            for k in range(3):
-                dw_x += rotation[0, k] * normals[t, k]
-                dw_y -= rotation[1, k] * normals[t, k]
-            dw_x /= offset * focal[0]
-            dw_y /= offset * focal[1]
-            w_bits, h_bits = width_bits[texture], height_bits[texture]
-            tex_w, tex_h = np.float32(1 << w_bits), np.float32(1 << h_bits)
-            max_lod = np.float32(256 * max(w_bits, h_bits))
-            lod_step = np.float32(0.0)
-            lod_here = np.float32(0.0)
-            for chunk in range(0, row.size, LOD_STEP):
-                stop = min(chunk + LOD_STEP, row.size)
-                # mip level x 256 at the chunk's two ends
-                for end in range(0 if chunk == 0 else 1, 2):
-                    k = stop - 1 if end else chunk
-                    d = one / row[k]
-                    s = d * (start[U] + np.float32(k) * step_x[U])
-                    r = d * (start[V] + np.float32(k) * step_x[V])
-                    du_x = tex_w * d * (step_x[U] - s * dw_x)
-                    dv_x = tex_h * d * (step_x[V] - r * dw_x)
-                    du_y = tex_w * d * (step_y[U] - s * dw_y)
-                    dv_y = tex_h * d * (step_y[V] - r * dw_y)
-                    rho = max(du_x * du_x + dv_x * dv_x, du_y * du_y + dv_y * dv_y)
-                    lod = np.float32(128.0 * math.log2(rho + 1e-12))
-                    if end:
-                        lod_step = (lod - lod_here) / np.float32(max(stop - 1 - chunk, 1))
-                        lod_end = lod
-                    else:
-                        lod_here = lod
-                for k in range(chunk, stop):
-                    d = one / row[k]
-                    u = constant[U] + d * (start[U] + np.float32(k) * step_x[U])
-                    v = constant[V] + d * (start[V] + np.float32(k) * step_x[V])
-                    lod = np.int64(min(max(lod_here + np.float32(k - chunk) * lod_step, np.float32(0.0)), max_lod))
-                    level = lod >> 8
-                    part = (lod & 255) >> 2
-                    lanes = _bilinear(
-                        texels, offsets[texture, level], max(w_bits - level, 0), max(h_bits - level, 0), u, v
-                    )
-                    if part > 0:
-                        other = _bilinear(
-                            texels,
-                            offsets[texture, level + 1],
-                            max(w_bits - level - 1, 0),
-                            max(h_bits - level - 1, 0),
-                            u,
-                            v,
-                        )
-                        lanes = (lanes >> 6 & _LANES_14) * (64 - part) + (other >> 6 & _LANES_14) * part
-                    if not plain:
-                        red16 = _level16(constant[RED] + d * (start[RED] + np.float32(k) * step_x[RED]))
-                        green16 = _level16(constant[GREEN] + d * (start[GREEN] + np.float32(k) * step_x[GREEN]))
-                        blue16 = _level16(constant[BLUE] + d * (start[BLUE] + np.float32(k) * step_x[BLUE]))
-                    out[k, 0] = ((lanes & _LANE) * red16 + (1 << 27)) >> 28
-                    out[k, 1] = ((lanes >> 20 & _LANE) * green16 + (1 << 27)) >> 28
-                    out[k, 2] = ((lanes >> 40) * blue16 + (1 << 27)) >> 28
-                lod_here = lod_end + lod_step
+            _set_up_slope(triangles[t], normals[t], rotation, position, focal, slope)
+            _locate_texels(row, size_bits[texture], constant, start, step_x, fixed_u, fixed_v)
+            _select_levels(row, size_bits[texture], start, step_x, step_y, slope, lod)
+            _sample_run(texels, level_start[texture], size_bits[texture], fixed_u, fixed_v, lod, colour, out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _level16(value):
-    """A colour 0..255 as 0..65536."""
-    return np.int64(min(max(value, np.float32(0.0)), np.float32(255.0)) * np.float32(65536.0 / 255.0))
+def _set_up_run(corners, values, gradients, rotation, position, focal, ray_x, ray_y, constant, start, step_x, step_y):
+    """The affine parts of a triangle's attributes along a run whose first view ray is (ray_x, ray_y)."""
+    for a in range(ATTRIBUTES):
+        along_x = along_y = along_z = shift = 0.0
+        for k in range(3):
+            g = gradients[a, k]
+            along_x += g * rotation[0, k]
+            along_y += g * rotation[1, k]
+            along_z -= g * rotation[2, k]
+            shift += g * (position[k] - corners[k])
+        constant[a] = values[a] + shift
+        start[a] = along_x * ray_x + along_y * ray_y + along_z
+        step_x[a] = along_x / focal[0]
+        step_y[a] = -along_y / focal[1]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _set_up_slope(corners, normal, rotation, position, focal, slope):
+    """How 1 / depth changes in a triangle's plane from column to column and from row to row."""
+    offset = along_x = along_y = 0.0
+    for k in range(3):
+        offset += normal[k] * (corners[k] - position[k])
+        along_x += normal[k] * rotation[0, k]
+        along_y += normal[k] * rotation[1, k]
+    slope[0] = along_x / (offset * focal[0])
+    slope[1] = -along_y / (offset * focal[1])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _interpolate_colour(row, is_constant, constant, start, step_x, colour):
+    """Fixed-point vertex colours along a run: exact at the ends of each chunk, linear between."""
+    for c in range(3):
+        here = _fixed_colour(constant[RED + c] + (0.0 if is_constant else start[RED + c] / row[0]))
+        if is_constant:
+            for k in range(row.size):
+                colour[k, c] = here
+            continue
+        for chunk in range(0, row.size, CHUNK):
+            stop = min(chunk + CHUNK, row.size - 1)
+            there = _fixed_colour(constant[RED + c] + (start[RED + c] + stop * step_x[RED + c]) / row[stop])
+            step = (there - here) / max(stop - chunk, 1)
+            for k in range(chunk, min(chunk + CHUNK, row.size)):
+                colour[k, c] = np.int32(here + step * (k - chunk))
+            here = there
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fixed_colour(level):
+    """A colour 0..255 as 0..65536, rounded."""
+    return min(max(level, 0.0), 255.0) * (_COLOUR_ONE / 255.0) + 0.5
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _locate_texels(row, size_bits, constant, start, step_x, fixed_u, fixed_v):
+    """Texture coordinates along a run in 1/256 texels of mip level 0."""
+    most = np.float32(_MAX_FIXED)
+    scale = np.float32(256 << size_bits[0])
+    u0, u1, u2 = np.float32(constant[U]), np.float32(start[U]), np.float32(step_x[U])
+    for k in range(row.size):
+        fixed_u[k] = np.int32(min(max((u0 + (u1 + np.float32(k) * u2) / row[k]) * scale, np.float32(0.0)), most))
+    scale = np.float32(256 << size_bits[1])
+    v0, v1, v2 = np.float32(constant[V]), np.float32(start[V]), np.float32(step_x[V])
+    for k in range(row.size):
+        fixed_v[k] = np.int32(min(max((v0 + (v1 + np.float32(k) * v2) / row[k]) * scale, np.float32(0.0)), most))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _select_levels(row, size_bits, start, step_x, step_y, slope, lod):
+    """Mip levels x 256 along a run, by OpenGL's rule: log2 of the longer of the pixel's two sides in texels."""
+    width, height = float(1 << size_bits[0]), float(1 << size_bits[1])
+    highest = 256.0 * max(size_bits[0], size_bits[1])
+    here = 0.0
+    for chunk in range(-CHUNK, row.size, CHUNK):  # the first turn finds the level of pixel 0
+        stop = min(chunk + CHUNK, row.size - 1)
+        d = 1.0 / row[stop]
+        s = d * (start[U] + stop * step_x[U])
+        r = d * (start[V] + stop * step_x[V])
+        u_x, v_x = width * (step_x[U] - s * slope[0]), height * (step_x[V] - r * slope[0])
+        u_y, v_y = width * (step_y[U] - s * slope[1]), height * (step_y[V] - r * slope[1])
+        squared = d * d * max(u_x * u_x + v_x * v_x, u_y * u_y + v_y * v_y)
+        there = min(max(128.0 * math.log2(max(squared, 1e-30)), 0.0), highest)
+        if chunk >= 0:
+            step = (there - here) / max(stop - chunk, 1)
+            for k in range(chunk, min(chunk + CHUNK, row.size)):
+                lod[k] = np.int32(here + step * (k - chunk))
+        here = there
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sample_run(texels, level_start, size_bits, fixed_u, fixed_v, lod, colour, out):
+    """Writes texture x colour for the pixels of a run, out uint8 (n, 3)."""
+    count = out.shape[0]
+    k = 0
+    while k < count:  # segments within two mip levels
+        level = np.int64(lod[k] >> 8)
+        begin = k
+        k += 1
+        while k < count and lod[k] >> 8 == level:
+            k += 1
+        w_bits, h_bits = max(size_bits[0] - level, 0), max(size_bits[1] - level, 0)
+        for i in range(begin, k):
+            u, v = np.int64(fixed_u[i]) >> level, np.int64(fixed_v[i]) >> level
+            lanes = _bilinear(texels, level_start[level], w_bits, h_bits, u, v)
+            part = (lod[i] & 255) >> 2
+            if part > 0:
+                other = _bilinear(
+                    texels, level_start[level + 1], max(w_bits - 1, 0), max(h_bits - 1, 0), u >> 1, v >> 1
+                )
+                lanes = (lanes >> 6 & _LANES_14) * (64 - part) + (other >> 6 & _LANES_14) * part
+            out[i, 0] = ((lanes & _LANE) * colour[i, 0] + (1 << 27)) >> 28
+            out[i, 1] = ((lanes >> 20 & _LANE) * colour[i, 1] + (1 << 27)) >> 28
+            out[i, 2] = ((lanes >> 40) * colour[i, 2] + (1 << 27)) >> 28
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _bilinear(texels, start, width_bits, height_bits, u, v):
+    """Lanes of 8.12 bits of a mip level's colour at (u, v), in 1/256 texels; the level begins at `start`."""
+    u -= 128
+    v -= 128
+    mask_u, mask_v = (1 << width_bits) - 1, (1 << height_bits) - 1
+    left, right = u >> 8 & mask_u, (u >> 8) + 1 & mask_u
+    top = start + ((v >> 8 & mask_v) << width_bits)
+    bottom = start + (((v >> 8) + 1 & mask_v) << width_bits)
+    part_u, part_v = u & 255, v & 255
+    bottom_right = part_u * part_v >> 4  # weights, together 4096
+    top_right = (part_u << 4) - bottom_right
+    bottom_left = (part_v << 4) - bottom_right
+    top_left = 4096 - (part_u << 4) - bottom_left
+    return (
+        _spread(texels[top + left]) * top_left
+        + _spread(texels[top + right]) * top_right
+        + _spread(texels[bottom + left]) * bottom_left
+        + _spread(texels[bottom + right]) * bottom_right
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _spread(texel):
+    """A packed texel as three lanes of 20 bits."""
+    wide = np.int64(texel)
+    return (wide | wide << 32) & _BYTES
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -17,36 +17,35 @@ class MipMaps:
     """The mip pyramids of N textures. Sizes are powers of two, so that repeating is a bit mask.
 
     Attributes:
-        texels: uint32 (M,), red + 256 * green + 65536 * blue, all levels of all textures, row by row.
-        offsets: int64 (N, MAX_LEVELS), where each level begins in `texels`; the last level is repeated.
-        width_bits: int64 (N,), log2 of the width of level 0.
-        height_bits: int64 (N,), log2 of the height of level 0.
+        texels: uint32 (M,), all levels of all textures, row by row; red in bits 0-7, blue in bits 8-15, green in bits
+            20-27, which the shading kernel can spread out with one shift.
+        level_start: int64 (N, MAX_LEVELS), where each level begins in `texels`; the last level is repeated.
+        size_bits: int64 (N, 2), log2 of the width and the height of level 0.
     """
 
     texels: NDArray[np.uint32]
-    offsets: NDArray[np.int64]
-    width_bits: NDArray[np.int64]
-    height_bits: NDArray[np.int64]
+    level_start: NDArray[np.int64]
+    size_bits: NDArray[np.int64]
 
     @classmethod
     def build(cls, textures: tuple[NDArray[np.uint8], ...]) -> MipMaps:
         """Halves each image, uint8 (h, w, 3), down to one pixel with a box filter."""
         chunks: list[NDArray[np.uint32]] = []
-        offsets = np.zeros((len(textures), MAX_LEVELS), np.int64)
+        level_start = np.zeros((len(textures), MAX_LEVELS), np.int64)
         bits = np.zeros((len(textures), 2), np.int64)
         size = 0
         for index, texture in enumerate(textures):
             level_pixels = _to_power_of_two(texture)
-            bits[index] = [int(n).bit_length() - 1 for n in level_pixels.shape[:2]]
+            bits[index] = [int(n).bit_length() - 1 for n in level_pixels.shape[1::-1]]
             for level in range(MAX_LEVELS):
-                offsets[index, level] = size
+                level_start[index, level] = size
                 if level <= bits[index].max():
                     chunks.append(_pack(level_pixels))
                     level_pixels = _halve(level_pixels)
                 if level < bits[index].max():
                     size += chunks[-1].size
             size += chunks[-1].size
-        return cls(np.concatenate(chunks), offsets, bits[:, 1].copy(), bits[:, 0].copy())
+        return cls(np.concatenate(chunks), level_start, bits)
 
 
 def _to_power_of_two(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -69,4 +68,4 @@ def _halve(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _pack(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """uint8 (h, w, 3) to uint32 (h * w,)."""
     wide = pixels.astype(np.uint32)
-    return (wide[:, :, 0] | wide[:, :, 1] << 8 | wide[:, :, 2] << 16).ravel()
+    return (wide @ np.array([1, 1 << 20, 1 << 8], np.uint32)).ravel()
