@@ -17,7 +17,8 @@ from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from streamvln_gym.errors import SceneError
-from streamvln_gym.simulators.embedded.navmesh import MAX_CORNERS, NavigationMesh
+from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
+from streamvln_gym.simulators.embedded.navmesh_arrays import MAX_CORNERS
 
 GRID = 1.0 / 1024.0  # metres
 SLIVER_WIDTH = 0.02  # metres; what is left narrower than this after shrinking is dropped
@@ -63,8 +64,14 @@ def build_navigation_mesh(
         min_part_area: parts of the shrunk area smaller than this are dropped, square metres.
 
     Raises:
+        TypeError: `walkable` is no polygon.
+        ValueError: `agent_radius` is negative or `height` is not finite.
         SceneError: nothing is left to stand on.
     """
+    if not isinstance(walkable, Polygon | MultiPolygon):
+        raise TypeError(f"walkable must be a shapely Polygon or MultiPolygon, got {type(walkable).__name__}")
+    if not (math.isfinite(height) and 0.0 <= agent_radius < math.inf):
+        raise ValueError(f"needs a finite height and agent_radius >= 0, got {height!r} and {agent_radius!r}")
     parts = shrink(walkable, agent_radius, min_part_area)
     if not parts:
         raise SceneError(
@@ -93,7 +100,9 @@ def shrink(walkable: Area, agent_radius: float, min_part_area: float = MIN_PART_
     core = walkable.buffer(-(agent_radius + half), join_style="mitre").buffer(half, join_style="mitre")
     on_grid = shapely.set_precision(core.simplify(GRID / 4.0), GRID)
     parts = [part for part in shapely.get_parts(on_grid) if part.geom_type == "Polygon" and part.area >= min_part_area]
-    return sorted((shapely.normalize(shapely.simplify(part, 0.0)) for part in parts), key=lambda part: part.wkb)
+    return sorted(
+        (shapely.normalize(shapely.simplify(part, 0.0)) for part in parts), key=lambda part: (part.bounds, part.wkb)
+    )
 
 
 def _rectangle(rect: Rect | BaseGeometry, name: str) -> Polygon:
@@ -112,7 +121,7 @@ def _triangulate(part: Polygon, numbers: dict[tuple[int, int], int]) -> list[lis
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     corners[area > 0] = corners[area > 0][:, ::-1]
     triangles = []
-    for triangle in corners[area != 0].tolist():
+    for triangle in corners.tolist():
         keys = [(x, z) for x, z in triangle]
         first = keys.index(min(keys))
         triangles.append(keys[first:] + keys[:first])
@@ -148,12 +157,13 @@ def _joined(first: list[int], second: list[int], a: int, b: int) -> list[int]:
 
 
 def _is_convex(piece: list[int], points: list[tuple[int, int]]) -> bool:
-    """Whether a polygon that runs clockwise has no dent and no vertex twice (exact: integer coordinates)."""
-    if len(set(piece)) < len(piece):
-        return False
+    """Whether a polygon that runs clockwise is strictly convex (exact: integer coordinates).
+
+    Strictly, as in Recast: allowing straight corners gives fewer but longer polygons, and longer detours on them.
+    """
     n = len(piece)
     for k in range(n):
         (ax, az), (bx, bz), (cx, cz) = points[piece[k - 2]], points[piece[k - 1]], points[piece[k]]
-        if (bx - ax) * (cz - bz) - (bz - az) * (cx - bx) > 0:
+        if (bx - ax) * (cz - bz) - (bz - az) * (cx - bx) >= 0:
             return False
     return True
