@@ -1,0 +1,283 @@
+"""The embedded simulator: rasteriser and navigation mesh behind the `Simulator` protocol, on the CPU."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamvln_gym.errors import NavigationError, SceneError
+from streamvln_gym.flats.scene_graph import SceneGraph
+from streamvln_gym.geometry import wrap_angle
+from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, AgentState, CameraConfig
+from streamvln_gym.simulators.embedded import detour, navmesh, rasterizer, renderer
+from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
+from streamvln_gym.simulators.embedded.renderer import Renderer
+from streamvln_gym.simulators.embedded.scene import load_glb, scene_up_axis
+
+SENSORS = ("rgb", "depth", "semantic")
+CACHED_TRIANGLES = 200_000
+"""Scenes stay loaded, the last used ones, as long as they have no more triangles than this together."""
+
+_compiled = False
+_TURN = math.radians(TURN_DEGREES)
+
+
+@dataclass
+class _LoadedScene:
+    """A scene with what navigates and draws it.
+
+    Attributes:
+        path: its GLB.
+        mesh: its navigation mesh.
+        renderer: draws it.
+        triangles: how many it has.
+        graph: its scene graph, None if it has none.
+        class_ids: int32 (objects + 1,), class id by instance id, the last entry for "nothing"; None without instances.
+        classes: names of the class ids.
+    """
+
+    path: Path
+    mesh: NavigationMesh
+    renderer: Renderer
+    triangles: int
+    graph: SceneGraph | None
+    class_ids: NDArray[np.int32] | None
+    classes: dict[int, str]
+
+
+class EmbeddedSimulator:
+    """Renders GLB scenes and moves an agent in them; needs nothing but pip packages. See `simulators.base.Simulator`.
+
+    Beside `<name>.glb` it looks for `<name>.navmesh.npz` (needed), `<name>.stage_config.json` (the up axis),
+    `<name>.instances.npy` (object id per triangle) and `<name>.scene_graph.json` (rooms and object names).
+
+    Args:
+        camera: of the agent.
+    """
+
+    name = "embedded"
+
+    def __init__(self, camera: CameraConfig | None = None) -> None:
+        self.camera = camera or CameraConfig()
+        self._scenes: OrderedDict[Path, _LoadedScene] = OrderedDict()
+        self._scene: _LoadedScene | None = None
+        self._state: AgentState | None = None
+
+    def load_scene(self, scene: Path) -> None:
+        """Loads a scene, or takes it from the last used ones; the agent is nowhere until `set_state`.
+
+        Raises:
+            SceneError: a file of the scene is missing or cannot be read.
+        """
+        scene = Path(scene)
+        if self._scene is not None and self._scene.path == scene:
+            return
+        loaded = self._scenes.get(scene)
+        if loaded is None:
+            compile_kernels()
+            loaded = self._scenes[scene] = _load(scene)
+        self._scenes.move_to_end(scene)
+        self._scene, self._state = loaded, None
+        while len(self._scenes) > 1 and sum(s.triangles for s in self._scenes.values()) > CACHED_TRIANGLES:
+            self._scenes.popitem(last=False)
+
+    @property
+    def state(self) -> AgentState:
+        """The agent's present state.
+
+        Raises:
+            RuntimeError: `set_state` was not called in this scene.
+        """
+        if self._state is None:
+            raise RuntimeError("the agent is nowhere yet: call load_scene and set_state (or env.reset) first")
+        return self._state
+
+    def set_state(self, state: AgentState) -> None:
+        """Puts the agent somewhere.
+
+        Raises:
+            NavigationError: the position is not on the navigation mesh.
+        """
+        if not self.is_navigable(state.position):
+            nearest = self.snap_point(state.position)
+            where = "nothing of it is near" if nearest is None else f"its nearest point is {nearest.round(3).tolist()}"
+            raise NavigationError(
+                f"{np.round(state.position, 3).tolist()} is not on the navigation mesh of {self._loaded.path.name}; "
+                f"{where}. Check that the scene belongs to the episode, or correct the position."
+            )
+        self._state = state
+
+    def step(self, action: int) -> bool:
+        """Executes FORWARD, LEFT or RIGHT and returns whether the agent collided (STOP does nothing)."""
+        self._state, collided = self.try_step(self.state, action)
+        return collided
+
+    def try_step(self, state: AgentState, action: int) -> tuple[AgentState, bool]:
+        """The state that `action` would lead to from `state`, and whether it collides; the agent does not move."""
+        if action == Action.FORWARD:
+            x, y, z = state.position
+            ahead = (x - FORWARD_METRES * math.sin(state.yaw), y, z - FORWARD_METRES * math.cos(state.yaw))
+            reached, collided = self._loaded.mesh.try_step(state.position, ahead)
+            return AgentState(reached, state.yaw), collided
+        if action == Action.LEFT:
+            return AgentState(state.position, wrap_angle(state.yaw + _TURN)), False
+        if action == Action.RIGHT:
+            return AgentState(state.position, wrap_angle(state.yaw - _TURN)), False
+        return state, False
+
+    def observe(self, sensors: Collection[str]) -> dict[str, NDArray]:
+        """Renders what the camera sees: "rgb", "depth", "semantic" (see `Simulator.observe`).
+
+        Raises:
+            ValueError: a sensor is unknown.
+            SceneError: "semantic" of a scene without instances.
+        """
+        unknown = set(sensors).difference(SENSORS)
+        if unknown:
+            raise ValueError(f"unknown sensors {sorted(unknown)}: the embedded simulator renders {', '.join(SENSORS)}")
+        scene, state = self._loaded, self.state
+        if "semantic" not in sensors:
+            return scene.renderer.render(state.position, state.yaw, self.camera, sensors)
+        if scene.class_ids is None:
+            raise SceneError(
+                f"the sensor 'semantic' needs {_beside(scene.path, '.instances.npy')} and a scene graph, which this "
+                "scene does not have. Leave 'semantic' out of `sensors`."
+            )
+        drawn = ["instance" if sensor == "semantic" else sensor for sensor in sensors]
+        pictures = scene.renderer.render(state.position, state.yaw, self.camera, drawn)
+        pictures["semantic"] = scene.class_ids[pictures.pop("instance")]
+        return pictures
+
+    @property
+    def semantic_classes(self) -> Mapping[int, str]:
+        """Names of the class ids of the "semantic" sensor; empty where the scene has none."""
+        return self._loaded.classes
+
+    @property
+    def scene_graph(self) -> SceneGraph | None:
+        """The scene graph, None if the scene has none."""
+        return self._loaded.graph
+
+    @property
+    def navmesh(self) -> NavigationMesh:
+        """The scene's navigation mesh."""
+        return self._loaded.mesh
+
+    @property
+    def renderer(self) -> Renderer:
+        """What draws the scene (any camera, any pose)."""
+        return self._loaded.renderer
+
+    @property
+    def floor_polygons(self) -> list[NDArray[np.float64]]:
+        """The navigation mesh's polygons, each (N, 3) metres."""
+        mesh = self._loaded.mesh
+        vertices = mesh.vertices.astype(np.float64)
+        return [vertices[corners[:count]] for corners, count in zip(mesh.polygons, mesh.vertex_counts, strict=True)]
+
+    def geodesic_distance(self, position: ArrayLike, goals: ArrayLike) -> float:
+        """Metres of the shortest walkable path from `position` (3,) to the nearest of `goals`; inf if there is none."""
+        return self._loaded.mesh.geodesic_distance(position, goals)
+
+    def shortest_path(self, start: ArrayLike, end: ArrayLike) -> NDArray[np.float64] | None:
+        """Corner points (N, 3) of the shortest walkable path, or None if there is none."""
+        return self._loaded.mesh.find_path(start, end)
+
+    def snap_point(self, point: ArrayLike) -> NDArray[np.float64] | None:
+        """The nearest point of the navigation mesh, shape (3,), or None if nothing is near."""
+        return self._loaded.mesh.snap_point(point)
+
+    def is_navigable(self, point: ArrayLike) -> bool:
+        """Whether `point` (3,) lies on the navigation mesh."""
+        return self._loaded.mesh.is_navigable(point)
+
+    def close(self) -> None:
+        """Frees the scenes."""
+        self._scenes.clear()
+        self._scene = self._state = None
+
+    @property
+    def _loaded(self) -> _LoadedScene:
+        if self._scene is None:
+            raise RuntimeError("no scene is loaded: call load_scene (or env.reset) first")
+        return self._scene
+
+
+def compile_kernels() -> None:
+    """Compiles the kernels before their first use, and says so on stderr if numba's cache does not have them."""
+    global _compiled
+    if _compiled:
+        return
+    _compiled = True
+    if not _kernels_are_cached():
+        print(
+            "streamvln_gym: compiling the simulator's kernels, once, ~20 s (later runs load them from numba's cache)",
+            file=sys.stderr,
+            flush=True,
+        )
+    navmesh.compile_kernels()
+    renderer.compile_kernels()
+
+
+def _kernels_are_cached() -> bool:
+    """Whether numba's cache folder has an index of the two kernels that every run needs."""
+    kernels: list[Any] = [detour.try_step, rasterizer.rasterize]
+    for kernel in kernels:
+        folder, code = Path(kernel.stats.cache_path), kernel.py_func.__code__
+        if not any(folder.glob(f"{Path(code.co_filename).stem}.{code.co_name}-{code.co_firstlineno}.*.nbi")):
+            return False
+    return True
+
+
+def _beside(scene: Path, ending: str) -> Path:
+    return scene.with_name(scene.stem + ending)
+
+
+def _load(path: Path) -> _LoadedScene:
+    instances = _read_instances(_beside(path, ".instances.npy"))
+    scene = load_glb(path, up=scene_up_axis(path), instances=instances)
+    mesh_path = _beside(path, ".navmesh.npz")
+    if not mesh_path.exists():
+        raise SceneError(
+            f"the scene {path} has no navigation mesh for the embedded simulator: {mesh_path} is missing. Generated "
+            "flats have one (`streamvln-gym build-flats` builds them again); for other scenes write one with "
+            "`NavigationMesh.save`."
+        )
+    graph_path = _beside(path, ".scene_graph.json")
+    graph = SceneGraph.load(graph_path) if graph_path.exists() else None
+    classes: dict[int, str] = {}
+    class_ids = None
+    if graph is not None and instances is not None:
+        classes, class_ids = _class_table(graph, int(instances.max(initial=-1)))
+    return _LoadedScene(
+        path, NavigationMesh.load(mesh_path), Renderer(scene), len(scene.triangles), graph, class_ids, classes
+    )
+
+
+def _read_instances(path: Path) -> NDArray[np.int32] | None:
+    if not path.exists():
+        return None
+    try:
+        return np.load(path, allow_pickle=False).astype(np.int32)
+    except (OSError, ValueError, EOFError) as error:
+        raise SceneError(
+            f"cannot read the instance ids {path}: {error}. Build the scene again with `streamvln-gym build-flats`."
+        ) from error
+
+
+def _class_table(graph: SceneGraph, highest: int) -> tuple[dict[int, str], NDArray[np.int32]]:
+    """Class names by id (0 is "nothing"), and the class id of every instance id (the last entry is for -1)."""
+    names = sorted({item.category for item in graph.objects})
+    number = {name: index for index, name in enumerate(names, start=1)}
+    class_ids = np.zeros(max(highest, len(graph.objects) - 1) + 2, dtype=np.int32)
+    for item in graph.objects:
+        class_ids[item.id] = number[item.category]
+    return {0: "nothing", **{index: name for name, index in number.items()}}, class_ids
