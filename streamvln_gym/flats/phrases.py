@@ -53,6 +53,7 @@ ROOM_WORDS: dict[str, tuple[str, ...]] = {
     "music room": ("music room", "piano room"),
     "dining room": ("dining room", "dining area", "dining room"),
     "dressing room": ("dressing room", "walk-in closet"),
+    "art studio": ("art studio", "studio", "painting studio"),
     "guest room": ("guest room", "spare room"),
 }
 

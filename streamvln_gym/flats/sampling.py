@@ -25,6 +25,7 @@ from streamvln_gym.flats.proposals import (
 from streamvln_gym.flats.scene_graph import SceneGraph
 from streamvln_gym.flats.writer import Written, write_instructions
 from streamvln_gym.geometry import path_length, yaw_to_quaternion
+from streamvln_gym.metrics import drop_repeats
 from streamvln_gym.simulators.base import AgentState
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 
@@ -149,7 +150,7 @@ def _episode(
         goals=(Goal(position(path[-1])),),
         reference_path=tuple(position(point) for point in path),
         geodesic_distance=round(path_length(proposal.path), 6),
-        gt_locations=tuple(position(_rounded(point)) for point in trial.demonstration.positions),
+        gt_locations=tuple(position(_rounded(point)) for point in drop_repeats(trial.demonstration.positions)),
         gt_actions=trial.demonstration.actions,
         info=info,
     )

@@ -1,0 +1,180 @@
+"""The command line: `streamvln-gym rollout | build-flats | doctor`. Every command is also a plain Python call."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from streamvln_gym.errors import StreamVLNGymError
+from streamvln_gym.metrics import METRICS, summarize
+from streamvln_gym.rollout import UNTRAINED, RolloutConfig
+
+_COLUMNS = {
+    "navigation_error": "NE (m)",
+    "oracle_success": "OS",
+    "success": "SR",
+    "spl": "SPL",
+    "ndtw": "nDTW",
+    "sdtw": "SDTW",
+    "cls": "CLS",
+    "path_length": "path (m)",
+    "steps": "steps",
+    "collisions": "collisions",
+}
+
+
+@dataclass(frozen=True)
+class BuildFlatsConfig:
+    """What `build-flats` builds.
+
+    Attributes:
+        split: "train", "val_seen", "val_unseen", or a name of your own (with --scenes and --first-seed).
+        scenes: how many scenes; default: the split's own number.
+        first_seed: first scene seed; default: the split's own.
+        out: folder to build into, for `--data DIR` and dataset=DIR; default: the cache.
+        workers: processes; default: one for each CPU core.
+    """
+
+    split: str = "val_unseen"
+    scenes: int | None = None
+    first_seed: int | None = None
+    out: Path | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What `doctor` looks at.
+
+    Attributes:
+        data_dir: the folder with `datasets/` and `scene_datasets/`.
+    """
+
+    data_dir: Path = Path("data")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. Known errors end it with their message and exit code 1."""
+    config = tyro.cli(
+        Annotated[RolloutConfig, tyro.conf.subcommand("rollout", description="Play episodes with an agent.")]
+        | Annotated[
+            BuildFlatsConfig, tyro.conf.subcommand("build-flats", description="Build furnished flats and episodes.")
+        ]
+        | Annotated[DoctorConfig, tyro.conf.subcommand("doctor", description="Say what is installed and found.")],
+        prog="streamvln-gym",
+        description="Vision-and-language navigation as a Gymnasium environment, and StreamVLN as a policy.",
+        args=arguments,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    try:
+        if isinstance(config, RolloutConfig):
+            _rollout(config)
+        elif isinstance(config, BuildFlatsConfig):
+            _build_flats(config)
+        else:
+            _doctor(config)
+    except (StreamVLNGymError, ValueError, OSError) as error:
+        sys.exit(f"streamvln-gym: {error}")
+    except KeyboardInterrupt:
+        sys.exit("streamvln-gym: interrupted; finished episodes and scenes are kept")
+
+
+def _rollout(config: RolloutConfig) -> None:
+    from streamvln_gym.rollout import rollout
+
+    records = rollout(config)
+    if not records:
+        sys.exit("streamvln-gym: there was no episode to play")
+    print_table(records)
+    if config.video:
+        print(f"videos: {config.video.resolve()}")
+    if config.json:
+        print(f"records: {config.json.resolve()}")
+
+
+def print_table(records: Sequence[dict[str, Any]]) -> None:
+    """Prints one row per episode (of at most 20) and the means."""
+    from rich.console import Console
+    from rich.table import Table
+
+    first = records[0]
+    note = f" ({first['note']})" if "note" in first else ""
+    table = Table(
+        title=f"{first['agent']}{note} on {first['dataset']}/{first['split']}, simulator {first['simulator']}"
+    )
+    table.add_column("episode")
+    table.add_column("scene")
+    present = [name for name in METRICS if any(name in record for record in records)]
+    for name in present:
+        table.add_column(_COLUMNS[name], justify="right")
+    for record in records[:20]:
+        table.add_row(
+            record["episode_id"], Path(record["scene_id"]).stem, *(_cell(name, record.get(name)) for name in present)
+        )
+    if len(records) > 20:
+        table.add_row(f"... {len(records) - 20} more", "", *("" for _ in present))
+    means = summarize(records)
+    table.add_section()
+    table.add_row(f"mean of {len(records)}", "", *(_cell(name, means.get(name)) for name in present), style="bold")
+    console = Console()
+    console.print(table)
+    if means["unreachable"]:
+        console.print(f"{means['unreachable']:.0f} goals could not be reached; NE is the mean over the others.")
+    if first.get("note") == UNTRAINED:
+        console.print(
+            "The agent's weights are random: these numbers say that the loop runs, nothing about StreamVLN.",
+            style="yellow",
+        )
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return "inf"
+    return f"{value:.0f}" if name in ("steps", "collisions") else f"{value:.2f}"
+
+
+def _build_flats(config: BuildFlatsConfig) -> None:
+    from streamvln_gym.cache import cache_dir
+    from streamvln_gym.flats.building import build_scenes, merge_split
+    from streamvln_gym.flats.dataset import split_seeds
+    from streamvln_gym.flats.files import DATASET_NAME
+
+    seeds = split_seeds(config.split, config.scenes, config.first_seed)
+    root = config.out or cache_dir() / DATASET_NAME
+    build_scenes(root, config.split, seeds, config.workers)
+    path = merge_split(root, config.split, seeds)
+    print(f"{len(seeds)} flats of the split {config.split!r} are in {root}; their episodes in {path}")
+    if config.out:
+        print(f"play them with: streamvln-gym rollout --data {config.out} --split {config.split}")
+
+
+def _doctor(config: DoctorConfig) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from streamvln_gym.doctor import diagnose
+
+    findings = diagnose(config.data_dir)
+    table = Table(title="streamvln-gym doctor")
+    for column in ("what", "status", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    colours = {"ok": "green", "missing": "yellow", "problem": "red"}
+    for finding in findings:
+        status = f"[{colours[finding.status]}]{finding.status}[/]"
+        table.add_row(finding.topic, status, finding.detail, finding.remedy)
+    Console().print(table)
+    problems = [finding.topic for finding in findings if finding.status == "problem"]
+    if problems:
+        sys.exit(f"streamvln-gym: something needed is wrong: {', '.join(problems)}")
+
+
+if __name__ == "__main__":
+    main()

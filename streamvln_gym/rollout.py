@@ -1,0 +1,153 @@
+"""Plays episodes with an agent and writes down what happened: metrics, JSON lines, videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from tqdm import tqdm
+
+from streamvln_gym import __version__
+from streamvln_gym.episodes import EpisodeDataset
+from streamvln_gym.metrics import METRICS
+from streamvln_gym.records import append_record, read_records
+from streamvln_gym.video import VideoWriter
+
+AgentName = Literal["streamvln", "oracle", "random", "forward"]
+UNTRAINED = "untrained weights"
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """What `rollout` plays and writes.
+
+    Attributes:
+        agent: who plays.
+        checkpoint: folder (or hub id) of a StreamVLN checkpoint; default: the one that ships in the package.
+        env: environment id, "StreamVLN-Flats-v0", "StreamVLN-R2R-v0" or "StreamVLN-RxR-v0".
+        data: a folder that `build-flats --out` wrote, or a VLN-CE episode file, to play instead of the id's own data.
+        split: of the dataset.
+        episodes: how many; they are taken in turn from the scenes. 0 plays the whole split.
+        seed: shuffles the episodes and seeds the agent; default: file order.
+        max_steps: actions after which an episode is cut off.
+        video: folder for one MP4 per episode; None writes none.
+        json: file for one JSON line per episode; an existing file is added to, and the episodes it has are not played
+            again.
+        device: of the StreamVLN agent, "auto", "cpu" or "cuda".
+    """
+
+    agent: AgentName = "streamvln"
+    checkpoint: str | None = None
+    env: str = "StreamVLN-Flats-v0"
+    data: Path | None = None
+    split: str = "val_unseen"
+    episodes: int = 3
+    seed: int | None = None
+    max_steps: int = 500
+    video: Path | None = Path("videos")
+    json: Path | None = None
+    device: str = "auto"
+
+
+def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
+    """Plays the episodes and returns one record per episode (the JSON lines).
+
+    Raises:
+        StreamVLNGymError: data, checkpoint or simulator cannot be had; the message says what to do.
+    """
+    options: dict[str, Any] = {"split": config.split, "max_steps": config.max_steps}
+    if config.data is not None:
+        options["dataset"] = config.data
+    env = gym.make(config.env, render_mode="rgb_array" if config.video else None, **options)
+    try:
+        agent, label = make_agent(config, env)
+        identity = {"agent": config.agent, "checkpoint": config.checkpoint, "seed": config.seed, "version": __version__}
+        if label:
+            identity["note"] = label
+        dataset = env.unwrapped.dataset  # type: ignore[attr-defined]
+        done = read_records(config.json, identity) if config.json else {}
+        wanted = choose_episodes(dataset, config.episodes, config.seed)
+        records = [done[episode_id] for episode_id in wanted if episode_id in done]
+        missing = [episode_id for episode_id in wanted if episode_id not in done]
+        for episode_id in tqdm(missing, desc=f"{config.agent} on {dataset.name}/{dataset.split}", unit="episode"):
+            record = {**identity, **play(env, agent, episode_id, config.video, label)}
+            records.append(record)
+            if config.json:
+                append_record(config.json, record)
+        return records
+    finally:
+        env.close()
+
+
+def make_agent(config: RolloutConfig, env: gym.Env) -> tuple[Any, str]:
+    """The agent, and what has to be said about it wherever its numbers appear ("" if nothing)."""
+    from streamvln_gym import agents
+
+    if config.checkpoint is not None and config.agent != "streamvln":
+        raise ValueError(f"a checkpoint is for the agent 'streamvln', not for {config.agent!r}: leave one of them out")
+    if config.agent == "oracle":
+        return agents.OracleAgent(env), ""
+    if config.agent == "random":
+        return agents.RandomAgent(seed=config.seed if config.seed is not None else 0), ""
+    if config.agent == "forward":
+        return agents.ForwardAgent(), ""
+    if config.agent != "streamvln":
+        raise ValueError(f"unknown agent {config.agent!r}: use streamvln, oracle, random or forward")
+    agent = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=config.device)
+    return agent, "" if agent.trained else UNTRAINED
+
+
+def choose_episodes(dataset: EpisodeDataset, count: int, seed: int | None = None) -> list[str]:
+    """The first `count` episode ids (0: all) when the scenes take turns; a seed shuffles scenes and episodes before."""
+    if count < 0:
+        raise ValueError(f"the number of episodes must not be negative, got {count}")
+    by_scene: dict[str, list[str]] = {}
+    for episode_id in dataset.episode_ids:
+        by_scene.setdefault(dataset.scene_of(episode_id), []).append(episode_id)
+    groups: Sequence[list[str]] = list(by_scene.values())
+    if seed is not None:
+        rng = np.random.default_rng(seed)
+        groups = [[group[k] for k in rng.permutation(len(group))] for group in groups]
+        groups = [groups[k] for k in rng.permutation(len(groups))]
+    turns = [episode_id for turn in zip_longest(*groups) for episode_id in turn if episode_id is not None]
+    return turns[:count] if count else turns
+
+
+def play(env: gym.Env, agent: Any, episode_id: str, video: Path | None = None, label: str = "") -> dict[str, Any]:
+    """Plays one episode.
+
+    Args:
+        env: a `VLNEnv`, wrapped or not.
+        agent: with `reset()` and `act(obs)`.
+        episode_id: of the environment's dataset.
+        video: folder for an MP4; needs an environment with render_mode="rgb_array".
+        label: written into the video's frames.
+
+    Returns:
+        The record: ids, dataset, split, simulator, instruction, actions, and every metric under its name.
+    """
+    observation, info = env.reset(options={"episode_id": episode_id})
+    agent.reset()
+    actions: list[int] = []
+    file = None if video is None else video / f"{info['dataset']}_{info['split']}_{info['episode_id']}.mp4"
+    with VideoWriter(file, label) as film:
+        film.shoot(env)
+        finished = False
+        while not finished:
+            action = agent.act(observation)
+            observation, _, terminated, truncated, info = env.step(action)
+            actions.append(int(action))
+            film.shoot(env)
+            finished = terminated or truncated
+    ids = ("dataset", "split", "simulator", "scene_id", "episode_id", "trajectory_id", "needs_memory")
+    record: dict[str, Any] = {key: info[key] for key in ids}
+    record["instruction"] = env.unwrapped.episode.instruction.text  # type: ignore[attr-defined]
+    record["actions"] = actions
+    record["success_rule"] = info.get("success_rule")
+    record |= {name: info[name] for name in METRICS if name in info}
+    return record
