@@ -17,7 +17,10 @@ import numpy as np
 from numba import njit
 
 CHUNK = 16  # pixels
-U, V, RED, GREEN, BLUE, ATTRIBUTES = 0, 1, 2, 3, 4, 5  # columns of the attribute tables
+U, V, RED, GREEN, BLUE, ATTRIBUTES = 0, 1, 2, 3, 4, 5  # rows of the attribute tables
+# columns of an attribute's plane along a run: what does not depend on the pixel, g.ray at the run's first pixel, and
+# how that changes from column to column and from row to row
+CONSTANT, START, STEP_X, STEP_Y = 0, 1, 2, 3
 _COLOUR_ONE = 65536  # fixed-point colour 1.0
 _LANE = (1 << 20) - 1
 _BYTES = 0xFF | 0xFF << 20 | 0xFF << 40
@@ -55,10 +58,7 @@ def shade(
         rgb: uint8 (H, W, 3), receives the picture.
     """
     height, width = ids.shape
-    constant = np.empty(ATTRIBUTES)  # the attributes' parts that do not depend on the pixel
-    start = np.empty(ATTRIBUTES)  # g.ray at the run's first pixel
-    step_x = np.empty(ATTRIBUTES)  # its change from column to column
-    step_y = np.empty(ATTRIBUTES)  # and from row to row
+    planes = np.empty((ATTRIBUTES, 4))  # the attributes along a run
     slope = np.empty(2)  # change of 1 / depth from column to column and from row to row
     colour = np.empty((width, 3), np.int32)  # along the run, fixed point
     fixed_u = np.empty(width, np.int32)  # texture coordinates along the run, 1/256 texels of mip level 0
@@ -78,56 +78,50 @@ def shade(
                 continue
             texture = texture_index[t]
             if texture == 0 and one_colour[t]:
-                for c in range(3):
-                    constant[c] = values[t, RED + c] + 0.5
+                red = np.uint8(values[t, RED] + np.float32(0.5))
+                green = np.uint8(values[t, GREEN] + np.float32(0.5))
+                blue = np.uint8(values[t, BLUE] + np.float32(0.5))
                 for k in range(x - begin):
-                    for c in range(3):
-                        out[k, c] = np.uint8(constant[c])
+                    out[k, 0] = red
+                    out[k, 1] = green
+                    out[k, 2] = blue
                 continue
             row = inverse_depth[y, begin:x]
             ray_x = (begin + 0.5 - width / 2) / focal[0]
             ray_y = (height / 2 - y - 0.5) / focal[1]
-            _set_up_run(
-                triangles[t],
-                values[t],
-                gradients[t],
-                rotation,
-                position,
-                focal,
-                ray_x,
-                ray_y,
-                constant,
-                start,
-                step_x,
-                step_y,
-            )
-            _interpolate_colour(row, one_colour[t], constant, start, step_x, colour)
+            first = U if texture > 0 else RED
+            last = RED if one_colour[t] else ATTRIBUTES
+            for a in range(RED, ATTRIBUTES):
+                planes[a, CONSTANT] = values[t, a]
+            for a in range(first, last):
+                _set_up_plane(
+                    triangles[t], values[t, a], gradients[t, a], rotation, position, focal, ray_x, ray_y, planes[a]
+                )
+            _interpolate_colour(row, one_colour[t], planes, colour)
             if texture == 0:
                 for k in range(row.size):
                     for c in range(3):
                         out[k, c] = (colour[k, c] * 255 + _COLOUR_ONE // 2) >> 16
                 continue
             _set_up_slope(triangles[t], normals[t], rotation, position, focal, slope)
-            _locate_texels(row, size_bits[texture], constant, start, step_x, fixed_u, fixed_v)
-            _select_levels(row, size_bits[texture], start, step_x, step_y, slope, lod)
+            _locate_texels(row, size_bits[texture], planes, fixed_u, fixed_v)
+            _select_levels(row, size_bits[texture], planes, slope, lod)
             _sample_run(texels, level_start[texture], size_bits[texture], fixed_u, fixed_v, lod, colour, out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _set_up_run(corners, values, gradients, rotation, position, focal, ray_x, ray_y, constant, start, step_x, step_y):
-    """The affine parts of a triangle's attributes along a run whose first view ray is (ray_x, ray_y)."""
-    for a in range(ATTRIBUTES):
-        along_x = along_y = along_z = shift = 0.0
-        for k in range(3):
-            g = gradients[a, k]
-            along_x += g * rotation[0, k]
-            along_y += g * rotation[1, k]
-            along_z -= g * rotation[2, k]
-            shift += g * (position[k] - corners[k])
-        constant[a] = values[a] + shift
-        start[a] = along_x * ray_x + along_y * ray_y + along_z
-        step_x[a] = along_x / focal[0]
-        step_y[a] = -along_y / focal[1]
+def _set_up_plane(corners, value, gradient, rotation, position, focal, ray_x, ray_y, plane):
+    """The affine parts of one attribute along a run whose first view ray is (ray_x, ray_y)."""
+    along_x = along_y = along_z = shift = 0.0
+    for k in range(3):
+        along_x += gradient[k] * rotation[0, k]
+        along_y += gradient[k] * rotation[1, k]
+        along_z -= gradient[k] * rotation[2, k]
+        shift += gradient[k] * (position[k] - corners[k])
+    plane[CONSTANT] = value + shift
+    plane[START] = along_x * ray_x + along_y * ray_y + along_z
+    plane[STEP_X] = along_x / focal[0]
+    plane[STEP_Y] = -along_y / focal[1]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -143,17 +137,19 @@ def _set_up_slope(corners, normal, rotation, position, focal, slope):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _interpolate_colour(row, is_constant, constant, start, step_x, colour):
+def _interpolate_colour(row, is_constant, planes, colour):
     """Fixed-point vertex colours along a run: exact at the ends of each chunk, linear between."""
     for c in range(3):
-        here = _fixed_colour(constant[RED + c] + (0.0 if is_constant else start[RED + c] / row[0]))
+        here = _fixed_colour(planes[RED + c, CONSTANT] + (0.0 if is_constant else planes[RED + c, START] / row[0]))
         if is_constant:
             for k in range(row.size):
                 colour[k, c] = here
             continue
         for chunk in range(0, row.size, CHUNK):
             stop = min(chunk + CHUNK, row.size - 1)
-            there = _fixed_colour(constant[RED + c] + (start[RED + c] + stop * step_x[RED + c]) / row[stop])
+            there = _fixed_colour(
+                planes[RED + c, CONSTANT] + (planes[RED + c, START] + stop * planes[RED + c, STEP_X]) / row[stop]
+            )
             step = (there - here) / max(stop - chunk, 1)
             for k in range(chunk, min(chunk + CHUNK, row.size)):
                 colour[k, c] = np.int32(here + step * (k - chunk))
@@ -167,21 +163,21 @@ def _fixed_colour(level):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _locate_texels(row, size_bits, constant, start, step_x, fixed_u, fixed_v):
+def _locate_texels(row, size_bits, planes, fixed_u, fixed_v):
     """Texture coordinates along a run in 1/256 texels of mip level 0."""
     most = np.float32(_MAX_FIXED)
     scale = np.float32(256 << size_bits[0])
-    u0, u1, u2 = np.float32(constant[U]), np.float32(start[U]), np.float32(step_x[U])
+    u0, u1, u2 = np.float32(planes[U, CONSTANT]), np.float32(planes[U, START]), np.float32(planes[U, STEP_X])
     for k in range(row.size):
         fixed_u[k] = np.int32(min(max((u0 + (u1 + np.float32(k) * u2) / row[k]) * scale, np.float32(0.0)), most))
     scale = np.float32(256 << size_bits[1])
-    v0, v1, v2 = np.float32(constant[V]), np.float32(start[V]), np.float32(step_x[V])
+    v0, v1, v2 = np.float32(planes[V, CONSTANT]), np.float32(planes[V, START]), np.float32(planes[V, STEP_X])
     for k in range(row.size):
         fixed_v[k] = np.int32(min(max((v0 + (v1 + np.float32(k) * v2) / row[k]) * scale, np.float32(0.0)), most))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _select_levels(row, size_bits, start, step_x, step_y, slope, lod):
+def _select_levels(row, size_bits, planes, slope, lod):
     """Mip levels x 256 along a run, by OpenGL's rule: log2 of the longer of the pixel's two sides in texels."""
     width, height = float(1 << size_bits[0]), float(1 << size_bits[1])
     highest = 256.0 * max(size_bits[0], size_bits[1])
@@ -189,10 +185,10 @@ def _select_levels(row, size_bits, start, step_x, step_y, slope, lod):
     for chunk in range(-CHUNK, row.size, CHUNK):  # the first turn finds the level of pixel 0
         stop = min(chunk + CHUNK, row.size - 1)
         d = 1.0 / row[stop]
-        s = d * (start[U] + stop * step_x[U])
-        r = d * (start[V] + stop * step_x[V])
-        u_x, v_x = width * (step_x[U] - s * slope[0]), height * (step_x[V] - r * slope[0])
-        u_y, v_y = width * (step_y[U] - s * slope[1]), height * (step_y[V] - r * slope[1])
+        s = d * (planes[U, START] + stop * planes[U, STEP_X])
+        r = d * (planes[V, START] + stop * planes[V, STEP_X])
+        u_x, v_x = width * (planes[U, STEP_X] - s * slope[0]), height * (planes[V, STEP_X] - r * slope[0])
+        u_y, v_y = width * (planes[U, STEP_Y] - s * slope[1]), height * (planes[V, STEP_Y] - r * slope[1])
         squared = d * d * max(u_x * u_x + v_x * v_x, u_y * u_y + v_y * v_y)
         there = min(max(128.0 * math.log2(max(squared, 1e-30)), 0.0), highest)
         if chunk >= 0:
@@ -243,10 +239,10 @@ def _bilinear(texels, start, width_bits, height_bits, u, v):
     bottom_left = (part_v << 4) - bottom_right
     top_left = 4096 - (part_u << 4) - bottom_left
     return (
-        _spread(texels[top + left]) * top_left
-        + _spread(texels[top + right]) * top_right
-        + _spread(texels[bottom + left]) * bottom_left
-        + _spread(texels[bottom + right]) * bottom_right
+        _spread(texels[np.uint64(top + left)]) * top_left
+        + _spread(texels[np.uint64(top + right)]) * top_right
+        + _spread(texels[np.uint64(bottom + left)]) * bottom_left
+        + _spread(texels[np.uint64(bottom + right)]) * bottom_right
     )
 
 
@@ -261,18 +257,20 @@ def _spread(texel):
 def average_blocks(fine, factor, coarse):
     """Box filter: fine uint8 (H * factor, W * factor, 3) to coarse uint8 (H, W, 3)."""
     height, width = coarse.shape[:2]
-    sums = np.empty((width, 3), np.int32)
-    count = np.int32(factor * factor)
+    sums = np.empty(width * factor * 3, np.int32)
+    count = factor * factor
     for y in range(height):
-        sums[:] = count // 2
+        sums[:] = 0
         for j in range(y * factor, (y + 1) * factor):
-            for x in range(width):
-                for i in range(x * factor, (x + 1) * factor):
-                    for c in range(3):
-                        sums[x, c] += fine[j, i, c]
+            row = fine[j].ravel()
+            for k in range(row.size):
+                sums[k] += row[k]
         for x in range(width):
             for c in range(3):
-                coarse[y, x, c] = sums[x, c] // count
+                total = count // 2
+                for i in range(factor):
+                    total += sums[(x * factor + i) * 3 + c]
+                coarse[y, x, c] = total // count
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
