@@ -1,0 +1,38 @@
+"""Policies for vision-and-language navigation: `reset()`, then `act(obs) -> int` once per environment step.
+
+The folder is imported as `streamvln_gym.agents`. torch is imported when `StreamVLNAgent` is first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+if __name__ != "streamvln_gym.agents":
+    raise ImportError(
+        f"this folder was imported as {__name__!r}, but its name is streamvln_gym.agents: "
+        "write `from streamvln_gym.agents import ...` (from a checkout, run `pip install -e .` first)"
+    )
+
+_LAZY = {
+    "Agent": "base",
+    "RandomAgent": "simple",
+    "ForwardAgent": "simple",
+    "OracleAgent": "oracle",
+    "SlowMemory": "slow_memory",
+    "FastWindow": "fast_window",
+    "ActionQueue": "action_queue",
+    "StreamVLNAgent": "streamvln",
+    "StreamVLNAgentConfig": "streamvln",
+}
+__all__ = sorted(_LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,285 @@
+"""The StreamVLN network: SigLIP tower -> projector -> spatial pooling -> Qwen2, as one Hugging Face model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, Qwen2Model
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.siglip import modeling_siglip
+
+from streamvln_gym.models.configuration_streamvln import (
+    IGNORE_LABEL,
+    IMAGE_TOKEN_ID,
+    MEMORY_TOKEN_ID,
+    StreamVLNConfig,
+)
+from streamvln_gym.models.pooling import pool_patches
+
+# Earlier releases of transformers 5 wrap the tower's layers once more (SiglipVisionModel.vision_model) and call the
+# KV cache `past_key_values`. The inner class and the name in use keep weights and calls the same across releases.
+VisionTower = getattr(modeling_siglip, "SiglipVisionTransformer", modeling_siglip.SiglipVisionModel)
+CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(Qwen2Model.forward).parameters else "past_key_values"
+
+
+class StreamVLNProjector(nn.Module):
+    """Linear - GELU (erf) - Linear from the tower's width to the language model's."""
+
+    def __init__(self, config: StreamVLNConfig) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(config.vision_config.hidden_size, config.text_config.hidden_size)
+        self.activation = nn.GELU()
+        self.linear_2 = nn.Linear(config.text_config.hidden_size, config.text_config.hidden_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear_2(self.activation(self.linear_1(features)))
+
+
+class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """A video-LLM whose input is text with `<image>` (-200) and `<memory>` (-300) positions.
+
+    Every `<image>` is replaced by the next current frame's `config.tokens_per_frame` embeddings, `<memory>` by those
+    of all history frames in time order.
+    """
+
+    config_class = StreamVLNConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SiglipEncoderLayer", "Qwen2DecoderLayer"]  # noqa: RUF012  (read by transformers as is)
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "language_model.embed_tokens.weight"}  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: StreamVLNConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = VisionTower(config.vision_config)
+        # The feature is the raw residual stream after the last layer: SigLIP's final norm is not applied.
+        self.vision_tower.post_layernorm = nn.Identity()
+        self.projector = StreamVLNProjector(config)
+        self.language_model = Qwen2Model(config.text_config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_seed(cls, config: StreamVLNConfig, seed: int = 0) -> StreamVLNForConditionalGeneration:
+        """A network with random weights that depend on nothing but `config` and `seed`; torch's own state is kept."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config).eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head = new_embeddings
+
+    def new_cache(self) -> DynamicCache:
+        """An empty KV cache for `decode_step`."""
+        return DynamicCache(config=self.config.text_config)
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Frames to language-model embeddings: tower, projector on every patch, then pooling.
+
+        Args:
+            pixel_values: (frames, 3, image_size, image_size) float in [-1, 1], as `StreamVLNProcessor.images` makes.
+
+        Returns:
+            (frames, tokens_per_frame, hidden).
+
+        Raises:
+            ValueError: the pictures have another size than the configuration's.
+        """
+        size = self.config.image_size
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, size, size):
+            raise ValueError(f"pixel_values must be (frames, 3, {size}, {size}), got {tuple(pixel_values.shape)}")
+        patches = self.vision_tower(pixel_values=pixel_values).last_hidden_state
+        config = self.config
+        return pool_patches(
+            self.projector(patches), config.pooling_mode, config.pooling_stride, config.pooling_ceil_mode
+        )
+
+    def embed(
+        self,
+        input_ids: Tensor | Sequence[int],
+        image_features: Tensor | None = None,
+        memory_features: Tensor | None = None,
+    ) -> Tensor:
+        """One dialogue's embeddings with frames in place of the special positions.
+
+        Args:
+            input_ids: (length,) token ids with -200 for each current frame and at most one -300 for the memory.
+            image_features: (images, tokens_per_frame, hidden), one row per -200 in order.
+            memory_features: (memory_tokens, hidden), all history frames' tokens in time order.
+
+        Returns:
+            (1, expanded_length, hidden).
+
+        Raises:
+            ValueError: special positions and features do not match.
+        """
+        ids = torch.as_tensor(input_ids, dtype=torch.long, device=self.lm_head.weight.device)
+        ids = expand_special_ids(ids, image_features, memory_features)
+        embeddings = self.get_input_embeddings()(ids.clamp(min=0))
+        if image_features is not None:
+            embeddings[ids == IMAGE_TOKEN_ID] = image_features.flatten(0, 1).to(embeddings.dtype)
+        if memory_features is not None:
+            embeddings[ids == MEMORY_TOKEN_ID] = memory_features.to(embeddings.dtype)
+        return embeddings[None]
+
+    def decode_step(self, inputs_embeds: Tensor, cache: Cache) -> Tensor:
+        """Appends embeddings to the cache and returns the logits (batch, vocab) after the last of them."""
+        output = self.language_model(inputs_embeds=inputs_embeds, use_cache=True, **{CACHE_ARGUMENT: cache})
+        return self.lm_head(output.last_hidden_state[:, -1])
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        memory_frames: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """One pass over a batch of dialogues, or over embeddings that `embed` made.
+
+        Args:
+            input_ids: (batch, length), right-padded; -200 and -300 mark frames and memory.
+            pixel_values: (all_frames, 3, image_size, image_size): sample after sample, each with its history frames
+                first and then one frame per -200.
+            memory_frames: (batch,) history frames of each sample; None means none.
+            attention_mask: (batch, length) 1 for tokens, 0 for padding (length as `input_ids` or `inputs_embeds`).
+            position_ids: positions of `inputs_embeds`; by default they count on from the cache.
+            past_key_values: KV cache to go on from (earlier name of `cache`).
+            inputs_embeds: (batch, length, hidden) instead of `input_ids`.
+            labels: (batch, length) target ids, -100 where nothing is learned. Special positions are never targets.
+            use_cache: return the cache.
+            logits_to_keep: compute logits for the last so many positions only (0 means all).
+            cache: KV cache to go on from.
+            num_items_in_batch: divisor of the summed loss (for gradient accumulation); default: number of targets.
+            **kwargs: passed on to Qwen2.
+
+        Returns:
+            `logits` (batch, kept, vocab). With labels, `loss` is the mean negative log-likelihood of the targets, and
+            `logits` is (targets, vocab): nothing else is computed.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass either input_ids or inputs_embeds")
+        if input_ids is not None:
+            inputs_embeds, attention_mask, labels = self._embed_batch(
+                input_ids, pixel_values, memory_frames, attention_mask, labels
+            )
+        state = cache if cache is not None else past_key_values
+        output = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=use_cache,
+            **{CACHE_ARGUMENT: state},
+            **kwargs,
+        )
+        hidden = output.last_hidden_state
+        loss = None
+        if labels is None:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden[:, kept])
+        else:
+            targets = labels[:, 1:]
+            learned = targets != IGNORE_LABEL
+            logits = self.lm_head(hidden[:, :-1][learned]).float()
+            total = functional.cross_entropy(logits, targets[learned], reduction="sum")
+            loss = total / (num_items_in_batch if num_items_in_batch is not None else learned.sum().clamp(min=1))
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            **{CACHE_ARGUMENT: output.get(CACHE_ARGUMENT)},
+        )
+
+    def _embed_batch(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        memory_frames: Tensor | None,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Embeds, expands and right-pads a batch; returns (embeddings, attention mask, labels)."""
+        if pixel_values is None:
+            if bool((input_ids < 0).any()):
+                raise ValueError("input_ids has <image> or <memory> positions, but pixel_values is missing")
+            return self.get_input_embeddings()(input_ids), attention_mask, labels
+        features = self.encode_images(pixel_values)
+        rows, row_labels, taken = [], [], 0
+        for index, row in enumerate(input_ids):
+            real = row if attention_mask is None else row[attention_mask[index].bool()]
+            history = 0 if memory_frames is None else int(memory_frames[index])
+            current = int((real == IMAGE_TOKEN_ID).sum())
+            memory = features[taken : taken + history].flatten(0, 1) if history else None
+            images = features[taken + history : taken + history + current]
+            taken += history + current
+            rows.append(self.embed(real, images, memory)[0])
+            if labels is not None:
+                target = labels[index] if attention_mask is None else labels[index][attention_mask[index].bool()]
+                row_labels.append(_expand_labels(real, target, images, memory))
+        if taken != len(features):
+            raise ValueError(f"the batch has places for {taken} frames, but pixel_values holds {len(features)}")
+        mask = pad_sequence([torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows], True)
+        padded_labels = pad_sequence(row_labels, True, IGNORE_LABEL) if labels is not None else None
+        return pad_sequence(rows, True), mask, padded_labels
+
+
+def expand_special_ids(ids: Tensor, image_features: Tensor | None, memory_features: Tensor | None) -> Tensor:
+    """Repeats each special id once per embedding that takes its place; (length,) -> (expanded_length,)."""
+    return ids.repeat_interleave(_expanded_lengths(ids, image_features, memory_features))
+
+
+def _expand_labels(ids: Tensor, labels: Tensor, images: Tensor | None, memory: Tensor | None) -> Tensor:
+    lengths = _expanded_lengths(ids, images, memory)
+    return labels.masked_fill(ids < 0, IGNORE_LABEL).repeat_interleave(lengths)
+
+
+def _expanded_lengths(ids: Tensor, image_features: Tensor | None, memory_features: Tensor | None) -> Tensor:
+    images, memories = ids == IMAGE_TOKEN_ID, ids == MEMORY_TOKEN_ID
+    given = 0 if image_features is None else len(image_features)
+    if int(images.sum()) != given:
+        raise ValueError(f"input_ids has {int(images.sum())} <image> positions, but {given} images were given")
+    if int(memories.sum()) != (memory_features is not None):
+        raise ValueError(
+            f"input_ids has {int(memories.sum())} <memory> positions, but memory_features is "
+            f"{'missing' if memory_features is None else 'given (one position is needed)'}"
+        )
+    lengths = torch.ones_like(ids)
+    if image_features is not None:
+        lengths[images] = image_features.shape[1]
+    if memory_features is not None:
+        lengths[memories] = len(memory_features)
+    return lengths
+
+
+AutoModel.register(StreamVLNConfig, StreamVLNForConditionalGeneration, exist_ok=True)
+AutoModelForCausalLM.register(StreamVLNConfig, StreamVLNForConditionalGeneration, exist_ok=True)

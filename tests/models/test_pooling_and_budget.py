@@ -1,0 +1,86 @@
+"""Pooling of patch grids, and the token table that follows from it."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2Config, SiglipVisionConfig
+
+from streamvln_gym.models import StreamVLNConfig, pool_patches, token_budget
+
+
+def published_config() -> StreamVLNConfig:
+    """Sizes of SigLIP-SO400M/14-384 (26 layers kept) and Qwen2-7B."""
+    vision = SiglipVisionConfig(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=26,
+        num_attention_heads=16,
+        image_size=384,
+        patch_size=14,
+        vision_use_head=False,
+    )
+    text = Qwen2Config(vocab_size=152064, hidden_size=3584, num_hidden_layers=28, num_attention_heads=28)
+    return StreamVLNConfig(vision_config=vision, text_config=text)
+
+
+def test_published_token_budget():
+    rows = {row.name: row for row in token_budget(published_config())}
+    counts = {name: (row.frames, row.unpooled, row.pooled) for name, row in rows.items()}
+    assert counts == {
+        "one frame": (1, 729, 196),
+        "history": (8, 5832, 1568),
+        "history + current frame": (9, 6561, 1764),
+        "history + window": (16, 11664, 3136),
+    }
+    current = rows["history + current frame"]
+    assert current.attention_ratio == pytest.approx(13.8, abs=0.05)
+    assert current.megabytes(1152) == pytest.approx((15.1, 4.1), abs=0.05)
+    assert current.megabytes(3584) == pytest.approx((47.0, 12.6), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ceil_mode", "tokens"),
+    [
+        ("bilinear", True, 196),
+        ("bilinear", False, 196),
+        ("average", True, 196),
+        ("max", True, 196),
+        ("average", False, 169),
+        ("max", False, 169),
+    ],
+)
+def test_tokens_of_a_27_grid(mode, ceil_mode, tokens):
+    pooled = pool_patches(torch.randn(2, 729, 3), mode, 2, ceil_mode)
+    assert pooled.shape == (2, tokens, 3)
+    config = published_config()
+    config.pooling_mode, config.pooling_ceil_mode = mode, ceil_mode
+    assert config.tokens_per_frame == tokens
+
+
+def test_pooling_values_are_row_major_and_count_real_patches_only():
+    grid = torch.arange(9.0).reshape(1, 9, 1)
+    assert pool_patches(grid, "average").flatten().tolist() == [2.0, 3.5, 6.5, 8.0]
+    assert pool_patches(grid, "max").flatten().tolist() == [4.0, 5.0, 7.0, 8.0]
+    expected = torch.nn.functional.interpolate(grid.reshape(1, 1, 3, 3), size=(2, 2), mode="bilinear")
+    np.testing.assert_array_equal(pool_patches(grid, "bilinear").flatten(), expected.flatten())
+
+
+def test_pooling_refuses_what_is_no_grid_or_no_mode():
+    with pytest.raises(ValueError, match="no square grid"):
+        pool_patches(torch.zeros(1, 10, 2))
+    with pytest.raises(ValueError, match="bilinear, average or max"):
+        pool_patches(torch.zeros(1, 9, 2), "median")
+
+
+def test_configuration_refuses_nonsense_and_tiny_has_16_tokens():
+    assert StreamVLNConfig.tiny().tokens_per_frame == 16
+    with pytest.raises(ValueError, match="pooling_mode"):
+        StreamVLNConfig.tiny(pooling_mode="sum")
+    with pytest.raises(ValueError, match="prompt_style"):
+        StreamVLNConfig.tiny(prompt_style="chat")
+    with pytest.raises(ValueError, match="window_steps"):
+        StreamVLNConfig.tiny(window_steps=0)
+    with pytest.raises(ValueError, match="num_history"):
+        StreamVLNConfig.tiny(num_history=-1)
+    with pytest.raises(ValueError, match="action_strings"):
+        StreamVLNConfig.tiny(action_strings=("a", "b", "c"))
