@@ -111,7 +111,7 @@ def print_timings() -> None:
     rng = np.random.default_rng(0)
     points = [mesh.random_point(rng, island=mesh.largest_island) for _ in range(400)]
     ends = [forward(point, yaw) for point, yaw in zip(points, rng.uniform(0.0, 2.0 * math.pi, 400), strict=True)]
-    walls = [mesh.move_along_surface(point, point + [9.0, 0.0, 0.0]) for point in points]
+    walls = [mesh.move_along_surface(point, point + np.array([1.5, 0.0, 0.0])) for point in points]
     goals = points[::-1]
     lengths = [mesh.geodesic_distance(a, b) for a, b in zip(points, goals, strict=True)]
     print(f"\nflat of 14 rooms, {len(plan[2])} pieces of furniture: {len(mesh.polygons)} polygons, "

@@ -10,7 +10,8 @@ import pytest
 
 from streamvln_gym.errors import NavigationError, SceneError
 from streamvln_gym.geometry import forward_vector, quaternion_to_yaw
-from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
+from streamvln_gym.simulators.embedded import detour, detour_path
+from streamvln_gym.simulators.embedded.navmesh import NavigationMesh, compile_kernels
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_habitat" / "navigation"
 FLATS = ("flat0", "flat1", "flat3", "flat4")
@@ -307,6 +308,34 @@ class TestBadInput:
             NavigationMesh.from_polygons([[0, 0]], [[0, 1, 2]])
         with pytest.raises(ValueError, match="vertex 1 is not finite"):
             NavigationMesh.from_polygons([[0, 0, 0], [0, math.nan, 1], [1, 0, 1]], [[0, 1, 2]])
+
+
+def test_compile_kernels_leaves_nothing_to_compile():
+    def compiled() -> dict[str, int]:
+        kernels = {**vars(detour), **vars(detour_path)}
+        return {name: len(k.signatures) for name, k in kernels.items() if hasattr(k, "signatures")}
+
+    compile_kernels()
+    before = compiled()
+    assert sum(before.values()) > 0
+    mesh = two_floors()
+    goals = np.array([[1.0, 3.0, 1.0]], dtype=np.float32)
+    goals.flags.writeable = False
+    read_only = goals.astype(np.float64)
+    read_only.flags.writeable = False
+    for position in (goals[0], read_only[0], [1, 3, 1], (1.0, 3.0, 1.0)):
+        mesh.snap_point(position, island=np.int32(0))
+        mesh.is_navigable(position, max_y_delta=1)
+        mesh.island_of(position)
+        mesh.try_step(position, position)
+        mesh.find_path(position, [1, 0, 1])
+        mesh.geodesic_distance(position, goals)
+        mesh.geodesic_distance(position, read_only)
+        mesh.distance_to_obstacle(position, max_radius=1)
+    mesh.random_point(np.random.default_rng(0), island=0)
+    with pytest.raises(NavigationError):
+        mesh.geodesic_distance([99, 0, 0], goals)
+    assert compiled() == before
 
 
 class TestFiles:

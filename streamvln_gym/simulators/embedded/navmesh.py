@@ -306,7 +306,7 @@ def _coordinates(point: ArrayLike, name: str) -> tuple[float, float, float]:
 
 def _goals(goals: ArrayLike) -> NDArray[np.float64]:
     """Goals as (N, 3), checked."""
-    array = np.ascontiguousarray(goals, dtype=np.float64)
+    array = np.array(goals, dtype=np.float64, order="C")  # a copy: numba would compile anew for a read-only array
     if array.ndim == 1:
         array = array[np.newaxis]
     if array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
