@@ -31,7 +31,7 @@ setup(
         "numpy>=1.26",
         "numba>=0.61",
         "trimesh>=4.5",
-        "shapely>=2.0",
+        "shapely>=2.1",
         "scipy>=1.11",
         "pillow>=10.4",
         "platformdirs>=4.0",

@@ -77,7 +77,7 @@ def compose(graph: SceneGraph, task: Task, style: Style, rng: np.random.Generato
         clauses += _passes(graph, task, index, style, rng)
         if index in task.visits:
             item = graph.objects[task.visits[index]]
-            with_colour = _says_colour(graph, item, style, rng)
+            with_colour = _says_colour(graph, task, item, style, rng)
             side = _telling_side(graph, leg, item, with_colour)
             if side == "":
                 return None
@@ -114,9 +114,11 @@ def _orient(task: Task, style: Style, rng: np.random.Generator) -> list[Clause]:
 
 def _passes(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.random.Generator) -> list[Clause]:
     leg = task.route.legs[index]
+    if index == 0 and task.kind == "return":
+        return []  # the start room's furniture would name the room
     named = {clause for clause in (task.visits.get(index), getattr(task.stop, "object_id", None)) if clause is not None}
     told = [
-        PassBy(p.item.id, p.side, _says_colour(graph, p.item, style, rng))
+        PassBy(p.item.id, p.side, _says_colour(graph, task, p.item, style, rng))
         for p in passings(graph, leg)
         if p.item.id not in named and rng.random() < style.pass_chance
     ]
@@ -126,9 +128,12 @@ def _passes(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.ran
     return list(told)
 
 
-def _says_colour(graph: SceneGraph, item: SceneObject, style: Style, rng: np.random.Generator) -> bool:
-    if item.colour is None:
+def _says_colour(graph: SceneGraph, task: Task, item: SceneObject, style: Style, rng: np.random.Generator) -> bool:
+    """Whether the colour is said. A same-as episode tells no colours: the one in question must be remembered."""
+    if item.colour is None or task.kind == "same_as":
         return False
+    if task.kind in ("counting", "second_room") and item.room == task.route.legs[-1].room.id:
+        return False  # it would tell the right room from the others
     return needs_colour(graph, item) or rng.random() < style.colour
 
 
@@ -147,7 +152,7 @@ def _ending(graph: SceneGraph, task: Task, leg: Leg, style: Style, rng: np.rando
     if isinstance(task.stop, ReturnToStart) or task.stop.object_id is None:
         return task.stop
     item = graph.objects[task.stop.object_id]
-    with_colour = _says_colour(graph, item, style, rng)
+    with_colour = _says_colour(graph, task, item, style, rng)
     side = _telling_side(graph, leg, item, with_colour)
     if side == "":
         return None
@@ -164,7 +169,9 @@ def _take_door(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.
     if fixed is not None:
         return fixed if _singles_out(graph, stand, fixed, leg.exit) else None
     facts = door_facts(graph, leg, after_visit=index in task.visits)
-    if index not in task.visits:
+    if task.kind == "same_as":
+        facts = [fact for fact in facts if fact.frame is None]
+    if index not in task.visits and not (index == 0 and task.kind == "return"):
         facts += _beside_facts(graph, leg, leg.exit)
     only = TakeDoor(only=True)
     if index == 0 and rng.random() < 0.35 and _singles_out(graph, stand, only, leg.exit):

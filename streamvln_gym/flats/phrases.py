@@ -101,7 +101,7 @@ ORIENT: dict[str, tuple[str, ...]] = {
         "make a [u-turn|180 degree turn|half turn]",
         "[face the other way|about-face]",
         "turn so that you face [the opposite direction|the other way]",
-        "turn [right|] around [so you face the opposite way|completely]",
+        "turn around [so you face the opposite way|completely|on the spot]",
     ),
     "left": ("turn [|to your |to the ]left", "make a left [turn|]", "rotate left", "take a left [turn|]", "face left"),
     "right": (
@@ -283,7 +283,7 @@ INSIDE: tuple[str, ...] = ("Inside, ", "Once inside, ", "In there, ", "When you 
 
 CUE_WALLS: tuple[str, ...] = (
     "the room [whose walls have|that has walls of|with walls of] the same colour as [the walls of the room you started in|those of the room where you started|the walls around you at the start]",
-    "the room [painted in|whose walls are painted in] the [same colour|colour] [as|of] [the room where you began|the room you set off from]",
+    "the room [painted in|whose walls are painted in] the [same colour as|colour of] [the room where you began|the room you set off from]",
 )
 CUE_OBJECT: tuple[str, ...] = (
     "the <room> [whose|where the] <shown> [has the same colour as|is the same colour as|matches the colour of] the [first <cue> you passed|<cue> you passed first|first <cue> that you saw]",

@@ -15,7 +15,6 @@ from streamvln_gym.flats.clauses import (
     Standpoint,
     Stop,
     TakeDoor,
-    along,
     door_facts,
     doors_meant,
     is_end_door,
@@ -114,6 +113,10 @@ def propose_counting(places: Places, rng: np.random.Generator) -> Proposal | Non
         return None
     claim = facts[0]
     first = _first_counted(places, leg, claim)
+    doors = places.graph.doors_of(leg.room.id)
+    rivals = [d.other(leg.room.id) for d in doors if d.id != leg.exit.id and d.axis == leg.exit.axis]
+    if not _tells_nothing(places, proposal.task.stop, rivals):
+        return None
     if first is None or math.dist(first.position, leg.exit.position) < _FORGOTTEN_METRES:
         return None
     task = replace(proposal.task, kind="counting", doors={index: claim})
@@ -139,8 +142,10 @@ def propose_second_room(places: Places, rng: np.random.Generator) -> Proposal | 
     passed = [d for d in passed if d.id != leg.exit.id and math.dist(d.position, leg.exit.position) > _FORGOTTEN_METRES]
     if len(passed) != 1 or passed[0].other(leg.room.id) == proposal.task.route.legs[0].room.id:
         return None
-    task = replace(proposal.task, kind="second_room", doors={index: claim})
     cue_room = passed[0].other(leg.room.id)
+    if not _tells_nothing(places, proposal.task.stop, [cue_room]):
+        return None
+    task = replace(proposal.task, kind="second_room", doors={index: claim})
     return replace(proposal, task=task, cue_room=cue_room, decision=leg.exit.position)
 
 
@@ -166,6 +171,8 @@ def propose_same_as(places: Places, rng: np.random.Generator) -> Proposal | None
         rivals = [d for d in others if graph.rooms[d.other(leg.room.id)].type != HALLWAY and d.id != leg.exit.id]
         if not rivals or [d.id for d in doors_meant(graph, Standpoint.of_leg(leg), claim)] != [leg.exit.id]:
             continue
+        if not _tells_nothing(places, proposal.task.stop, [d.other(leg.room.id) for d in rivals]):
+            continue
         if cue.object_id is not None and not all(_shows_any(places, d.other(leg.room.id), cue) for d in rivals):
             continue
         task = replace(proposal.task, kind="same_as", doors={index: claim})
@@ -187,9 +194,11 @@ def _random_landmark(places: Places, rng: np.random.Generator, fits) -> SceneObj
     return found[int(rng.integers(len(found)))] if found else None
 
 
-def _ending(places: Places, room: Room, rng: np.random.Generator) -> tuple[Stop, NDArray[np.float64]] | None:
-    """How to stop in a room: at a landmark (mostly), or in its middle."""
-    if room.type != HALLWAY and rng.random() < 0.1:
+def _ending(
+    places: Places, room: Room, rng: np.random.Generator, at_place: float = 0.1
+) -> tuple[Stop, NDArray[np.float64]] | None:
+    """How to stop in a room: at a landmark, or with probability `at_place` in its middle."""
+    if room.type != HALLWAY and rng.random() < at_place:
         goal = places.middle(room)
         return (Stop(None, place="middle"), goal) if goal is not None else None
     item = _random_landmark(places, rng, lambda o: o.room == room.id)
@@ -230,7 +239,7 @@ def _random_hallway_route(places: Places, rng: np.random.Generator) -> tuple[Pro
         return None
     door = doors[int(rng.integers(len(doors)))]
     target = graph.rooms[door.other(hall.id)]
-    ending = _ending(places, target, rng)
+    ending = _ending(places, target, rng, at_place=0.5)
     start = places.random_in(start_room, rng)
     if target.id == start_room.id or ending is None or start is None:
         return None
@@ -242,6 +251,14 @@ def _random_hallway_route(places: Places, rng: np.random.Generator) -> tuple[Pro
         if leg.room.id == hall.id and leg.exit is not None and leg.exit.id == door.id:
             return proposal, index, leg
     return None
+
+
+def _tells_nothing(places: Places, stop: Stop | ReturnToStart, rivals: list[int]) -> bool:
+    """Whether the stop could as well be in one of the rival rooms, so that it gives the right room not away."""
+    if isinstance(stop, ReturnToStart) or stop.object_id is None:
+        return True
+    category = places.graph.objects[stop.object_id].category
+    return any(o.category == category for room in rivals for o in places.graph.furnishings_in(room))
 
 
 def _first_counted(places: Places, leg: Leg, claim: TakeDoor) -> Door | None:
@@ -288,14 +305,3 @@ def _object_cues(places: Places, route: Route, hallway_leg: int, target: Room) -
 def _shows_any(places: Places, room: int, cue: Cue) -> bool:
     """Whether a rival room has the kind of object that the cue compares, in whatever colour."""
     return any(o.category == cue.shown_by for o in places.graph.furnishings_in(room))
-
-
-__all__ = [
-    "Proposal",
-    "along",
-    "propose_counting",
-    "propose_plain",
-    "propose_return",
-    "propose_same_as",
-    "propose_second_room",
-]

@@ -98,7 +98,8 @@ class _Voice:
         steps: list[_Step] = []
         for index, clauses in enumerate(told):
             steps += self._leg(index, clauses)
-        return self._opening() + self._join(steps)
+        opening, text = self._opening(), self._join(steps)
+        return opening + (_lower(text) if opening.endswith(", ") else text)
 
     # ------------------------------------------------------------------------------------------------------ nouns
 
@@ -183,7 +184,7 @@ class _Voice:
 
         def close(last: bool = False) -> None:
             if group:
-                openers = phrases.LAST_OPENERS if last and sentences else phrases.SENTENCE_OPENERS
+                openers = phrases.LAST_OPENERS if last and len(group) == 1 else phrases.SENTENCE_OPENERS
                 opener = draw(openers, self._rng) if sentences and not group[0].startswith(_NO_OPENER) else ""
                 sentences.append(_capitalised(opener + self._conjoin(group)) + ".")
                 group.clear()
@@ -281,7 +282,7 @@ class _Voice:
         if rng.random() < 0.12:
             text += f" in {here}"
         opens = text.startswith(_DECLARATIVE)
-        if rng.random() < 0.12:
+        if not opens and rng.random() < 0.12:
             text = _lower(expand(draw(phrases.INSIDE, rng), rng, slots)) + " " + text
             opens = True
         return _Step(text, opens=opens)
