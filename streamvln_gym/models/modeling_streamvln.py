@@ -73,7 +73,10 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_seed(cls, config: StreamVLNConfig, seed: int = 0) -> StreamVLNForConditionalGeneration:
-        """A network with random weights that depend on nothing but `config` and `seed`; torch's own state is kept."""
+        """A network with random weights from `seed`; torch's own random state is left alone.
+
+        The same releases of torch and transformers always give the same weights.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(config).eval()
