@@ -1,0 +1,84 @@
+"""A piece of furniture, and the taste of a flat's owners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamvln_gym.flats.mesh import Model
+from streamvln_gym.flats.palette import VIVID
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One thing to be placed.
+
+    Attributes:
+        category: what it is called.
+        model: its polygons; front towards -z, footprint centred on the origin, bottom at y = 0.
+        material: word for its material, None if not worth naming.
+        surface: height in metres of a top on which small things may stand, None if there is none.
+        mount: "floor", "wall", "ceiling" or "top".
+        bottom: metres between the floor and its lowest point (wall mounts).
+        has_front: whether one can say which way it faces.
+    """
+
+    category: str
+    model: Model
+    material: str | None = None
+    surface: float | None = None
+    mount: str = "floor"
+    bottom: float = 0.0
+    has_front: bool = True
+
+    @property
+    def colour(self) -> str | None:
+        """The palette colour that most of it shows."""
+        return self.model.main_colour()
+
+
+@dataclass(frozen=True)
+class Style:
+    """What one flat's furniture has in common.
+
+    Attributes:
+        wood: tone of most wooden things.
+        other_wood: tone of the others.
+        metal: tone of frames.
+    """
+
+    wood: str
+    other_wood: str
+    metal: str
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator) -> Style:
+        """A style at random."""
+        woods = ("walnut", "mahogany", "pine", "white", "walnut", "black")
+        first, second = rng.choice(len(woods), 2, replace=False)
+        return cls(woods[first], woods[second], ("black", "steel", "white")[int(rng.integers(3))])
+
+    def timber(self, rng: np.random.Generator) -> str:
+        """A tone for something wooden."""
+        return self.wood if rng.random() < 0.7 else self.other_wood
+
+    def fabric(self, rng: np.random.Generator) -> str:
+        """A colour for something upholstered or painted: mostly vivid."""
+        if rng.random() < 0.8:
+            return VIVID[int(rng.integers(len(VIVID)))]
+        return ("beige", "grey", "white", "black", "brown")[int(rng.integers(5))]
+
+
+def sized(width: float, depth: float, height: float) -> Model:
+    """An empty model of a given size."""
+    return Model(width, depth, height)
+
+
+def legs(model: Model, height: float, colour: str, thickness: float = 0.05, inset: float = 0.03) -> None:
+    """Adds four legs at the corners of the footprint."""
+    for sx in (-1, 1):
+        for sz in (-1, 1):
+            x, z = sx * (model.width / 2 - inset), sz * (model.depth / 2 - inset)
+            xs, zs = sorted((x, x - sx * thickness)), sorted((z, z - sz * thickness))
+            model.box((xs[0], xs[1]), (0.0, height), (zs[0], zs[1]), colour, hide="ud")

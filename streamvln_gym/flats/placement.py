@@ -1,0 +1,379 @@
+"""Finds places for furniture in one room: against walls, in corners, in the middle, on walls, on other pieces."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from streamvln_gym.flats.furniture.piece import Piece
+from streamvln_gym.flats.layout import WALL_THICKNESS, Opening, Plan
+from streamvln_gym.flats.scene_graph import Rect
+from streamvln_gym.flats.structure import FACING, FRAME_WIDTH, Wall, openings_of, walls_of
+from streamvln_gym.geometry import wrap_angle
+
+CELL = 0.1
+DOOR_ZONE = 0.8
+"""Metres in front of an opening that stay free."""
+WALKING_HEIGHT = 1.7
+"""A thing whose bottom is lower than this stands in the way of a walking person."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A piece with its place: the model's origin at (x, y, z), turned by `yaw`."""
+
+    piece: Piece
+    x: float
+    y: float
+    z: float
+    yaw: float
+    footprint: Rect
+    height: float
+    on: int | None = None
+
+    @property
+    def top(self) -> float:
+        """Metres above the floor of its highest point."""
+        return self.y + self.height
+
+
+def overlap(a: Rect, b: Rect, gap: float = 0.0) -> bool:
+    """Whether two rectangles come nearer than `gap`."""
+    return a[0] < b[2] + gap and b[0] < a[2] + gap and a[1] < b[3] + gap and b[1] < a[3] + gap
+
+
+def turned_footprint(width: float, depth: float, x: float, z: float, yaw: float) -> Rect:
+    """The rectangle of a piece turned by a multiple of 90 degrees (other angles: its bounding rectangle)."""
+    c, s = abs(math.cos(yaw)), abs(math.sin(yaw))
+    w, d = (width * c + depth * s) / 2, (width * s + depth * c) / 2
+    return x - w, z - d, x + w, z + d
+
+
+class RoomPlanner:
+    """The state of one room while it is being furnished.
+
+    Attributes:
+        rect: inner rectangle.
+        placed: what has a place so far.
+    """
+
+    def __init__(self, plan: Plan, room: int, rng: np.random.Generator) -> None:
+        self.rect = plan.inner(room)
+        self.room = room
+        self.type = plan.types[room]
+        self.rng = rng
+        self.placed: list[Placed] = []
+        self.walls = walls_of(self.rect)
+        self.clearance = 0.42 if self.type == "hallway" else 0.32
+        self._reserved: dict[str, list[tuple[float, float, float, float]]] = {w.side: [] for w in self.walls}
+        self._zones: list[Rect] = []
+        self._fronts: list[Rect] = []
+        self._entries: list[tuple[float, float]] = []
+        for wall in self.walls:
+            for opening in openings_of(plan, room, wall):
+                self._add_opening(wall, opening)
+        self._blocked = self._wall_mask()
+
+    def _add_opening(self, wall: Wall, opening: Opening) -> None:
+        half = opening.width / 2 + FRAME_WIDTH + 0.02
+        self._reserved[wall.side].append((opening.along - half, opening.along + half, 0.0, 2.6))
+        ax, az = wall.point(opening.along - half, 0.0)
+        bx, bz = wall.point(opening.along + half, DOOR_ZONE)
+        self._zones.append((min(ax, bx), min(az, bz), max(ax, bx), max(az, bz)))
+        self._entries.append(wall.point(opening.along, 0.4))
+
+    def _wall_mask(self) -> NDArray[np.bool_]:
+        x0, z0, x1, z1 = self.rect
+        xs = x0 + CELL * (np.arange(max(1, int((x1 - x0) / CELL))) + 0.5)
+        zs = z0 + CELL * (np.arange(max(1, int((z1 - z0) / CELL))) + 0.5)
+        self._xs, self._zs = xs, zs
+        r = min(self.clearance, 0.32)
+        free_x, free_z = (xs > x0 + r) & (xs < x1 - r), (zs > z0 + r) & (zs < z1 - r)
+        blocked = ~(free_x[:, None] & free_z[None, :])
+        for zone in self._zones:  # the way through an opening reaches up to the wall
+            a, b, c, d = zone
+            inner_x = (xs > a + r) & (xs < c - r) if c - a > 2 * r + CELL else xs < -1e9
+            inner_z = (zs > b + r) & (zs < d - r) if d - b > 2 * r + CELL else zs < -1e9
+            blocked[np.ix_(inner_x, inner_z)] = False
+        return blocked
+
+    def _mask(self, rect: Rect) -> tuple[slice, slice]:
+        r = self.clearance
+        a, b = np.searchsorted(self._xs, (rect[0] - r, rect[2] + r))
+        c, d = np.searchsorted(self._zs, (rect[1] - r, rect[3] + r))
+        return slice(a, b), slice(c, d)
+
+    def _passable(self, rect: Rect) -> bool:
+        """Whether all openings stay joined by a wide enough way, and no large part of the room is cut off."""
+        blocked = self._blocked.copy()
+        blocked[self._mask(rect)] = True
+        labels, count = ndimage.label(~blocked)
+        if count == 0:
+            return False
+        entries = set()
+        for x, z in self._entries:
+            i = min(max(int((x - self.rect[0]) / CELL), 0), len(self._xs) - 1)
+            j = min(max(int((z - self.rect[1]) / CELL), 0), len(self._zs) - 1)
+            entries.add(int(labels[i, j]))
+        if len(entries) != 1 or 0 in entries:
+            return False
+        sizes = np.bincount(labels.ravel())
+        return bool(sizes[entries.pop()] >= 0.85 * sizes[1:].sum())
+
+    # ------------------------------------------------------------------ reservations
+
+    def reserve(self, wall: Wall, low: float, high: float, bottom: float, top: float) -> None:
+        """Keeps a part of a wall free of wall-mounted things and of furniture higher than `bottom`."""
+        self._reserved[wall.side].append((low, high, bottom, top))
+
+    def wall_free(self, wall: Wall, low: float, high: float, bottom: float, top: float, gap: float = 0.06) -> bool:
+        """Whether a part of a wall is free of openings, windows, wall-mounted things and furniture."""
+        if low < wall.low + 0.02 or high > wall.high - 0.02:
+            return False
+        for a, b, c, d in self._reserved[wall.side]:
+            if low < b + gap and a < high + gap and bottom < d and c < top:
+                return False
+        ax, az = wall.point(low, 0.0)
+        bx, bz = wall.point(high, 0.3)
+        strip = (min(ax, bx), min(az, bz), max(ax, bx), max(az, bz))
+        return not any(overlap(strip, p.footprint) and p.top > bottom - 0.04 for p in self.placed if p.on is None)
+
+    # ------------------------------------------------------------------ placing
+
+    def try_put(
+        self,
+        piece: Piece,
+        x: float,
+        z: float,
+        yaw: float,
+        gap: float = 0.03,
+        front: float = 0.0,
+        check_way: bool = True,
+        may_use_fronts: bool = False,
+    ) -> Placed | None:
+        """Puts a piece on the floor at a place, if it fits there.
+
+        Args:
+            piece: what.
+            x: metres, of its middle.
+            z: metres, of its middle.
+            yaw: radians.
+            gap: metres to other pieces, at least.
+            front: metres in front of it to be kept free of later pieces.
+            check_way: whether ways between the openings have to stay open (rugs need no check).
+            may_use_fronts: whether it may stand in front of others (chairs at tables do).
+        """
+        width, depth, height = piece.model.extent()
+        rect = turned_footprint(width, depth, x, z, yaw)
+        x0, z0, x1, z1 = self.rect
+        if rect[0] < x0 + 0.015 or rect[1] < z0 + 0.015 or rect[2] > x1 - 0.015 or rect[3] > z1 - 0.015:
+            return None
+        if any(overlap(rect, zone) for zone in self._zones):
+            return None
+        if any(overlap(rect, p.footprint, gap) for p in self.placed if p.on is None and p.y < height):
+            return None
+        if not may_use_fronts and any(overlap(rect, f) for f in self._fronts):
+            return None
+        for wall in self.walls:
+            for low, high, bottom, _ in self._reserved[wall.side]:
+                ax, az = wall.point(low, 0.0)
+                bx, bz = wall.point(high, 0.16)
+                if height > bottom and overlap(rect, (min(ax, bx), min(az, bz), max(ax, bx), max(az, bz))):
+                    return None
+        front_rect = self._front_rect(rect, yaw, front)
+        if front > 0 and any(overlap(front_rect, p.footprint) for p in self.placed if p.on is None and p.y < 0.5):
+            return None
+        if front > 0 and (
+            front_rect[0] < x0 - 0.01 or front_rect[1] < z0 - 0.01 or front_rect[2] > x1 + 0.01 or front_rect[3] > z1 + 0.01
+        ):
+            return None
+        if check_way and not self._passable(rect):
+            return None
+        placed = Placed(piece, x, 0.0, z, yaw, rect, height)
+        self.placed.append(placed)
+        if front > 0:
+            self._fronts.append(front_rect)
+        if check_way:
+            self._blocked[self._mask(rect)] = True
+        return placed
+
+    @staticmethod
+    def _front_rect(rect: Rect, yaw: float, front: float) -> Rect:
+        dx, dz = -round(math.sin(yaw)) * front, -round(math.cos(yaw)) * front
+        return (
+            rect[2] if dx > 0 else rect[0] + min(dx, 0.0),
+            rect[3] if dz > 0 else rect[1] + min(dz, 0.0),
+            rect[2] + max(dx, 0.0) if dx >= 0 else rect[0],
+            rect[3] + max(dz, 0.0) if dz >= 0 else rect[1],
+        )
+
+    def at_wall(
+        self, piece: Piece, front: float = 0.45, tries: int = 24, corner: bool = False, sides: tuple[str, ...] = ()
+    ) -> Placed | None:
+        """Puts a piece with its back to a wall, in a corner if asked, at a random free place."""
+        width, depth, _ = piece.model.extent()
+        for _ in range(tries):
+            wall = self.walls[int(self.rng.integers(4))]
+            snap = corner or self.rng.random() < 0.3
+            position = float(self.rng.random())
+            if sides and wall.side not in sides:
+                continue
+            low, high = wall.low + width / 2 + 0.04, wall.high - width / 2 - 0.04
+            if high < low:
+                continue
+            along = (low if position < 0.5 else high) if snap else low + (high - low) * position
+            x, z = wall.point(along, depth / 2 + 0.025)
+            placed = self.try_put(piece, x, z, FACING[wall.side], front=front)
+            if placed:
+                return placed
+        return None
+
+    def along_wall(self, pieces: list[Piece], front: float = 0.7) -> list[Placed]:
+        """Puts pieces side by side along one wall; as many as fit, in order."""
+        widths = [p.model.extent()[0] for p in pieces]
+        best: list[Placed] = []
+        for index in self.rng.permutation(4):
+            wall = self.walls[int(index)]
+            for start_low in (True, False):
+                put: list[Placed] = []
+                cursor = 0.05
+                for piece, width in zip(pieces, widths, strict=True):
+                    depth = piece.model.extent()[1]
+                    while cursor + width < wall.high - wall.low - 0.03:
+                        offset = cursor + width / 2
+                        x, z = wall.point(wall.low + offset if start_low else wall.high - offset, depth / 2 + 0.025)
+                        placed = self.try_put(piece, x, z, FACING[wall.side], gap=0.0, front=front, may_use_fronts=False)
+                        if placed:
+                            put.append(placed)
+                            cursor += width + 0.01
+                            break
+                        if put and cursor > 0.05 + sum(widths) + 1.2:
+                            break
+                        cursor += 0.15
+                if len(put) == len(pieces):
+                    self.placed = [p for p in self.placed if p not in best]
+                    return put
+                if len(put) > len(best):
+                    self._remove(best)
+                    best = put
+                else:
+                    self._remove(put)
+        return best
+
+    def _remove(self, pieces: list[Placed]) -> None:
+        """Takes pieces away again."""
+        for placed in pieces:
+            self.placed.remove(placed)
+            self._fronts = [
+                f for f in self._fronts if not overlap(f, placed.footprint, 0.001) or any(p.footprint == f for p in self.placed)
+            ]
+        self._blocked = self._wall_mask()
+        for p in self.placed:
+            if p.on is None and p.piece.category != "rug" and p.y < WALKING_HEIGHT:
+                self._blocked[self._mask(p.footprint)] = True
+
+    def in_middle(self, piece: Piece, tries: int = 20, yaw: float | None = None, spread: float = 0.5) -> Placed | None:
+        """Puts a piece away from the walls."""
+        x0, z0, x1, z1 = self.rect
+        for _ in range(tries):
+            turn = float(self.rng.integers(4)) * math.pi / 2 if yaw is None else yaw
+            x = (x0 + x1) / 2 + float(self.rng.uniform(-spread, spread)) * (x1 - x0) / 2
+            z = (z0 + z1) / 2 + float(self.rng.uniform(-spread, spread)) * (z1 - z0) / 2
+            placed = self.try_put(piece, x, z, turn)
+            if placed:
+                return placed
+        return None
+
+    def beside(self, piece: Piece, anchor: Placed, side: int, gap: float = 0.04) -> Placed | None:
+        """Puts a piece next to one that stands at a wall, backs aligned; side -1 is its left, +1 its right."""
+        width, depth, _ = piece.model.extent()
+        anchor_width, anchor_depth, _ = anchor.piece.model.extent()
+        dx = side * (anchor_width / 2 + gap + width / 2)
+        dz = anchor_depth / 2 - depth / 2
+        x, z = local_to_room(anchor, dx, dz)
+        return self.try_put(piece, x, z, anchor.yaw, gap=0.0, may_use_fronts=False)
+
+    def in_front(
+        self, piece: Piece, anchor: Placed, distance: float, dx: float = 0.0, turned: bool = True, check_way: bool = True
+    ) -> Placed | None:
+        """Puts a piece in front of another, facing it if `turned`, `distance` metres between them (may be negative)."""
+        depth = piece.model.extent()[1]
+        anchor_depth = anchor.piece.model.extent()[1]
+        x, z = local_to_room(anchor, dx, -(anchor_depth / 2 + distance + depth / 2))
+        yaw = anchor.yaw + (math.pi if turned else 0.0)
+        return self.try_put(piece, x, z, yaw, gap=min(0.02, distance), may_use_fronts=True, check_way=check_way)
+
+    def on_top(self, piece: Piece, anchor: Placed, dx: float = 0.0, dz: float = 0.0) -> Placed | None:
+        """Puts a small piece on another's surface."""
+        surface = anchor.piece.surface
+        width, depth, height = piece.model.extent()
+        if surface is None:
+            return None
+        x, z = local_to_room(anchor, dx, dz)
+        rect = turned_footprint(width, depth, x, z, anchor.yaw)
+        a = anchor.footprint
+        if rect[0] < a[0] - 0.005 or rect[1] < a[1] - 0.005 or rect[2] > a[2] + 0.005 or rect[3] > a[3] + 0.005:
+            return None
+        index = self.placed.index(anchor)
+        if any(p.on == index and overlap(rect, p.footprint) for p in self.placed):
+            return None
+        placed = Placed(piece, x, surface + 0.002, z, anchor.yaw, rect, height, on=index)
+        self.placed.append(placed)
+        return placed
+
+    def on_wall(self, piece: Piece, tries: int = 16, near: Placed | None = None) -> Placed | None:
+        """Hangs a piece on a wall, above `near` if given."""
+        width, depth, height = piece.model.extent()
+        for _ in range(tries):
+            wall = self.walls[int(self.rng.integers(4))]
+            position = float(self.rng.random())
+            if near is not None:
+                behind = self._wall_behind(near)
+                if behind is None:
+                    return None
+                wall, along = behind, near.x if behind.along_x else near.z
+            else:
+                along = wall.low + (wall.high - wall.low) * position
+            if self.wall_free(wall, along - width / 2, along + width / 2, piece.bottom, piece.bottom + height):
+                return self.hang(piece, wall, along)
+            if near is not None:
+                return None
+        return None
+
+    def _wall_behind(self, placed: Placed) -> Wall | None:
+        """The wall that a piece has its back to, None if it stands away from the walls."""
+        for wall in self.walls:
+            distance = abs((placed.z if wall.along_x else placed.x) - wall.plane) - placed.piece.model.extent()[1] / 2
+            if abs(wrap_angle(FACING[wall.side] - placed.yaw)) < 1e-6 and distance < 0.1:
+                return wall
+        return None
+
+    def hang(self, piece: Piece, wall: Wall, along: float, out: float = 0.002) -> Placed:
+        """Hangs a piece at a place on a wall, without asking whether it is free."""
+        width, depth, height = piece.model.extent()
+        x, z = wall.point(along, depth / 2 + out)
+        rect = turned_footprint(width, depth, x, z, FACING[wall.side])
+        placed = Placed(piece, x, piece.bottom, z, FACING[wall.side], rect, height)
+        self.placed.append(placed)
+        self.reserve(wall, along - width / 2, along + width / 2, piece.bottom, piece.bottom + height)
+        return placed
+
+    def overhead(self, piece: Piece, x: float, z: float) -> Placed:
+        """Hangs a piece from the ceiling."""
+        width, depth, height = piece.model.extent()
+        placed = Placed(piece, x, 2.6 - height, z, 0.0, turned_footprint(width, depth, x, z, 0.0), height)
+        self.placed.append(placed)
+        return placed
+
+
+def local_to_room(anchor: Placed, dx: float, dz: float) -> tuple[float, float]:
+    """A point given in a placed piece's own frame (front -z)."""
+    c, s = math.cos(anchor.yaw), math.sin(anchor.yaw)
+    return anchor.x + c * dx + s * dz, anchor.z + c * dz - s * dx
+
+
+__all__ = ["WALL_THICKNESS", "Placed", "RoomPlanner", "local_to_room", "overlap", "turned_footprint"]
