@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,11 @@ def seconds_per_frame(draw: Callable[[NDArray[np.float64], float], object], pose
             draw(position, yaw)
         best = min(best, (time.perf_counter() - start) / len(poses))
     return best
+
+
+def draw_frame(renderer: Renderer, camera: CameraConfig, position: NDArray[np.float64], yaw: float) -> object:
+    """Our frame."""
+    return renderer.render(position, yaw, camera)
 
 
 def embree_drawer(scene: Scene, camera: CameraConfig) -> Callable[[NDArray[np.float64], float], object]:
@@ -138,14 +144,14 @@ def main() -> None:
         renderer = Renderer(scene)
         print(f"{name}: {len(scene.triangles)} triangles, renderer built in {time.perf_counter() - start:.3f} s")
         for label, camera in CAMERAS.items():
-            seconds = seconds_per_frame(lambda p, y, r=renderer, c=camera: r.render(p, y, c), poses, arguments.rounds)
-            times.setdefault(label, []).append(seconds)
+            draw = partial(draw_frame, renderer, camera)
+            times.setdefault(label, []).append(seconds_per_frame(draw, poses, arguments.rounds))
         if not arguments.no_embree:
-            draw = embree_drawer(scene, CAMERAS["640x480"])
-            times.setdefault("640x480, embreex", []).append(seconds_per_frame(draw, poses, 1))
+            cast = embree_drawer(scene, CAMERAS["640x480"])
+            times.setdefault("640x480, embreex", []).append(seconds_per_frame(cast, poses, 1))
     print(f"\n{'picture':24}{'frames/s':>10}{'ms':>8}")
-    for label, seconds in times.items():
-        mean = float(np.mean(seconds))
+    for label, measured in times.items():
+        mean = float(np.mean(measured))
         print(f"{label:24}{1 / mean:10.0f}{1000 * mean:8.2f}")
     if "640x480, embreex" in times:
         print(f"embreex / ours: {np.mean(times['640x480, embreex']) / np.mean(times['640x480']):.1f} times the time")

@@ -12,6 +12,7 @@ from streamvln_gym.geometry import yaw_matrix
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.simulators.embedded.renderer import Renderer
 from streamvln_gym.simulators.embedded.scene import Scene, load_glb
+from streamvln_gym.simulators.embedded.textures import MipMaps
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_habitat" / "render"
 FLATS = (0, 1, 3, 4)
@@ -188,6 +189,16 @@ def test_texture_repeats_and_is_not_mirrored() -> None:
     np.testing.assert_array_equal(rgb[:, :, 0], np.tile(tile, (8, 8)))
     assert tile[2, 2] > 150
     assert tile[2, 6] < 60 and tile[6, 2] < 60 and tile[6, 6] < 20
+
+
+def test_mip_levels_are_means_down_to_one_pixel() -> None:
+    texture = np.arange(2 * 8 * 3, dtype=np.uint8).reshape(2, 8, 3)
+    maps = MipMaps.build((np.full((1, 1, 3), 255, np.uint8), texture))
+    np.testing.assert_array_equal(maps.size_bits, [[0, 0], [3, 1]])
+    np.testing.assert_array_equal(maps.level_start[1, :5], [1, 17, 21, 23, 23])
+    last = maps.texels[23]
+    mean = texture.reshape(-1, 3).mean(axis=0)
+    np.testing.assert_allclose([last & 255, last >> 20, last >> 8 & 255], mean, atol=1.0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (100, 7)])

@@ -114,6 +114,93 @@ def _scan_edge(x0, y0, x1, y1, left, right, width, height):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _view_triangle(triangles, t, rotation, position, corner):
+    """Corners (3, 3) of triangle t as x right, y up, d forward; returns how many lie beyond the near plane."""
+    in_front = 0
+    for v in range(3):
+        x = triangles[t, 3 * v] - position[0]
+        y = triangles[t, 3 * v + 1] - position[1]
+        z = triangles[t, 3 * v + 2] - position[2]
+        corner[v, 0] = rotation[0, 0] * x + rotation[0, 1] * y + rotation[0, 2] * z
+        corner[v, 1] = rotation[1, 0] * x + rotation[1, 1] * y + rotation[1, 2] * z
+        corner[v, 2] = -(rotation[2, 0] * x + rotation[2, 1] * y + rotation[2, 2] * z)
+        if corner[v, 2] >= NEAR:
+            in_front += 1
+    return in_front
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _project(corner, focal, width, height, px, py):
+    """Pixel coordinates px, py (4,) of a triangle cut off at the near plane; returns how many corners it has then."""
+    n = 0
+    for v in range(3):
+        d = corner[v, 2]
+        if d >= NEAR:
+            px[n] = width / 2 + focal[0] * corner[v, 0] / d
+            py[n] = height / 2 - focal[1] * corner[v, 1] / d
+            n += 1
+        w = (v + 1) % 3
+        if (d >= NEAR) != (corner[w, 2] >= NEAR):
+            a, b = (v, w) if d < NEAR else (w, v)  # one order for both triangles of an edge
+            s = (NEAR - corner[a, 2]) / (corner[b, 2] - corner[a, 2])
+            px[n] = width / 2 + focal[0] * (corner[a, 0] + s * (corner[b, 0] - corner[a, 0])) / NEAR
+            py[n] = height / 2 - focal[1] * (corner[a, 1] + s * (corner[b, 1] - corner[a, 1])) / NEAR
+            n += 1
+    return n
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scan_polygon(px, py, n, left, right, width, height):
+    """Finds the spans of a convex polygon of n corners; returns its rows [top, bottom), empty if it covers no pixel."""
+    x_low, x_high, y_low, y_high = px[0], px[0], py[0], py[0]
+    for v in range(1, n):
+        x_low, x_high = min(x_low, px[v]), max(x_high, px[v])
+        y_low, y_high = min(y_low, py[v]), max(y_high, py[v])
+    if x_high < 0.5 or y_high < 0.5 or x_low > width - 0.5 or y_low > height - 0.5:
+        return 0, 0
+    top = math.ceil(max(y_low - 0.5, 0.0))
+    bottom = math.ceil(min(y_high - 0.5, height))
+    if top >= bottom or math.ceil(x_low - 0.5) >= math.ceil(x_high - 0.5):
+        return 0, 0
+    for y in range(top, bottom):
+        left[y] = width
+        right[y] = 0
+    for v in range(n):
+        w = v + 1 if v + 1 < n else 0
+        _scan_edge(px[v], py[v], px[w], py[w], left, right, width, height)
+    return top, bottom
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fill_spans(normals, t, offset, rotation, focal, top, bottom, left, right, inverse_depth, ids):
+    """Writes triangle t where it is nearer than what is there: 1 / depth = (normal . ray) / offset is affine."""
+    height, width = ids.shape
+    scale_x, scale_y = 1.0 / (offset * focal[0]), -1.0 / (offset * focal[1])
+    step_x = (
+        rotation[0, 0] * normals[t, 0] + rotation[0, 1] * normals[t, 1] + rotation[0, 2] * normals[t, 2]
+    ) * scale_x
+    step_y = (
+        rotation[1, 0] * normals[t, 0] + rotation[1, 1] * normals[t, 1] + rotation[1, 2] * normals[t, 2]
+    ) * scale_y
+    middle = (
+        -(rotation[2, 0] * normals[t, 0] + rotation[2, 1] * normals[t, 1] + rotation[2, 2] * normals[t, 2]) / offset
+    )
+    step = np.float32(step_x)
+    for y in range(top, bottom):
+        x0 = left[y]
+        if x0 >= right[y]:
+            continue
+        depths = inverse_depth[y, x0 : right[y]]
+        numbers = ids[y, x0 : right[y]]
+        first = np.float32(middle + step_x * (x0 + 0.5 - width / 2) + step_y * (y + 0.5 - height / 2))
+        for k in range(depths.size):
+            value = first + step * np.float32(k)
+            if value > depths[k]:
+                depths[k] = value
+                numbers[k] = t
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def rasterize(
     triangles,
     normals,
@@ -154,68 +241,14 @@ def rasterize(
         if _is_occluded(box_centre[cluster], box_half[cluster], rotation, position, focal, inverse_depth):
             continue
         for t in range(cluster_start[cluster], cluster_start[cluster + 1]):
-            nx, ny, nz = normals[t, 0], normals[t, 1], normals[t, 2]
             offset = 0.0  # of the triangle's plane from the camera, along the normal
             for k in range(3):
                 offset += normals[t, k] * (triangles[t, k] - position[k])
             if offset == 0.0 or (offset > 0.0 and not double_sided[t]):
                 continue
-            in_front = 0
-            for v in range(3):
-                x = triangles[t, 3 * v] - position[0]
-                y = triangles[t, 3 * v + 1] - position[1]
-                z = triangles[t, 3 * v + 2] - position[2]
-                corner[v, 0] = rotation[0, 0] * x + rotation[0, 1] * y + rotation[0, 2] * z
-                corner[v, 1] = rotation[1, 0] * x + rotation[1, 1] * y + rotation[1, 2] * z
-                corner[v, 2] = -(rotation[2, 0] * x + rotation[2, 1] * y + rotation[2, 2] * z)
-                if corner[v, 2] >= NEAR:
-                    in_front += 1
-            if in_front == 0:
+            if _view_triangle(triangles, t, rotation, position, corner) == 0:
                 continue
-            n = 0
-            for v in range(3):
-                d = corner[v, 2]
-                if d >= NEAR:
-                    px[n] = width / 2 + focal[0] * corner[v, 0] / d
-                    py[n] = height / 2 - focal[1] * corner[v, 1] / d
-                    n += 1
-                w = (v + 1) % 3
-                if (d >= NEAR) != (corner[w, 2] >= NEAR):
-                    a, b = (v, w) if d < NEAR else (w, v)  # one order for both triangles of an edge
-                    s = (NEAR - corner[a, 2]) / (corner[b, 2] - corner[a, 2])
-                    px[n] = width / 2 + focal[0] * (corner[a, 0] + s * (corner[b, 0] - corner[a, 0])) / NEAR
-                    py[n] = height / 2 - focal[1] * (corner[a, 1] + s * (corner[b, 1] - corner[a, 1])) / NEAR
-                    n += 1
-            x_low, x_high, y_low, y_high = px[0], px[0], py[0], py[0]
-            for v in range(1, n):
-                x_low, x_high = min(x_low, px[v]), max(x_high, px[v])
-                y_low, y_high = min(y_low, py[v]), max(y_high, py[v])
-            if x_high < 0.5 or y_high < 0.5 or x_low > width - 0.5 or y_low > height - 0.5:
-                continue
-            top = math.ceil(max(y_low - 0.5, 0.0))
-            bottom = math.ceil(min(y_high - 0.5, height))
-            if top >= bottom or math.ceil(x_low - 0.5) >= math.ceil(x_high - 0.5):
-                continue
-            for y in range(top, bottom):
-                left[y] = width
-                right[y] = 0
-            for v in range(n):
-                w = v + 1 if v + 1 < n else 0
-                _scan_edge(px[v], py[v], px[w], py[w], left, right, width, height)
-            # 1 / depth is affine in the pixel: (normal . ray) / offset
-            step_x = (rotation[0, 0] * nx + rotation[0, 1] * ny + rotation[0, 2] * nz) / (offset * focal[0])
-            step_y = -(rotation[1, 0] * nx + rotation[1, 1] * ny + rotation[1, 2] * nz) / (offset * focal[1])
-            middle = -(rotation[2, 0] * nx + rotation[2, 1] * ny + rotation[2, 2] * nz) / offset
-            step = np.float32(step_x)
-            for y in range(top, bottom):
-                x0 = left[y]
-                if x0 >= right[y]:
-                    continue
-                depths = inverse_depth[y, x0 : right[y]]
-                numbers = ids[y, x0 : right[y]]
-                first = np.float32(middle + step_x * (x0 + 0.5 - width / 2) + step_y * (y + 0.5 - height / 2))
-                for k in range(depths.size):
-                    value = first + step * np.float32(k)
-                    if value > depths[k]:
-                        depths[k] = value
-                        numbers[k] = t
+            n = _project(corner, focal, width, height, px, py)
+            top, bottom = _scan_polygon(px, py, n, left, right, width, height)
+            if top < bottom:
+                _fill_spans(normals, t, offset, rotation, focal, top, bottom, left, right, inverse_depth, ids)

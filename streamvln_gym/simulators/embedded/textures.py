@@ -58,14 +58,17 @@ def _to_power_of_two(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _halve(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The next mip level: the means of 2x2 pixels (2x1 where one side is 1 already), rounded."""
-    height, width = pixels.shape[:2]
-    rows, columns = min(height, 2), min(width, 2)
-    blocks = pixels.reshape(height // rows, rows, width // columns, columns, 3)
-    count = rows * columns
-    return ((blocks.sum(axis=(1, 3), dtype=np.uint32) + count // 2) // count).astype(np.uint8)
+    sums, count = pixels.astype(np.uint16), 1
+    if pixels.shape[0] > 1:
+        sums, count = sums[0::2] + sums[1::2], 2 * count
+    if pixels.shape[1] > 1:
+        sums, count = sums[:, 0::2] + sums[:, 1::2], 2 * count
+    return ((sums + count // 2) // count).astype(np.uint8)
 
 
 def _pack(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """uint8 (h, w, 3) to uint32 (h * w,)."""
-    wide = pixels.astype(np.uint32)
-    return (wide @ np.array([1, 1 << 20, 1 << 8], np.uint32)).ravel()
+    packed = pixels[:, :, 0].astype(np.uint32)
+    packed |= pixels[:, :, 1].astype(np.uint32) << 20
+    packed |= pixels[:, :, 2].astype(np.uint32) << 8
+    return packed.ravel()
