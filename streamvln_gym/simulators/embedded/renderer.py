@@ -17,9 +17,7 @@ from streamvln_gym.simulators.embedded.textures import MipMaps
 
 SENSORS = ("rgb", "depth", "instance")
 _CLUSTER_TRIANGLES = 32
-_LARGE_METRES = (
-    1.5  # triangles of this extent are clustered among themselves: they would blow up the boxes of small ones
-)
+_LARGE_METRES = 1.5  # triangles above this get clusters of their own; they would blow up the boxes of small ones
 
 
 @dataclass(frozen=True)
