@@ -60,8 +60,8 @@ def open_dataset(
         return _open_folder(Path(path), split, scenes)
     if not re.search(r"\.json(\.gz)?$", path):
         raise DatasetError(
-            f"unknown dataset {path!r}: use 'auto', 'flats', 'r2r', 'rxr', the path of a VLN-CE episode file (.json.gz or "
-            ".json), or a folder that `streamvln-gym build-flats --out` wrote"
+            f"unknown dataset {path!r}: use 'auto', 'flats', 'r2r', 'rxr', the path of a VLN-CE episode file (.json.gz "
+            "or .json), or a folder that `streamvln-gym build-flats --out` wrote"
         )
     return VLNCEDataset.load(path, _scenes_dir(Path(path), data_dir), scenes=scenes)
 
@@ -133,9 +133,8 @@ def _open_folder(folder: Path, split: str, scenes: int | Collection[str] | None)
 def _scenes_dir(path: Path, data_dir: Path) -> Path:
     """Where the scenes of an episode file lie: in the data folder that the file is in, otherwise in `data_dir`."""
     for parent in path.absolute().parents:
-        beside = parent.with_name("scene_datasets")
-        if parent.name == "datasets" and beside.is_dir():
-            return beside
+        if parent.name == "datasets" and (parent.parent / "scene_datasets").is_dir():
+            return parent.parent / "scene_datasets"
     return data_dir / "scene_datasets"
 
 

@@ -1,0 +1,93 @@
+"""The picture for people: what is drawn where."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.visualization import _GOAL, _MAP, _REFERENCE, _TRAVELLED, HEIGHT, WIDTH, TopDownMap, depth_colours
+from tests.conftest import TinyFlats
+
+
+def count(frame: np.ndarray, colour: tuple[int, int, int]) -> int:
+    """Pixels of (nearly) a colour in the map."""
+    x0, y0, x1, y1 = _MAP
+    part = frame[y0:y1, x0:x1].astype(int)
+    return int((np.abs(part - colour).max(axis=2) < 12).sum())
+
+
+def test_frame_shows_view_map_and_text(tiny_flats: TinyFlats) -> None:
+    env = tiny_flats.make(render_mode="rgb_array", camera=CameraConfig(width=160, height=120))
+    observation, _ = env.reset()
+    frame = env.render()
+    assert frame.shape == (HEIGHT, WIDTH, 3) and frame.dtype == np.uint8
+    assert np.abs(frame[200:220, 270:290].astype(int) - observation["rgb"][60, 80]).max() < 30
+    assert count(frame, _REFERENCE) > 100 and count(frame, _GOAL) > 50
+    assert (frame[430:590, :1270].max(axis=2) > 200).sum() > 300  # the instruction's letters
+    travelled = count(frame, _TRAVELLED)
+    for _ in range(8):
+        env.step(1)
+    assert count(env.render(), _TRAVELLED) > travelled + 50
+    assert np.array_equal(env.render(), env.render())
+
+
+def test_frame_does_not_depend_on_the_sensors(tiny_flats: TinyFlats) -> None:
+    frames = []
+    for sensors in (("instruction",), ("rgb", "depth", "gps")):
+        env = tiny_flats.make(render_mode="rgb_array", sensors=sensors)
+        env.reset()
+        env.step(2)
+        frames.append(env.render())
+    assert np.array_equal(*frames)
+
+
+def test_rendering_changes_nothing(tiny_flats: TinyFlats) -> None:
+    shown, plain = tiny_flats.make(render_mode="rgb_array"), tiny_flats.make()
+    shown.reset()
+    plain.reset()
+    for action in (1, 2, 1):
+        shown.render()
+        first, second = shown.step(action), plain.step(action)
+        assert first[4] == second[4] and np.array_equal(first[0]["rgb"], second[0]["rgb"])
+
+
+def test_without_a_render_mode_nothing_is_drawn(env, recwarn: pytest.WarningsRecorder) -> None:
+    env.reset()
+    assert env.render() is None
+    assert "render_mode='rgb_array'" in str(recwarn.pop(UserWarning).message)
+
+
+def test_long_and_foreign_instructions_fit(tiny_flats: TinyFlats) -> None:
+    from dataclasses import replace
+
+    from streamvln_gym.episodes import Instruction
+    from streamvln_gym.visualization import EpisodeFrame
+
+    env = tiny_flats.make(render_mode="rgb_array")
+    env.reset()
+    for text in ("Walk on and on. " * 120, "", "दरवाज़े से निकलकर"):
+        episode = replace(env.episode, instruction=Instruction(text))
+        frame = EpisodeFrame(env.simulator, episode)
+        observation = env.observe()
+        drawn = frame.draw(observation["rgb"], observation["depth"], env.trajectory, {})
+        assert drawn.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_map_of_a_simulator_without_polygons_shows_the_paths(env) -> None:
+    env.reset()
+
+    class Bare:
+        """Has neither polygons nor a scene graph."""
+
+    drawn = TopDownMap(Bare(), (200, 100), env.episode.reference_path).draw(  # type: ignore[arg-type]
+        [env.trajectory[0].position], env.trajectory[0], env.episode.reference_path
+    )
+    assert drawn.size == (200, 100) and len(drawn.getcolors(20000)) > 2
+
+
+def test_depth_colours_grow_darker_with_distance() -> None:
+    colours = depth_colours(np.linspace(0.0, 10.0, 50, dtype=np.float32)[None], 10.0)
+    assert colours.shape == (1, 50, 3) and colours.dtype == np.uint8
+    brightness = colours[0].astype(int).sum(axis=1)
+    assert (np.diff(brightness) <= 0).all() and brightness[0] > brightness[-1]
