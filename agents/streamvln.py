@@ -336,7 +336,8 @@ class StreamVLNAgent:
         if n_executed is not None and n_executed < 0:
             raise ValueError(f"n_executed must not be negative, got {n_executed}")
         step = self._step + (self._uncounted if n_executed is None else n_executed)
-        if self.last_call is not None and self._memory.steps and step <= self._memory.steps[-1]:
+        seen = self._memory.steps
+        if seen and step <= seen[-1]:
             raise ValueError(f"the agent has already seen step {step}: pass n_executed >= 1, or call act() per step")
         self._step = step
         self._uncounted = 0

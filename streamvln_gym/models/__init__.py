@@ -14,7 +14,8 @@ _LAZY = {
     "ActionGrammar": "decoding",
     "greedy_decode": "decoding",
     "pool_patches": "pooling",
-    "token_budget": "token_budget",
+    "token_budget": "budget",
+    "format_budget": "budget",
 }
 __all__ = sorted(_LAZY)
 

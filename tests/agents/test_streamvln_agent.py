@@ -10,6 +10,7 @@ from streamvln_gym.agents.slow_memory import history_steps
 from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
+from streamvln_gym.models.dialogue import ConjunctionPicker
 
 INSTRUCTION = "Leave the bedroom, go down the hallway and wait by the piano."
 
@@ -255,6 +256,34 @@ def test_free_answers_are_cut_at_chunk_plus_4(parts):
     agent.predict_chunk(observe(0))
     handle.remove()
     assert len(agent.last_call.answer_ids) == 8
+
+
+def test_window_is_the_training_dialogue_token_for_token(agent):
+    """Style "trained": prompts and answers of a window, joined, are the ids of the whole dialogue's text."""
+    _, calls = run_episode(agent, 64)
+    builder, picker = agent._dialogue, ConjunctionPicker("seeded", seed=0)
+    for first in (0, 8):
+        ids, text = [], ""
+        for index, call in enumerate(calls[first : first + 8]):
+            # The carried <|im_end|> opens each later prompt, so the answers count without theirs.
+            ids += call.prompt_ids + call.answer_ids[:-1]
+            words = picker.next()
+            turn = builder.later_turn(words) if index else builder.first_turn(INSTRUCTION, words, first > 0)
+            actions = agent.processor.parse_actions(call.answer_ids)
+            text += ("<|im_end|>" if index else "") + turn + "".join("S↑←→"[action] for action in actions)
+        assert ids == builder.encode(text)
+        assert text.count("<|im_end|>\n<|im_start|>user\n") == 8
+
+
+def test_repetition_penalty_of_the_checkpoint_is_honoured(agent):
+    expected, _ = run_episode(agent, 40)
+    agent.reset()
+    agent.model.generation_config.repetition_penalty = 4.0
+    try:
+        actual, _ = run_episode(agent, 40)
+    finally:
+        agent.model.generation_config.repetition_penalty = 1.0
+    assert actual != expected
 
 
 def test_published_style_answers_with_a_second_header(parts):

@@ -211,6 +211,17 @@ def test_save_and_load(model, frames, tmp_path):
     assert isinstance(AutoModel.from_pretrained(tmp_path), StreamVLNForConditionalGeneration)
 
 
+def test_tied_embeddings_survive_saving(tmp_path):
+    config = small_config()
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = True
+    model = StreamVLNForConditionalGeneration.from_seed(config)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    model.save_pretrained(tmp_path)
+    loaded = StreamVLNForConditionalGeneration.from_pretrained(tmp_path)
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+    torch.testing.assert_close(loaded.lm_head.weight, model.lm_head.weight, rtol=0, atol=0)
+
+
 def test_random_weights_depend_on_the_seed_only():
     state = torch.random.get_rng_state()
     first, again, other = (StreamVLNForConditionalGeneration.from_seed(small_config(), seed=s) for s in (3, 3, 4))

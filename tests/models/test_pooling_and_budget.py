@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, SiglipVisionConfig
 
-from streamvln_gym.models import StreamVLNConfig, pool_patches, token_budget
+from streamvln_gym.models import StreamVLNConfig, format_budget, pool_patches, token_budget
 
 
 def published_config() -> StreamVLNConfig:
@@ -36,6 +36,12 @@ def test_published_token_budget():
     assert current.attention_ratio == pytest.approx(13.8, abs=0.05)
     assert current.megabytes(1152) == pytest.approx((15.1, 4.1), abs=0.05)
     assert current.megabytes(3584) == pytest.approx((47.0, 12.6), abs=0.05)
+
+
+def test_budget_as_a_table():
+    table = format_budget(published_config()).splitlines()
+    assert len({len(line) for line in table}) == 1
+    assert table[3].split()[-9:] == ["6,561", "1,764", "13.8x", "15.1", "/", "4.1", "47.0", "/", "12.6"]
 
 
 @pytest.mark.parametrize(

@@ -49,3 +49,19 @@ def token_budget(config: StreamVLNConfig) -> list[BudgetRow]:
     }
     patches, tokens = config.patches_per_side**2, config.tokens_per_frame
     return [BudgetRow(name, count, count * patches, count * tokens) for name, count in frames.items()]
+
+
+def format_budget(config: StreamVLNConfig) -> str:
+    """The budget as a text table; sizes are those of bfloat16 features at the tower's and the language model's width.
+
+    Args:
+        config: as in `token_budget`.
+    """
+    widths = (config.vision_config.hidden_size, config.text_config.hidden_size)
+    sizes = [f"MB at width {width}" for width in widths]
+    lines = [f"{'':24}{'frames':>8}{'unpooled':>10}{'pooled':>8}{'attention':>11}" + "".join(f"{s:>22}" for s in sizes)]
+    for row in token_budget(config):
+        pairs = ("{:.1f} / {:.1f}".format(*row.megabytes(width)) for width in widths)
+        line = f"{row.name:24}{row.frames:>8}{row.unpooled:>10,}{row.pooled:>8,}{row.attention_ratio:>10.1f}x"
+        lines.append(line + "".join(f"{pair:>22}" for pair in pairs))
+    return "\n".join(lines)
