@@ -34,6 +34,7 @@ _TRAVELLED = (214, 96, 32)
 _GOAL = (34, 150, 70)
 _VIA = (150, 80, 190)
 _OVERSAMPLE = 2
+_FLAT = 0.1  # metres: what is lower (rugs) is not drawn
 
 _SHOWN = (
     ("steps", "steps", "{:d}"),
@@ -126,7 +127,7 @@ class TopDownMap:
     def _draw_graph(self, draw: ImageDraw.ImageDraw, graph: Any) -> None:
         for item in graph.furnishings:
             x0, z0, x1, z1 = item.footprint
-            if item.mount == "floor":
+            if item.mount == "floor" and item.height[1] > _FLAT:
                 draw.rectangle([self._pixel((x0, z0)), self._pixel((x1, z1))], fill=_OBJECT)
         for room in graph.rooms:
             x0, z0, x1, z1 = room.rect

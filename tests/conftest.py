@@ -93,6 +93,11 @@ def _objects() -> list[tuple[SceneObject, tuple[int, int, int]]]:
     ]
 
 
+def tiny_graph(name: str) -> SceneGraph:
+    """A tiny flat's scene graph."""
+    return SceneGraph(name, 0, ROOMS, DOORS, tuple(item for item, _ in _objects()))
+
+
 def write_scene(scenes_dir: Path, name: str, tint: int = 0) -> str:
     """Writes a tiny flat's GLB, navigation mesh, scene graph, instances and stage configuration; its scene id."""
     from streamvln_gym.simulators.embedded.navmesh_builder import build_navigation_mesh, walkable_area
@@ -113,8 +118,7 @@ def write_scene(scenes_dir: Path, name: str, tint: int = 0) -> str:
     obstacles = [item.footprint for item, _ in _objects() if not item.structural]
     walkable = walkable_area([room.rect for room in ROOMS], [(4.0, 1.5, 4.2, 2.5)], obstacles)
     build_navigation_mesh(walkable, HEIGHT).save(folder / f"{name}.navmesh.npz")
-    graph = SceneGraph(name, 0, ROOMS, DOORS, tuple(item for item, _ in _objects()))
-    (folder / f"{name}.scene_graph.json").write_text(graph.to_json())
+    (folder / f"{name}.scene_graph.json").write_text(tiny_graph(name).to_json())
     (folder / f"{name}.stage_config.json").write_text('{"up": [0, 1, 0], "front": [0, 0, -1]}')
     return f"flats/{name}/{name}.glb"
 

@@ -21,6 +21,7 @@ from streamvln_gym.simulators.embedded import detour, navmesh, rasterizer, rende
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 from streamvln_gym.simulators.embedded.renderer import Renderer
 from streamvln_gym.simulators.embedded.scene import load_glb, scene_up_axis
+from streamvln_gym.simulators.embedded.semantics import class_table
 
 SENSORS = ("rgb", "depth", "semantic")
 CACHED_TRIANGLES = 200_000
@@ -256,7 +257,7 @@ def _load(path: Path) -> _LoadedScene:
     classes: dict[int, str] = {}
     class_ids = None
     if graph is not None and instances is not None:
-        classes, class_ids = _class_table(graph, int(instances.max(initial=-1)))
+        classes, class_ids = class_table(graph, int(instances.max(initial=-1)))
     return _LoadedScene(
         path, NavigationMesh.load(mesh_path), Renderer(scene), len(scene.triangles), graph, class_ids, classes
     )
@@ -271,13 +272,3 @@ def _read_instances(path: Path) -> NDArray[np.int32] | None:
         raise SceneError(
             f"cannot read the instance ids {path}: {error}. Build the scene again with `streamvln-gym build-flats`."
         ) from error
-
-
-def _class_table(graph: SceneGraph, highest: int) -> tuple[dict[int, str], NDArray[np.int32]]:
-    """Class names by id (0 is "nothing"), and the class id of every instance id (the last entry is for -1)."""
-    names = sorted({item.category for item in graph.objects})
-    number = {name: index for index, name in enumerate(names, start=1)}
-    class_ids = np.zeros(max(highest, len(graph.objects) - 1) + 2, dtype=np.int32)
-    for item in graph.objects:
-        class_ids[item.id] = number[item.category]
-    return {0: "nothing", **{index: name for name, index in number.items()}}, class_ids
