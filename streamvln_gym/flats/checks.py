@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from streamvln_gym.flats.generator import Flat
 
 AGENT_RADIUS = 0.10
+PASSAGE = 0.58
+"""Metres that every way between two doors is wide, at least."""
 _FRONT = 0.35
 _LEAST_FURNITURE = 2
 
@@ -26,11 +28,11 @@ def check_flat(flat: Flat) -> list[str]:
     return [*_check_ways(flat), *_check_objects(flat), *_check_mesh(flat), *_check_colours(flat)]
 
 
-def walkable_parts(flat: Flat) -> list[shapely.Polygon]:
-    """The connected parts of the floor on which the middle of an agent can be."""
+def walkable_parts(flat: Flat, radius: float = AGENT_RADIUS) -> list[shapely.Polygon]:
+    """The connected parts of the floor on which the middle of a disc of `radius` metres can be."""
     floor = unary_union([box(*rect) for rect in (*flat.floors, *flat.doorways)])
     free = floor.difference(unary_union([box(*rect) for rect in flat.obstacles])) if flat.obstacles else floor
-    shrunk = free.buffer(-AGENT_RADIUS, join_style="mitre")
+    shrunk = free.buffer(-radius, join_style="mitre")
     return list(shrunk.geoms) if shrunk.geom_type == "MultiPolygon" else [shrunk]
 
 
@@ -49,6 +51,12 @@ def _check_ways(flat: Flat) -> list[str]:
             point = (x + out, z) if door.axis == "x" else (x, z + out)
             if not main.contains(Point(point)):
                 problems.append(f"door {door.id} is blocked at {point[0]:.2f}, {point[1]:.2f}")
+    wide = max(walkable_parts(flat, PASSAGE / 2), key=lambda part: part.area)
+    problems += [
+        f"the ways from door {door.id} are narrower than {PASSAGE} m"
+        for door in flat.graph.doors
+        if not wide.intersects(Point(door.position).buffer(0.05))
+    ]
     return problems
 
 

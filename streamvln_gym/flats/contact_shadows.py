@@ -8,14 +8,22 @@ from streamvln_gym.flats.scene_graph import Rect
 from streamvln_gym.flats.textures import Texture
 
 _RIM = 0.12
-_DARK = 0.62
+_DARK, _DIM = 0.62, 0.84
+_OPEN_BELOW = frozenset(
+    ("weight bench", "easel", "drum kit", "exercise bike", "chair", "play table", "table", "dining table", "chess table",
+     "coffee table", "desk", "office chair", "ironing board", "exercise ball", "dumbbell rack", "guitar", "crib")
+)  # fmt: skip
+"""Furniture under which one sees the floor."""
 
 
-def contact_shadow(footprint: Rect, room: Rect, y: float, colour: RGB, texture: Texture, scale: float) -> Model:
+def contact_shadow(
+    category: str, footprint: Rect, room: Rect, y: float, colour: RGB, texture: Texture, scale: float
+) -> Model:
     """A patch of floor, `y` metres above it, that is dark under the footprint and fades to the floor's own shade.
 
     Args:
-        footprint: of what stands there.
+        category: what stands there.
+        footprint: its.
         room: the rim stays inside it.
         y: metres; patches that overlap need different heights.
         colour: of the floor.
@@ -28,14 +36,15 @@ def contact_shadow(footprint: Rect, room: Rect, y: float, colour: RGB, texture: 
     inset = 0.03
     x0, z0, x1, z1 = x0 + inset, z0 + inset, x1 - inset, z1 - inset
     model = Model()
+    dark = _DIM if category in _OPEN_BELOW else _DARK
 
     def add(corners: tuple[tuple[float, float], ...], shades: tuple[float, ...]) -> None:
         points = [(x, y, z) for x, z in corners]
         uv = [(x / scale, z / scale) for x, z in corners]
         model.polygons.append(Polygon(points, uv, colour, texture, shades))
 
-    add(((x0, z1), (x1, z1), (x1, z0), (x0, z0)), (_DARK,) * 4)
-    rim = (_DARK, _DARK, 1.0, 1.0)
+    add(((x0, z1), (x1, z1), (x1, z0), (x0, z0)), (dark,) * 4)
+    rim = (dark, dark, 1.0, 1.0)
     add(((x1, z1), (x0, z1), (a, d), (c, d)), rim)
     add(((x0, z0), (x1, z0), (c, b), (a, b)), rim)
     add(((x0, z1), (x0, z0), (a, b), (a, d)), rim)

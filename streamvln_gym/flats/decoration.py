@@ -138,15 +138,15 @@ def add_windows_and_leaves(
 def _add_window(planner, look, wall, middle, width, counter, done, rng) -> None:
     curtains = not counter and planner.type not in ("gym", "hallway") and rng.random() < 0.75
     half = width / 2 + (0.42 if curtains else 0.1)
-    bottom = 1.15 if counter else 0.85
+    bottom = 1.15 if counter else 0.9
     if done and rng.random() < 0.3:
         return
-    if not planner.wall_free(wall, middle - half, middle + half, 0.74, 2.4):
+    if not planner.wall_free(wall, middle - half, middle + half, 0.84, 2.4):
         return
     planner.hang(window_piece(width, bottom, 2.1, "white"), wall, middle)
-    planner.reserve(wall, middle - half, middle + half, bottom - 0.1, 2.4)
+    planner.reserve(wall, middle - half, middle + half, 0.85 if curtains else bottom - 0.03, 2.4)
     if curtains:
-        planner.hang(curtain_piece(width, look.curtain, 2.28, 0.72), wall, middle)
+        planner.hang(curtain_piece(width, look.curtain, 2.28, 0.85), wall, middle)
 
 
 def _add_leaves(plan: Plan, planner: RoomPlanner, door_colours: list[str], rng: np.random.Generator) -> None:

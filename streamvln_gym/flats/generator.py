@@ -12,7 +12,7 @@ from streamvln_gym.flats.checks import check_flat
 from streamvln_gym.flats.contact_shadows import contact_shadow
 from streamvln_gym.flats.decoration import RoomLook, add_windows_and_leaves, choose_door_colours, choose_looks
 from streamvln_gym.flats.furniture import Style
-from streamvln_gym.flats.layout import WALL_HEIGHT, WALL_THICKNESS, Plan, make_plan
+from streamvln_gym.flats.layout import WALL_HEIGHT, Plan, make_plan
 from streamvln_gym.flats.lighting import shade
 from streamvln_gym.flats.mesh import MeshArrays, MeshBuilder, Model
 from streamvln_gym.flats.palette import WALL_COLOURS, colour_name
@@ -57,8 +57,12 @@ class Flat:
     attempt: int
 
 
-def generate_flat(seed: int) -> Flat:
-    """The flat of a scene seed; the same seed gives the same flat, to the byte.
+def generate_flat(seed: int, first_attempt: int = 0) -> Flat:
+    """The flat of a scene seed; the same arguments give the same flat, to the byte.
+
+    Args:
+        seed: the scene seed.
+        first_attempt: sub-seed to begin with, for a caller that has rejected the flats of those before it.
 
     Raises:
         ValueError: the seed is negative or not an integer.
@@ -67,7 +71,7 @@ def generate_flat(seed: int) -> Flat:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"a scene seed must be an integer >= 0, got {seed!r}")
     problems: list[str] = []
-    for attempt in range(ATTEMPTS):
+    for attempt in range(first_attempt, first_attempt + ATTEMPTS):
         try:
             flat = _attempt(int(seed), attempt)
         except SceneError as error:
@@ -201,7 +205,7 @@ class _Assembly:
             if item.on is None and item.y < 0.3 and mount == "floor":
                 layer += 1
                 shadow = contact_shadow(
-                    item.footprint, self.plan.inner(room), 0.002 + 0.0003 * layer, look.floor_rgb, look.floor_texture, look.floor_scale
+                    piece.category, item.footprint, self.plan.inner(room), 0.002 + 0.0003 * layer, look.floor_rgb, look.floor_texture, look.floor_scale
                 )
                 self.builder.add(shadow, self._floor_ids[room])
             thick = min(rect[2] - rect[0], rect[3] - rect[1]) > 0.045

@@ -67,7 +67,7 @@ class Plan:
     """A floor plan.
 
     Attributes:
-        archetype: "corridor", "hall", "open plan", "enfilade" or "two wings".
+        archetype: "corridor", "hall", "open plan", "enfilade", "two wings" or "small".
         cells: rectangles between the middles of the walls.
         types: room type of each cell.
         openings: doors and archways.
@@ -92,7 +92,7 @@ class Plan:
         return sum((x1 - x0) * (z1 - z0) for x0, z0, x1, z1 in map(self.inner, range(len(self.cells))))
 
 
-def _splits(rng: np.random.Generator, low: float, high: float, count: int, jitter: float = 0.18) -> list[float]:
+def _splits(rng: np.random.Generator, low: float, high: float, count: int, jitter: float = 0.3) -> list[float]:
     """`count` intervals between low and high, as their count + 1 ends."""
     shares = 1.0 + rng.uniform(-jitter, jitter, count)
     ends = low + (high - low) * np.concatenate([[0.0], np.cumsum(shares) / shares.sum()])
@@ -203,12 +203,24 @@ def two_wings_plan(rng: np.random.Generator) -> Plan:
     return Plan("two wings", cells, ["hallway", "hallway"] + [""] * (len(cells) - 2), public=[(0, 1)])
 
 
+def small_plan(rng: np.random.Generator) -> Plan:
+    """A short hallway with one or two rooms on each side: four or five rooms in all."""
+    length, width = _metres(rng, 5.2, 7.2), _metres(rng, 1.5, 1.8)
+    a, b = _metres(rng, 3.2, 4.4), _metres(rng, 3.2, 4.4)
+    cells: list[Rect] = [(0.0, a, length, round(a + width, 2))]
+    cells += _row(_splits(rng, 0.0, length, 2), 0.0, a)
+    south = 1 if length < 6.0 else 2
+    cells += _row(_splits(rng, 0.0, length, south), round(a + width, 2), round(a + width + b, 2))
+    return Plan("small", cells, ["hallway"] + [""] * (len(cells) - 1))
+
+
 ARCHETYPES: tuple[tuple[Callable[[np.random.Generator], Plan], float], ...] = (
     (corridor_plan, 0.42),
     (hall_plan, 0.14),
     (open_plan, 0.18),
     (enfilade_plan, 0.12),
     (two_wings_plan, 0.14),
+    (small_plan, 0.06),
 )
 """The kinds of floor plan and how often each occurs."""
 

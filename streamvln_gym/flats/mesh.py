@@ -16,6 +16,14 @@ Point = tuple[float, float, float]
 Colour = str | RGB
 
 
+_SCALES = {Texture.FABRIC: 0.3, Texture.WOOD: 0.7}
+"""Metres that a texture covers on furniture, where it is not 1."""
+
+
+_GRAINED = ("walnut", "mahogany", "pine", "brown")
+"""Tones of wood that show its grain; painted wood does not."""
+
+
 @dataclass
 class Polygon:
     """A convex polygon, counter-clockwise seen from outside.
@@ -53,6 +61,8 @@ class Model:
 
     def polygon(self, points: Sequence[Point], colour: Colour, texture: Texture = Texture.PLAIN) -> None:
         """Adds a convex polygon whose texture repeats every metre along its first edge and across it."""
+        if texture == Texture.WOOD and colour not in _GRAINED:
+            texture = Texture.PLAIN
         a, b, d = (np.asarray(points[k], dtype=np.float64) for k in (0, 1, -1))
         along = (b - a) / max(float(np.linalg.norm(b - a)), 1e-9)
         across = d - a - along * float((d - a) @ along)
@@ -70,6 +80,9 @@ class Model:
         self, a: Point, b: Point, c: Point, d: Point, colour: Colour, texture: Texture = Texture.PLAIN, scale: float = 1.0
     ) -> None:
         """Adds a rectangle (bottom left, bottom right, top right, top left) with a texture `scale` metres wide."""
+        if texture == Texture.WOOD and colour not in _GRAINED:
+            texture = Texture.PLAIN
+        scale = scale * _SCALES.get(texture, 1.0)
         w = math.dist(a, b) / scale
         h = math.dist(a, d) / scale
         self.polygons.append(Polygon((a, b, c, d), ((0.0, h), (w, h), (w, 0.0), (0.0, 0.0)), colour, texture))
@@ -177,24 +190,25 @@ class Model:
         return 2.0 * float(np.abs(points[:, 0]).max()), 2.0 * float(np.abs(points[:, 2]).max()), float(points[:, 1].max())
 
     def main_colour(self) -> str | None:
-        """The palette name that covers at least half of the area, if one does."""
+        """The palette name that covers at least half of the area seen from the front, the sides and above, if one
+        does."""
         shares: dict[str, float] = {}
         for p in self.polygons:
-            name = colour_name(p.colour) if isinstance(p.colour, str) else ""
-            if p.texture.is_picture:
-                name = ""
-            shares[name] = shares.get(name, 0.0) + _area(p.points)
+            name = colour_name(p.colour) if isinstance(p.colour, str) and not p.texture.is_picture else ""
+            shares[name] = shares.get(name, 0.0) + _visible_area(p.points)
         name, share = max(shares.items(), key=lambda item: item[1])
         return name if name and share >= 0.5 * sum(shares.values()) else None
 
 
-def _area(points: Sequence[Point]) -> float:
+def _visible_area(points: Sequence[Point]) -> float:
+    """Area of a polygon, 0 if it faces backwards (+z) or downwards."""
     ax, ay, az = points[0]
     sx = sy = sz = 0.0
     for (bx, by, bz), (cx, cy, cz) in zip(points[1:-1], points[2:], strict=True):
         ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
         sx, sy, sz = sx + uy * vz - uz * vy, sy + uz * vx - ux * vz, sz + ux * vy - uy * vx
-    return 0.5 * math.sqrt(sx * sx + sy * sy + sz * sz)
+    area = 0.5 * math.sqrt(sx * sx + sy * sy + sz * sz)
+    return 0.0 if max(sz, -sy) > 1.8 * area else area
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ TONES: dict[str, tuple[str, RGB]] = {
     "light leaf": ("green", (98, 172, 72)),
     "terracotta": ("orange", (206, 112, 66)),
     "pure": ("white", (255, 255, 255)),
-    "glow": ("white", (255, 250, 226)),
+    "glow": ("white", (255, 246, 206)),
     "sand": ("beige", (226, 200, 156)),
     "cardboard": ("beige", (200, 164, 112)),
     "skin": ("beige", (236, 200, 166)),

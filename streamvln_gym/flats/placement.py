@@ -71,6 +71,7 @@ class RoomPlanner:
         self.clearance = 0.42 if self.type == "hallway" else 0.32
         self._reserved: dict[str, list[tuple[float, float, float, float]]] = {w.side: [] for w in self.walls}
         self._zones: list[Rect] = []
+        self._ways: list[Rect] = []
         self._fronts: list[Rect] = []
         self._entries: list[tuple[float, float]] = []
         for wall in self.walls:
@@ -85,20 +86,20 @@ class RoomPlanner:
         bx, bz = wall.point(opening.along + half, DOOR_ZONE)
         self._zones.append((min(ax, bx), min(az, bz), max(ax, bx), max(az, bz)))
         self._entries.append(wall.point(opening.along, 0.4))
+        ax, az = wall.point(opening.along - 0.15, 0.0)
+        bx, bz = wall.point(opening.along + 0.15, 0.55)
+        self._ways.append((min(ax, bx), min(az, bz), max(ax, bx), max(az, bz)))
 
     def _wall_mask(self) -> NDArray[np.bool_]:
         x0, z0, x1, z1 = self.rect
         xs = x0 + CELL * (np.arange(max(1, int((x1 - x0) / CELL))) + 0.5)
         zs = z0 + CELL * (np.arange(max(1, int((z1 - z0) / CELL))) + 0.5)
         self._xs, self._zs = xs, zs
-        r = min(self.clearance, 0.32)
+        r = self.clearance - 0.02
         free_x, free_z = (xs > x0 + r) & (xs < x1 - r), (zs > z0 + r) & (zs < z1 - r)
         blocked = ~(free_x[:, None] & free_z[None, :])
-        for zone in self._zones:  # the way through an opening reaches up to the wall
-            a, b, c, d = zone
-            inner_x = (xs > a + r) & (xs < c - r) if c - a > 2 * r + CELL else xs < -1e9
-            inner_z = (zs > b + r) & (zs < d - r) if d - b > 2 * r + CELL else zs < -1e9
-            blocked[np.ix_(inner_x, inner_z)] = False
+        for a, b, c, d in self._ways:  # the way through an opening reaches up to the wall
+            blocked[np.ix_((xs > a) & (xs < c), (zs > b) & (zs < d))] = False
         return blocked
 
     def _mask(self, rect: Rect) -> tuple[slice, slice]:
@@ -167,7 +168,7 @@ class RoomPlanner:
             check_way: whether ways between the openings have to stay open (rugs need no check).
             may_use_fronts: whether it may stand in front of others (chairs at tables do).
         """
-        width, depth, height = piece.model.extent()
+        width, depth, height = piece.size
         rect = turned_footprint(width, depth, x, z, yaw)
         x0, z0, x1, z1 = self.rect
         if rect[0] < x0 + 0.015 or rect[1] < z0 + 0.015 or rect[2] > x1 - 0.015 or rect[3] > z1 - 0.015:
@@ -212,22 +213,36 @@ class RoomPlanner:
         )
 
     def at_wall(
-        self, piece: Piece, front: float = 0.45, tries: int = 24, corner: bool = False, sides: tuple[str, ...] = ()
+        self, piece: Piece, front: float = 0.45, tries: int = 60, corner: bool = False, sides: tuple[str, ...] = ()
     ) -> Placed | None:
         """Puts a piece with its back to a wall, in a corner if asked, at a random free place."""
-        width, depth, _ = piece.model.extent()
-        for _ in range(tries):
-            wall = self.walls[int(self.rng.integers(4))]
-            snap = corner or self.rng.random() < 0.3
-            position = float(self.rng.random())
-            if sides and wall.side not in sides:
-                continue
+        width, depth, _ = piece.size
+        spots: list[tuple[Wall, float]] = []
+        for wall in self.walls:
             low, high = wall.low + width / 2 + 0.04, wall.high - width / 2 - 0.04
-            if high < low:
+            if high < low or (sides and wall.side not in sides):
                 continue
-            along = (low if position < 0.5 else high) if snap else low + (high - low) * position
+            spots += [(wall, low), (wall, high)]
+            if not corner:
+                spots += [(wall, low + (high - low) * float(share)) for share in self.rng.random(int(6 + 2 * (high - low)))]
+        for index in self.rng.permutation(len(spots))[:tries]:
+            wall, along = spots[int(index)]
             x, z = wall.point(along, depth / 2 + 0.025)
             placed = self.try_put(piece, x, z, FACING[wall.side], front=front)
+            if placed:
+                return placed
+        return None
+
+    def opposite(self, piece: Piece, anchor: Placed, front: float = 0.5) -> Placed | None:
+        """Puts a piece at the wall that another looks at, as nearly opposite it as possible."""
+        depth = piece.size[1]
+        wall = next((w for w in self.walls if abs(abs(wrap_angle(FACING[w.side] - anchor.yaw)) - np.pi) < 1e-6), None)
+        if wall is None:
+            return None
+        middle = anchor.x if wall.along_x else anchor.z
+        for shift in (0.0, 0.3, -0.3, 0.6, -0.6, 0.9, -0.9, 1.3, -1.3):
+            x, z = wall.point(middle + shift, depth / 2 + 0.025)
+            placed = self.try_put(piece, x, z, FACING[wall.side], front=front, may_use_fronts=shift == 0.0)
             if placed:
                 return placed
         return None
@@ -242,7 +257,7 @@ class RoomPlanner:
                 put: list[Placed] = []
                 cursor = 0.05
                 for piece, width in zip(pieces, widths, strict=True):
-                    depth = piece.model.extent()[1]
+                    depth = piece.size[1]
                     while cursor + width < wall.high - wall.low - 0.03:
                         offset = cursor + width / 2
                         x, z = wall.point(wall.low + offset if start_low else wall.high - offset, depth / 2 + 0.025)
@@ -290,8 +305,8 @@ class RoomPlanner:
 
     def beside(self, piece: Piece, anchor: Placed, side: int, gap: float = 0.04) -> Placed | None:
         """Puts a piece next to one that stands at a wall, backs aligned; side -1 is its left, +1 its right."""
-        width, depth, _ = piece.model.extent()
-        anchor_width, anchor_depth, _ = anchor.piece.model.extent()
+        width, depth, _ = piece.size
+        anchor_width, anchor_depth, _ = anchor.piece.size
         dx = side * (anchor_width / 2 + gap + width / 2)
         dz = anchor_depth / 2 - depth / 2
         x, z = local_to_room(anchor, dx, dz)
@@ -301,8 +316,8 @@ class RoomPlanner:
         self, piece: Piece, anchor: Placed, distance: float, dx: float = 0.0, turned: bool = True, check_way: bool = True
     ) -> Placed | None:
         """Puts a piece in front of another, facing it if `turned`, `distance` metres between them (may be negative)."""
-        depth = piece.model.extent()[1]
-        anchor_depth = anchor.piece.model.extent()[1]
+        depth = piece.size[1]
+        anchor_depth = anchor.piece.size[1]
         x, z = local_to_room(anchor, dx, -(anchor_depth / 2 + distance + depth / 2))
         yaw = anchor.yaw + (math.pi if turned else 0.0)
         return self.try_put(piece, x, z, yaw, gap=min(0.02, distance), may_use_fronts=True, check_way=check_way)
@@ -310,7 +325,7 @@ class RoomPlanner:
     def on_top(self, piece: Piece, anchor: Placed, dx: float = 0.0, dz: float = 0.0) -> Placed | None:
         """Puts a small piece on another's surface."""
         surface = anchor.piece.surface
-        width, depth, height = piece.model.extent()
+        width, depth, height = piece.size
         if surface is None:
             return None
         x, z = local_to_room(anchor, dx, dz)
@@ -327,7 +342,7 @@ class RoomPlanner:
 
     def on_wall(self, piece: Piece, tries: int = 16, near: Placed | None = None) -> Placed | None:
         """Hangs a piece on a wall, above `near` if given."""
-        width, depth, height = piece.model.extent()
+        width, depth, height = piece.size
         for _ in range(tries):
             wall = self.walls[int(self.rng.integers(4))]
             position = float(self.rng.random())
@@ -338,7 +353,13 @@ class RoomPlanner:
                 wall, along = behind, near.x if behind.along_x else near.z
             else:
                 along = wall.low + (wall.high - wall.low) * position
-            if self.wall_free(wall, along - width / 2, along + width / 2, piece.bottom, piece.bottom + height):
+            x, z = wall.point(along, depth / 2)
+            in_the_way = depth > 0.1 and piece.bottom < WALKING_HEIGHT
+            rect = turned_footprint(width, depth, x, z, FACING[wall.side])
+            free = self.wall_free(wall, along - width / 2, along + width / 2, piece.bottom, piece.bottom + height)
+            if free and (not in_the_way or self._passable(rect)):
+                if in_the_way:
+                    self._blocked[self._mask(rect)] = True
                 return self.hang(piece, wall, along)
             if near is not None:
                 return None
@@ -347,14 +368,14 @@ class RoomPlanner:
     def _wall_behind(self, placed: Placed) -> Wall | None:
         """The wall that a piece has its back to, None if it stands away from the walls."""
         for wall in self.walls:
-            distance = abs((placed.z if wall.along_x else placed.x) - wall.plane) - placed.piece.model.extent()[1] / 2
+            distance = abs((placed.z if wall.along_x else placed.x) - wall.plane) - placed.piece.size[1] / 2
             if abs(wrap_angle(FACING[wall.side] - placed.yaw)) < 1e-6 and distance < 0.1:
                 return wall
         return None
 
     def hang(self, piece: Piece, wall: Wall, along: float, out: float = 0.002) -> Placed:
         """Hangs a piece at a place on a wall, without asking whether it is free."""
-        width, depth, height = piece.model.extent()
+        width, depth, height = piece.size
         x, z = wall.point(along, depth / 2 + out)
         rect = turned_footprint(width, depth, x, z, FACING[wall.side])
         placed = Placed(piece, x, piece.bottom, z, FACING[wall.side], rect, height)
@@ -364,7 +385,7 @@ class RoomPlanner:
 
     def overhead(self, piece: Piece, x: float, z: float) -> Placed:
         """Hangs a piece from the ceiling."""
-        width, depth, height = piece.model.extent()
+        width, depth, height = piece.size
         placed = Placed(piece, x, 2.6 - height, z, 0.0, turned_footprint(width, depth, x, z, 0.0), height)
         self.placed.append(placed)
         return placed

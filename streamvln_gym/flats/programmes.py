@@ -10,7 +10,7 @@ import numpy as np
 
 from streamvln_gym.flats.furniture import Piece, Style, build
 from streamvln_gym.flats.palette import VIVID
-from streamvln_gym.flats.placement import Placed, RoomPlanner, local_to_room
+from streamvln_gym.flats.placement import Placed, RoomPlanner, local_to_room, overlap
 
 
 class Decorator:
@@ -49,7 +49,7 @@ class Decorator:
 
     def top(self, anchor: Placed, *names: str) -> None:
         """Small things on a piece, side by side."""
-        width = anchor.piece.model.extent()[0]
+        width = anchor.piece.size[0]
         for k, name in enumerate(names):
             dx = (k - (len(names) - 1) / 2) * min(0.5, width / max(len(names), 1))
             self.planner.on_top(self.make(name), anchor, dx, float(self.rng.uniform(-0.03, 0.06)))
@@ -60,10 +60,11 @@ class Decorator:
         along = abs(math.sin(yaw)) > 0.5
         w, d = (depth, width) if along else (width, depth)
         w, d = min(w, 2 * (min(x - x0, x1 - x) - 0.12)), min(d, 2 * (min(z - z0, z1 - z) - 0.12))
-        if w < 0.7 or d < 0.7:
+        rect = (x - w / 2, z - d / 2, x + w / 2, z + d / 2)
+        rugs = [p.footprint for p in self.planner.placed if p.piece.category == "rug"]
+        if min(w, d) < 0.5 or any(overlap(rect, other) for other in rugs):
             return None
         piece = self.make("rug", width=w, depth=d)
-        rect = (x - w / 2, z - d / 2, x + w / 2, z + d / 2)
         placed = Placed(piece, x, 0.0, z, 0.0, rect, 0.014, on=-1)
         self.planner.placed.append(placed)
         return placed
@@ -72,9 +73,9 @@ class Decorator:
 
     def bed_group(self, kind: str) -> None:
         """A bed at a wall with nightstands beside it and a rug before it."""
-        bed = self.planner.at_wall(self.make(kind), front=0.4, tries=60)
+        bed = self.planner.at_wall(self.make(kind), front=0.4, tries=90)
         if bed is None and kind == "double bed":
-            bed = self.planner.at_wall(self.make("single bed"), front=0.3, tries=60)
+            bed = self.planner.at_wall(self.make("single bed"), front=0.3, tries=90)
         if bed is None:
             return
         for side in (-1, 1):
@@ -84,14 +85,14 @@ class Decorator:
             if stand and self.chance(0.7):
                 self.top(stand, "table lamp" if self.chance(0.7) else "small vase")
         if self.chance(0.6):
-            x, z = local_to_room(bed, 0.0, -bed.piece.model.extent()[1] / 2 + 0.1)
+            x, z = local_to_room(bed, 0.0, -bed.piece.size[1] / 2 + 0.1)
             self.rug(x, z, bed.yaw, 2.2, 1.3)
         if self.chance(0.5) and bed.piece.category == "bed":
             self.planner.on_wall(self.make("picture"), near=bed)
 
     def desk_group(self) -> None:
         """A desk with a monitor and an office chair."""
-        desk = self.planner.at_wall(self.make("desk"), front=0.0, tries=40)
+        desk = self.planner.at_wall(self.make("desk"), front=0.0, tries=90)
         if desk is None:
             return
         self.planner.in_front(self.make("office chair"), desk, -0.12)
@@ -101,11 +102,12 @@ class Decorator:
 
     def table_group(self, name: str, seats: int) -> None:
         """A table in the middle with chairs of one colour around it, maybe on a rug."""
-        table = self.planner.in_middle(self.make(name), tries=40, spread=0.35)
+        piece = self.make(name)
+        table = self.planner.in_middle(piece, tries=12, spread=0.12) or self.planner.in_middle(piece, tries=30, spread=0.4)
         if table is None:
             return
         colour = self.style.fabric(self.rng) if self.chance(0.6) else self.style.timber(self.rng)
-        width, depth, _ = table.piece.model.extent()
+        width, depth, _ = table.piece.size
         spots = [(-width / 4, -1), (width / 4, 1), (width / 4, -1), (-width / 4, 1)]
         if width < 1.2:
             spots = [(0.0, -1), (0.0, 1)]
@@ -119,22 +121,14 @@ class Decorator:
 
     def lounge(self) -> None:
         """A sofa, a coffee table on a rug, a television opposite, an armchair."""
-        stand = self.planner.at_wall(self.make("tv stand"), front=0.9, tries=40)
-        if stand:
-            self.planner.on_top(self.make("television"), stand, 0.0, 0.05)
-        sofa = None
-        piece = self.make("sofa")
-        if stand is not None:
-            for distance in (2.5, 2.1, 2.9, 1.8, 3.3):
-                sofa = self.planner.in_front(piece, stand, distance)
-                if sofa:
-                    break
+        sofa = self.planner.at_wall(self.make("sofa"), front=0.5, tries=90)
         if sofa is None:
-            sofa = self.planner.at_wall(piece, front=0.5, tries=60)
-        if sofa is None:
-            sofa = self.planner.at_wall(self.make("armchair"), front=0.4, tries=60)
+            sofa = self.planner.at_wall(self.make("armchair"), front=0.4)
         if sofa is None:
             return
+        stand = self.planner.opposite(self.make("tv stand"), sofa) or self.planner.at_wall(self.make("tv stand"))
+        if stand:
+            self.planner.on_top(self.make("television"), stand, 0.0, 0.05)
         table = self.planner.in_front(self.make("coffee table"), sofa, 0.42, turned=False)
         if table:
             self.top(table, ("bowl", "small vase", "small plant")[int(self.rng.integers(3))])
@@ -146,9 +140,10 @@ class Decorator:
         self.planner.on_wall(self.make("picture"), near=sofa)
 
     def colour_set(self, name: str, count: int) -> None:
-        """Several pieces of one kind in different colours."""
-        colours = [VIVID[int(k)] for k in self.rng.permutation(len(VIVID))[:count]]
-        for colour in colours:
+        """Several pieces of one kind in different colours, the flat's favourites first."""
+        favourites = [self.style.favourites[int(k)] for k in self.rng.permutation(len(self.style.favourites))]
+        others = [VIVID[int(k)] for k in self.rng.permutation(len(VIVID)) if VIVID[int(k)] not in favourites]
+        for colour in (favourites + others)[:count]:
             piece = self.make(name, colour=colour)
             if self.planner.at_wall(piece, front=0.25, tries=20) is None:
                 self.planner.in_middle(piece)
@@ -158,6 +153,8 @@ def _living_room(d: Decorator) -> None:
     d.lounge()
     if d.chance(0.4):
         d.wall("fireplace", front=0.6)
+    if (d.planner.rect[2] - d.planner.rect[0]) * (d.planner.rect[3] - d.planner.rect[1]) > 18.0:
+        d.wall("sofa")
     d.corner("plant")
     d.wall("bookshelf", *(["aquarium"] if d.chance(0.3) else []), *(["piano"] if d.chance(0.2) else []))
     d.corner("floor lamp")
@@ -168,22 +165,27 @@ def _living_room(d: Decorator) -> None:
 
 
 def _kitchen(d: Decorator) -> None:
-    run = ["fridge", "kitchen counter", "stove", "sink", "dishwasher"]
-    pieces = [d.make("fridge"), d.make("kitchen counter"), d.make("stove"), d.make("sink")]
+    colour = d.style.fabric(d.rng) if d.chance(0.7) else "white"
+    pieces = [d.make("fridge"), d.make("kitchen counter", colour=colour), d.make("stove"), d.make("sink", colour=colour)]
     if d.chance(0.5):
         pieces.append(d.make("dishwasher"))
     put = d.planner.along_wall(pieces, front=0.6)
     done = {p.piece.category for p in put}
-    for name in run[:4]:
-        if name not in done:
-            d.wall(name, front=0.6)
+    put += [
+        p for piece in pieces[:4] if piece.category not in done for p in [d.planner.at_wall(piece, front=0.6)] if p is not None
+    ]
     for p in put:
         if p.piece.category == "kitchen counter":
             d.top(p, "bowl", "small plant")
+            d.planner.on_wall(d.make("wall cabinet", colour=colour), near=p)
+        elif p.piece.category == "stove":
+            d.planner.on_wall(d.make("range hood"), near=p)
+        elif p.piece.category == "sink":
+            d.planner.on_wall(d.make("wall cabinet", width=0.85, colour=colour), near=p)
     d.table_group("table", 2)
     if d.chance(0.6):
         d.corner("bin")
-    if d.chance(0.4):
+    if d.chance(0.5):
         d.corner("plant")
     d.hang("clock", "wall shelf", "picture")
 
@@ -207,17 +209,20 @@ def _bedroom(d: Decorator) -> None:
 
 
 def _bathroom(d: Decorator) -> None:
-    d.wall("bathtub" if d.chance(0.6) else "shower", front=0.4)
+    tub = d.chance(0.6)
+    for p in d.wall("bathtub" if tub else "shower", front=0.4):
+        x, z = local_to_room(p, 0.0, -p.piece.size[1] / 2 - 0.4)
+        d.rug(x, z, p.yaw, 0.95, 0.6)
     d.wall("toilet", front=0.35)
     for p in d.wall("washbasin", front=0.35):
         d.planner.on_wall(d.make("mirror"), near=p)
-    if d.chance(0.5):
+    if tub and d.chance(0.4):
         d.wall("shower", front=0.35)
-    if d.chance(0.5):
-        d.corner("laundry basket")
+    d.wall(("cabinet", "dresser", "shelf", "washing machine")[int(d.rng.integers(4))], front=0.35)
+    d.corner("laundry basket" if d.chance(0.6) else "plant")
     if d.chance(0.3):
         d.corner("stool")
-    d.hang("towel")
+    d.hang("towel", "towel", "picture")
 
 
 def _office(d: Decorator) -> None:
@@ -261,6 +266,8 @@ def _laundry_room(d: Decorator) -> None:
     d.corner("laundry basket")
     if d.chance(0.6):
         d.wall("shelf")
+    if d.chance(0.4):
+        d.colour_set("box", 2)
     d.hang("clock", "wall shelf")
 
 
@@ -268,10 +275,10 @@ def _library(d: Decorator) -> None:
     d.wall("bookshelf", "bookshelf", "bookshelf")
     if d.chance(0.5):
         d.wall("bookshelf")
-    for p in d.wall("armchair", "armchair"):
-        if d.chance(0.5):
-            x, z = local_to_room(p, 0.0, -0.7)
-            d.rug(x, z, p.yaw, 1.6, 1.2)
+    d.colour_set("armchair", int(d.rng.integers(2, 4)))
+    x0, z0, x1, z1 = d.planner.rect
+    if d.chance(0.6):
+        d.rug((x0 + x1) / 2, (z0 + z1) / 2, 0.0, 2.2, 1.6)
     d.corner("floor lamp")
     d.middle("chess table")
     if d.chance(0.4):
@@ -302,6 +309,8 @@ def _childrens_room(d: Decorator) -> None:
         d.middle("toy blocks")
     if d.chance(0.4):
         d.corner("rocking horse")
+    if d.chance(0.35):
+        d.colour_set("box", int(d.rng.integers(2, 4)))
     d.hang("picture", "clock", "wall shelf")
 
 
@@ -403,10 +412,48 @@ PROGRAMMES: dict[str, Callable[[Decorator], None]] = {
 """How a room of each type is furnished."""
 
 
+_FILLERS = {
+    "living room": ("bookshelf", "armchair", "plant", "sideboard", "statue", "vase", "speaker", "cabinet"),
+    "bedroom": ("bookshelf", "armchair", "plant", "bench", "cabinet", "vase", "guitar"),
+    "office": ("bookshelf", "plant", "box", "sideboard", "statue", "vase"),
+    "kitchen": ("cabinet", "plant", "shelf", "stool"),
+    "dining room": ("armchair", "plant", "bookshelf", "vase", "statue", "aquarium"),
+    "gym": ("bench", "plant", "speaker", "shelf"),
+    "library": ("bookshelf", "plant", "vase", "statue", "desk"),
+    "music room": ("bookshelf", "bench", "plant", "cabinet", "statue"),
+    "children's room": ("bookshelf", "plant", "dresser", "box"),
+    "playroom": ("bookshelf", "armchair", "plant", "box", "aquarium"),
+    "nursery": ("wardrobe", "plant", "bookshelf"),
+    "art studio": ("shelf", "bench", "plant", "cabinet"),
+    "storage room": ("box", "cabinet", "bench"),
+    "dressing room": ("bench", "plant", "shoe cabinet"),
+    "laundry room": ("cabinet", "bin", "plant"),
+}
+"""What else may stand in a room that is still rather empty."""
+
+
+def _fill(d: Decorator, area: float) -> None:
+    """Adds pieces at the walls until about a fifth of the floor is taken, and a rug if there is none."""
+    names = _FILLERS.get(d.planner.type, ())
+    for index in d.rng.permutation(len(names)):
+        standing = [p for p in d.planner.placed if p.on is None and p.piece.mount == "floor"]
+        taken = sum((p.footprint[2] - p.footprint[0]) * (p.footprint[3] - p.footprint[1]) for p in standing)
+        if taken > 0.2 * area or len(standing) >= 14:
+            break
+        d.wall(names[int(index)], front=0.25)
+    cosy = d.planner.type in ("living room", "bedroom", "office", "music room", "children's room", "dressing room")
+    if cosy and d.chance(0.6) and not any(p.piece.category == "rug" for p in d.planner.placed):
+        x0, z0, x1, z1 = d.planner.rect
+        width, depth = float(d.rng.uniform(1.4, 2.2)), float(d.rng.uniform(1.0, 1.5))
+        d.rug((x0 + x1) / 2, (z0 + z1) / 2, 0.0, width, depth)
+
+
 def furnish(planner: RoomPlanner, style: Style, rng: np.random.Generator) -> list[Placed]:
     """Furnishes a room and hangs a lamp from its ceiling."""
-    PROGRAMMES[planner.type](Decorator(planner, style, rng))
+    decorator = Decorator(planner, style, rng)
+    PROGRAMMES[planner.type](decorator)
     x0, z0, x1, z1 = planner.rect
+    _fill(decorator, (x1 - x0) * (z1 - z0))
     lamps = max(1, round(max(x1 - x0, z1 - z0) / 4.5)) if planner.type == "hallway" else 1
     for k in range(lamps):
         share = (k + 0.5) / lamps

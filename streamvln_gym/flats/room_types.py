@@ -23,7 +23,7 @@ ROOM_TYPES = (
     RoomType("living room", (12.0, 60.0), 1.0, 1),
     RoomType("kitchen", (6.5, 26.0), 1.0, 1),
     RoomType("bedroom", (8.5, 24.0), 5.0, 4),
-    RoomType("bathroom", (4.5, 13.0), 3.0, 3),
+    RoomType("bathroom", (4.5, 10.5), 3.0, 2),
     RoomType("office", (7.0, 20.0), 2.5, 2),
     RoomType("dining room", (9.5, 28.0), 1.5, 1),
     RoomType("storage room", (4.5, 11.0), 1.8, 2),

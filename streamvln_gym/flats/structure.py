@@ -129,7 +129,7 @@ def _wall_part(
 ) -> None:
     columns = [low, *[m for m in marks if low + 0.02 < m < high - 0.02], high]
     us = sorted(u if wall.side in ("north", "east") else -u for u in columns)
-    model.grid(wall.place(), us, rows, colour, texture)
+    model.grid(wall.place(), us, rows, colour, texture, 0.5 if texture == Texture.TILES else 1.0)
 
 
 def floor_model(plan: Plan, room: int, colour: RGB, texture: Texture, scale: float) -> Model:

@@ -151,8 +151,8 @@ def _concrete(size: int, rng: np.random.Generator) -> Image:
 def _grain(size: int, rng: np.random.Generator) -> Image:
     x, y = _coordinates(size)
     turn = 2 * np.pi / size
-    wave = np.sin(turn * 8 * y + 1.6 * np.sin(turn * x + 1.0) + rng.uniform(0, 6))
-    return _to_image(0.93 + 0.05 * wave - 0.03 * rng.random((size, 1)))
+    wave = np.sin(turn * 8 * y + 0.9 * np.sin(turn * x + 1.0) + rng.uniform(0, 6))
+    return _to_image(0.95 + 0.035 * wave - 0.03 * rng.random((size, 1)))
 
 
 def _fabric(size: int, rng: np.random.Generator) -> Image:

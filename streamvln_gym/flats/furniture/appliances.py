@@ -10,10 +10,12 @@ from streamvln_gym.flats.textures import Texture
 FABRIC, WOOD, PLAIN, TILES = Texture.FABRIC, Texture.WOOD, Texture.PLAIN, Texture.TILES
 
 
-def counter(rng: np.random.Generator, style: Style, width: float = 1.2, sink: bool = False) -> Piece:
+def counter(
+    rng: np.random.Generator, style: Style, width: float = 1.2, sink: bool = False, colour: str | None = None
+) -> Piece:
     """A kitchen counter with doors, with a sink let into it if asked."""
     m = sized(width, 0.62, 0.9)
-    tone = style.fabric(rng)
+    tone = colour or style.fabric(rng)
     w, doors = width / 2, max(1, round(width / 0.6))
     m.box((-w, w), (0.1, 0.86), (-0.27, 0.31), tone, hide="ud")
     m.box((-w, w), (0.0, 0.1), (-0.22, 0.31), "black", hide="udb")
@@ -30,8 +32,28 @@ def counter(rng: np.random.Generator, style: Style, width: float = 1.2, sink: bo
     return Piece("sink" if sink else "kitchen counter", m, None, surface=None if sink else 0.9)
 
 
-def kitchen_sink(rng: np.random.Generator, style: Style) -> Piece:
-    return counter(rng, style, 0.9, sink=True)
+def kitchen_sink(rng: np.random.Generator, style: Style, colour: str | None = None) -> Piece:
+    return counter(rng, style, 0.9, sink=True, colour=colour)
+
+
+def wall_cabinet(rng: np.random.Generator, style: Style, width: float = 1.2, colour: str | None = None) -> Piece:
+    """Cupboards that hang above a counter."""
+    m = sized(width, 0.32, 0.6)
+    tone = colour or style.fabric(rng)
+    w, doors = width / 2, max(1, round(width / 0.5))
+    m.box((-w, w), (0.0, 0.6), (-0.14, 0.16), tone, hide="b")
+    for k in range(doors):
+        x = -w + k * width / doors
+        m.box((x + 0.01, x + width / doors - 0.01), (0.015, 0.585), (-0.16, -0.14), tone, hide="b")
+        m.box((x + 0.06, x + 0.08), (0.06, 0.2), (-0.175, -0.16), "steel", hide="b")
+    return Piece("wall cabinet", m, None, mount="wall", bottom=1.45)
+
+
+def range_hood(rng: np.random.Generator, style: Style) -> Piece:
+    m = sized(0.6, 0.46, 0.95)
+    m.box((-0.3, 0.3), (0.0, 0.12), (-0.23, 0.23), "steel", hide="b")
+    m.box((-0.13, 0.13), (0.12, 0.95), (-0.05, 0.23), "steel", hide="b")
+    return Piece("range hood", m, "steel", mount="wall", bottom=1.65)
 
 
 def stove(rng: np.random.Generator, style: Style) -> Piece:
@@ -110,16 +132,21 @@ def bathtub(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def shower(rng: np.random.Generator, style: Style) -> Piece:
+    """A tray, a tiled back, a rail with a half-open curtain, and the shower head."""
     m = sized(0.9, 0.9, 2.05)
     tone = style.fabric(rng)
-    m.box((-0.45, 0.45), (0.0, 0.12), (-0.45, 0.45), "white")
-    m.quad((0.45, 0.12, 0.44), (-0.45, 0.12, 0.44), (-0.45, 2.05, 0.44), (0.45, 2.05, 0.44), tone, TILES, 0.5)
-    for x in (-0.45, 0.42):
-        m.box((x, x + 0.03), (0.12, 2.05), (-0.45, 0.45), (196, 226, 236), hide="d")
-    m.box((-0.42, 0.42), (2.0, 2.05), (-0.45, -0.42), "steel", hide="")
-    for k in range(3):
-        x = -0.42 + 0.12 * k
-        m.box((x, x + 0.09), (0.2, 2.0), (-0.445 + 0.02 * (k % 2), -0.425 + 0.02 * (k % 2)), tone, FABRIC, hide="u")
+    m.box((-0.45, 0.45), (0.0, 0.14), (-0.45, 0.45), "white")
+    m.quad((-0.38, 0.142, 0.38), (0.38, 0.142, 0.38), (0.38, 0.142, -0.38), (-0.38, 0.142, -0.38), (206, 222, 230))
+    m.quad((0.45, 0.14, 0.44), (-0.45, 0.14, 0.44), (-0.45, 2.05, 0.44), (0.45, 2.05, 0.44), (176, 214, 226), TILES, 0.4)
+    for x in (-0.45, 0.41):
+        m.box((x, x + 0.04), (0.14, 2.05), (-0.45, -0.41), "steel")
+        m.box((x, x + 0.04), (2.0, 2.05), (-0.41, 0.44), "steel", hide="fb")
+    m.box((-0.41, 0.41), (2.0, 2.05), (-0.45, -0.41), "steel", hide="lr")
+    folds = [-0.41 + 0.085 * k for k in range(7)]
+    for k, (a, b) in enumerate(zip(folds[:-1], folds[1:], strict=True)):
+        za, zb = (-0.44, -0.4) if k % 2 == 0 else (-0.4, -0.44)
+        m.quad((b, 0.16, zb), (a, 0.16, za), (a, 1.99, za), (b, 1.99, zb), tone, FABRIC)
+        m.quad((a, 0.16, za), (b, 0.16, zb), (b, 1.99, zb), (a, 1.99, za), tone, FABRIC)
     m.box((0.1, 0.14), (0.9, 1.9), (0.36, 0.4), "steel")
     m.box((0.04, 0.2), (1.86, 1.9), (0.2, 0.4), "steel", hide="")
     return Piece("shower", m, None)

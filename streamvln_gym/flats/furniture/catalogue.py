@@ -41,6 +41,8 @@ BUILDERS: dict[str, Callable[..., Piece]] = {
     "bin": storage.bin_,
     "kitchen counter": appliances.counter,
     "sink": appliances.kitchen_sink,
+    "wall cabinet": appliances.wall_cabinet,
+    "range hood": appliances.range_hood,
     "stove": appliances.stove,
     "fridge": appliances.fridge,
     "dishwasher": appliances.dishwasher,

@@ -221,9 +221,11 @@ def coat_rack(rng: np.random.Generator, style: Style) -> Piece:
     tone = style.timber(rng)
     m.cylinder((0.0, 0.0), 0.2, (0.0, 0.04), tone, 8)
     m.cylinder((0.0, 0.0), 0.025, (0.04, 1.75), tone, 6)
-    coat = style.fabric(rng)
-    m.cylinder((0.0, 0.0), 0.19, (0.85, 1.4), coat, 7, top_radius=0.13, texture=FABRIC, cap=False)
-    m.cylinder((0.0, 0.0), 0.13, (1.4, 1.58), coat, 7, top_radius=0.03, texture=FABRIC)
+    for side, low in ((-1, 0.75), (1, 0.95)):  # two coats, wider below
+        coat = style.fabric(rng)
+        x0, x1 = sorted((side * 0.06, side * 0.2))
+        m.box((x0, x1), (low, 1.45), (-0.17, 0.17), coat, FABRIC, hide="u")
+        m.box((x0 + 0.01, x1 - 0.01), (1.45, 1.6), (-0.09, 0.09), coat, FABRIC)
     for sx, sz in ((0.18, 0.0), (-0.18, 0.0)):
         m.box((min(0, sx), max(0, sx)), (1.62, 1.66), (sz - 0.015, sz + 0.015), tone, hide="")
     return Piece("coat rack", m, None, has_front=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,7 +33,12 @@ class Piece:
     bottom: float = 0.0
     has_front: bool = True
 
-    @property
+    @cached_property
+    def size(self) -> tuple[float, float, float]:
+        """(width, depth, height) in metres of what is drawn."""
+        return self.model.extent()
+
+    @cached_property
     def colour(self) -> str | None:
         """The palette colour that most of it shows."""
         return self.model.main_colour()
@@ -46,25 +52,35 @@ class Style:
         wood: tone of most wooden things.
         other_wood: tone of the others.
         metal: tone of frames.
+        favourites: three vivid colours that come back in sofas and in sets of things, so that some match.
     """
 
     wood: str
     other_wood: str
     metal: str
+    favourites: tuple[str, ...]
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Style:
         """A style at random."""
-        woods = ("walnut", "mahogany", "pine", "white", "walnut", "black")
+        woods = ("walnut", "mahogany", "pine", "white")
         first, second = rng.choice(len(woods), 2, replace=False)
-        return cls(woods[first], woods[second], ("black", "steel", "white")[int(rng.integers(3))])
+        other = "black" if rng.random() < 0.2 else woods[second]
+        favourites = tuple(VIVID[int(k)] for k in rng.permutation(len(VIVID))[:3])
+        return cls(woods[first], other, ("black", "steel", "white")[int(rng.integers(3))], favourites)
 
     def timber(self, rng: np.random.Generator) -> str:
         """A tone for something wooden."""
         return self.wood if rng.random() < 0.7 else self.other_wood
 
+    def favourite(self, rng: np.random.Generator) -> str:
+        """One of the flat's favourite colours."""
+        return self.favourites[int(rng.integers(len(self.favourites)))]
+
     def fabric(self, rng: np.random.Generator) -> str:
         """A colour for something upholstered or painted: mostly vivid."""
+        if rng.random() < 0.2:
+            return self.favourite(rng)
         if rng.random() < 0.8:
             return VIVID[int(rng.integers(len(VIVID)))]
         return ("beige", "grey", "white", "black", "brown")[int(rng.integers(5))]

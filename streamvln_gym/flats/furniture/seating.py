@@ -11,11 +11,11 @@ FABRIC, WOOD, PLAIN = Texture.FABRIC, Texture.WOOD, Texture.PLAIN
 
 
 def _upholstered(width: float, depth: float, seats: int, colour: str, leather: bool):
-    m = sized(width, depth, 0.84)
+    m = sized(width, depth, 0.82)
     cloth = PLAIN if leather else FABRIC
     w, d, arm = width / 2, depth / 2, 0.17
     m.box((-w, w), (0.1, 0.3), (-d + 0.02, d), colour, cloth)
-    m.box((-w, w), (0.3, 0.84), (d - 0.2, d), colour, cloth)
+    m.box((-w, w), (0.3, 0.82), (d - 0.2, d), colour, cloth)
     for side in (-1, 1):
         xs = sorted((side * w, side * (w - arm)))
         m.box((xs[0], xs[1]), (0.3, 0.6), (-d + 0.02, d - 0.2), colour, cloth, hide="db")
@@ -28,7 +28,8 @@ def _upholstered(width: float, depth: float, seats: int, colour: str, leather: b
 
 
 def sofa(rng: np.random.Generator, style: Style) -> Piece:
-    colour, leather = style.fabric(rng), bool(rng.random() < 0.3)
+    colour = style.favourite(rng) if rng.random() < 0.75 else style.fabric(rng)
+    leather = bool(rng.random() < 0.3)
     seats = int(rng.integers(2, 4))
     m = _upholstered(0.5 + 0.55 * seats, 0.88, seats, colour, leather)
     if rng.random() < 0.6:
@@ -38,9 +39,9 @@ def sofa(rng: np.random.Generator, style: Style) -> Piece:
     return Piece("sofa", m, "leather" if leather else "fabric")
 
 
-def armchair(rng: np.random.Generator, style: Style) -> Piece:
+def armchair(rng: np.random.Generator, style: Style, colour: str | None = None) -> Piece:
     leather = bool(rng.random() < 0.3)
-    m = _upholstered(0.86, 0.82, 1, style.fabric(rng), leather)
+    m = _upholstered(0.86, 0.82, 1, colour or style.fabric(rng), leather)
     return Piece("armchair", m, "leather" if leather else "fabric")
 
 
@@ -87,16 +88,16 @@ def bench(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def _bed(width: float, rng: np.random.Generator, style: Style, category: str = "bed") -> Piece:
-    m = sized(width, 2.05, 1.0)
+    m = sized(width, 2.05, 0.95)
     w, tone, blanket = width / 2, style.timber(rng), style.fabric(rng)
-    m.box((-w, w), (0.0, 1.0), (0.97, 1.025), tone, WOOD)
-    m.box((-w + 0.02, w - 0.02), (0.1, 0.32), (-1.025, 0.97), tone, WOOD, hide="db")
-    m.box((-w + 0.05, w - 0.05), (0.32, 0.5), (-0.99, 0.97), "white", PLAIN, hide="db")
-    m.box((-w, w), (0.24, 0.55), (-1.0, 0.42), blanket, FABRIC, hide="d")
+    m.box((-w, w), (0.0, 0.95), (0.97, 1.025), tone, WOOD)
+    m.box((-w + 0.02, w - 0.02), (0.08, 0.24), (-0.99, 0.97), tone, WOOD, hide="udb")
+    m.box((-w + 0.04, w - 0.04), (0.24, 0.5), (0.5, 0.97), "white", PLAIN, hide="dbf")
+    m.box((-w, w), (0.22, 0.56), (-1.02, 0.5), blanket, FABRIC, hide="d")
     count = 2 if width > 1.3 else 1
     for k in range(count):
         x = (k - (count - 1) / 2) * 0.72
-        m.box((x - 0.3, x + 0.3), (0.5, 0.62), (0.52, 0.92), "white", PLAIN)
+        m.box((x - 0.3, x + 0.3), (0.5, 0.63), (0.56, 0.93), "white", PLAIN)
     return Piece(category, m, None)
 
 
