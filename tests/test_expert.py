@@ -1,0 +1,85 @@
+import math
+
+import numpy as np
+import pytest
+
+from streamvln_gym.agents import OracleAgent
+from streamvln_gym.errors import NavigationError
+from streamvln_gym.expert import GeodesicFollower, demonstrate, expert_for
+from streamvln_gym.simulators.base import Action, AgentState
+
+
+@pytest.fixture
+def env(tiny_flats):
+    env = tiny_flats.make(sensors=("instruction",))
+    yield env
+    env.close()
+
+
+def test_the_oracle_succeeds_along_every_reference_path(env):
+    agent = OracleAgent(env)
+    for _ in range(len(env.dataset)):
+        observation, info = env.reset()
+        if not env.episode.goals or not math.isfinite(info["distance_to_goal"]):
+            continue
+        agent.reset()
+        finished = False
+        while not finished:
+            observation, _, terminated, truncated, info = env.step(agent.act(observation))
+            finished = terminated or truncated
+        assert info["success"] == 1.0
+        assert info["spl"] > 0.9
+        assert info["distance_to_goal"] <= 0.25
+
+
+def test_the_follower_turns_the_short_way_first(env):
+    env.reset()
+    position = env.simulator.state.position
+    straight = GeodesicFollower(env.simulator, [env.episode.goals[0].position])
+    path = env.simulator.shortest_path(position, env.episode.goals[0].position)
+    towards = math.atan2(-(path[1][0] - path[0][0]), -(path[1][2] - path[0][2]))
+    assert straight.next_action(AgentState(position, towards + math.radians(40))) == Action.RIGHT
+    assert straight.next_action(AgentState(position, towards - math.radians(40))) == Action.LEFT
+
+
+def test_next_actions_change_nothing(env):
+    env.reset()
+    follower = expert_for(env.simulator, env.episode)
+    state = env.simulator.state
+    first = follower.next_actions(state, 6)
+    assert first == follower.next_actions(state, 6)
+    assert first[0] == follower.next_action(state)
+    assert env.simulator.state is state
+
+
+def test_a_demonstration_ends_in_stop_and_visits_the_way_points(env):
+    env.reset()
+    run = demonstrate(env.simulator, env.simulator.state, expert_for(env.simulator, env.episode))
+    assert run.actions[-1] == Action.STOP
+    assert len(run.positions) == len(run.yaws) == len(run.actions)
+    for waypoint in env.episode.reference_path:
+        assert np.linalg.norm(run.positions - np.array(waypoint), axis=1).min() < 0.75
+
+
+def test_an_unreachable_way_point_is_named(env, tiny_flats):
+    env.reset()
+    follower = GeodesicFollower(env.simulator, [(9.4, 0.2, 1.0)])  # the closed room
+    with pytest.raises(NavigationError, match=r"cannot reach \[9.4, 0.2, 1.0\]"):
+        follower.next_action(env.simulator.state)
+
+
+def test_no_way_points_are_an_error(env):
+    env.reset()
+    with pytest.raises(ValueError, match="at least one"):
+        GeodesicFollower(env.simulator, [])
+
+
+def test_too_few_steps_are_an_error(env):
+    env.reset()
+    with pytest.raises(NavigationError, match="within 2 steps"):
+        demonstrate(env.simulator, env.simulator.state, expert_for(env.simulator, env.episode), max_steps=2)
+
+
+def test_the_oracle_wants_a_reset_first(env):
+    with pytest.raises(RuntimeError, match=r"agent\.reset\(\)"):
+        OracleAgent(env).act({})
