@@ -112,7 +112,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         split: of the dataset.
         data_dir: the folder that holds `datasets/` and `scene_datasets/` (r2r, rxr; for an episode file only if it
             does not lie in a folder of that form itself).
-        camera: the camera.
+        camera: the camera; default: 640x480, or that of the `Simulator` passed in.
         sensors: names out of `spaces.SENSORS`.
         max_steps: actions after which an episode is truncated.
         reward: the reward's terms.
@@ -143,7 +143,10 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         scenes: int | Collection[str] | None = None,
         auto_dataset: str = "r2r",
     ) -> None:
-        self.camera = _instance(camera, CameraConfig, "camera")
+        given = None if isinstance(simulator, str) else getattr(simulator, "camera", None)
+        self.camera = _instance(camera or given, CameraConfig, "camera")
+        if given is not None and given != self.camera:
+            raise ValueError(f"the simulator has another camera ({given}) than was asked for ({self.camera})")
         self.reward = _instance(reward, RewardConfig, "reward")
         self.sensors = check_sensors(sensors)
         if isinstance(max_steps, bool) or not isinstance(max_steps, (int, np.integer)) or max_steps < 1:

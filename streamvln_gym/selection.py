@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import warnings
@@ -44,12 +45,7 @@ def open_dataset(
         try:
             return _open_downloaded(auto_dataset, split, data_dir, scenes)
         except _MissingDataError as missing:
-            warnings.warn(
-                f"{missing} Until then this environment uses the embedded, generated flats (dataset='flats'): its "
-                f"numbers are NOT {auto_dataset.upper()} numbers. Pass dataset='flats' to silence this warning.",
-                UserWarning,
-                stacklevel=4,
-            )
+            _warn_about_flats(auto_dataset, missing)
         return _open_flats(split, scenes)
     if dataset == "flats":
         return _open_flats(split, scenes)
@@ -73,6 +69,8 @@ def resolve_simulator(simulator: str | Simulator) -> str:
         SimulatorUnavailableError: it cannot be had.
     """
     if not isinstance(simulator, str):
+        if not hasattr(simulator, "try_step"):
+            raise TypeError(f"simulator must be a name or a Simulator, got {type(simulator).__name__}")
         return simulator.name
     if simulator == "habitat":
         raise SimulatorUnavailableError(
@@ -91,6 +89,18 @@ def make_simulator(name: str, camera: CameraConfig) -> Simulator:
     from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 
     return EmbeddedSimulator(camera)
+
+
+def _warn_about_flats(wanted: str, missing: DatasetError) -> None:
+    """Says once that "auto" took the flats: not again in the workers of a vector environment that has said it."""
+    if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
+        return
+    warnings.warn(
+        f"{missing} Until then this environment uses the embedded, generated flats (dataset='flats'): its numbers are "
+        f"NOT {wanted.upper()} numbers. Pass dataset='flats' to silence this warning.",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 class _MissingDataError(DatasetError):

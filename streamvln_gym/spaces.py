@@ -109,7 +109,7 @@ def _write_instruction(space: InstructionText, index: int, value: str, shared_me
 
 
 def check_sensors(sensors: Iterable[str]) -> tuple[str, ...]:
-    """The sensors as a tuple.
+    """The sensors as a tuple, in the order of `SENSORS`.
 
     Raises:
         ValueError: a name is unknown or given twice, or there is none.
@@ -122,7 +122,7 @@ def check_sensors(sensors: Iterable[str]) -> tuple[str, ...]:
         raise ValueError(f"unknown sensor {unknown[0]!r}: choose from {', '.join(SENSORS)}")
     if not names or len(set(names)) != len(names):
         raise ValueError(f"sensors must be at least one name, each given once, got {names!r}")
-    return names
+    return tuple(name for name in SENSORS if name in names)
 
 
 def observation_space(

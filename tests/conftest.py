@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,15 @@ def with_ground_truth(episode: Episode, scene: Path) -> Episode:
     shown = demonstrate(simulator, start, expert_for(simulator, episode))
     locations = tuple((float(x), float(y), float(z)) for x, y, z in shown.positions)
     return replace(episode, gt_locations=locations, gt_actions=shown.actions)
+
+
+def copy_of(tiny_flats: TinyFlats, tmp_path: Path, *episodes: Episode) -> TinyFlats:
+    """A copy of the first scene that a test may damage, with other episodes."""
+    scene = "flats/tiny_a/tiny_a.glb"
+    shutil.copytree((tiny_flats.scenes_dir / scene).parent, (tmp_path / "scene_datasets" / scene).parent)
+    path = tmp_path / "datasets" / "x" / "x.json.gz"
+    write_dataset(path, episodes or [tiny_flats.dataset.episode("10")])
+    return TinyFlats(tmp_path, path, tmp_path / "scene_datasets")
 
 
 @pytest.fixture(scope="session")

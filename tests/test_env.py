@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import subprocess
 import sys
 import warnings
@@ -22,14 +21,14 @@ from streamvln_gym.errors import (
     DatasetError,
     EpisodeNotFoundError,
     NavigationError,
-    SceneError,
     SimulatorUnavailableError,
 )
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.rewards import RewardConfig
 from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 from streamvln_gym.spaces import SENSORS
-from tests.conftest import HEIGHT, SMALL_CAMERA, TinyFlats, tiny_episode
+from tests.conftest import HEIGHT, SMALL_CAMERA, TinyFlats, copy_of, tiny_episode
 
 STOP, FORWARD, LEFT, RIGHT = range(4)
 
@@ -282,6 +281,8 @@ def test_steps_outside_an_episode_are_refused(env: VLNEnv) -> None:
         ({"dataset": 3}, TypeError, "must be a name, a path or an EpisodeDataset"),
         ({"simulator": "habitat"}, SimulatorUnavailableError, "later version.*simulator='embedded'"),
         ({"simulator": "unity"}, SimulatorUnavailableError, "unknown simulator 'unity'"),
+        ({"simulator": 5}, TypeError, "must be a name or a Simulator, got int"),
+        ({"simulator": EmbeddedSimulator()}, ValueError, "another camera"),
         ({"sensors": ("rgb", "sonar")}, ValueError, "unknown sensor 'sonar'"),
         ({"max_steps": 0}, ValueError, "max_steps must be a positive integer"),
         ({"max_steps": True}, ValueError, "max_steps must be a positive integer"),
@@ -314,43 +315,6 @@ def test_unknown_ids_and_versions_are_gymnasiums_errors() -> None:
         gym.make("StreamVLN-R2R-v9")
 
 
-def copy_of(tiny_flats: TinyFlats, tmp_path: Path, *episodes) -> TinyFlats:
-    """A copy of the first scene that a test may damage, with other episodes."""
-    scene = "flats/tiny_a/tiny_a.glb"
-    shutil.copytree((tiny_flats.scenes_dir / scene).parent, (tmp_path / "scene_datasets" / scene).parent)
-    path = tmp_path / "datasets" / "x" / "x.json.gz"
-    write_dataset(path, episodes or [tiny_flats.dataset.episode("10")])
-    return TinyFlats(tmp_path, path, tmp_path / "scene_datasets")
-
-
-@pytest.mark.parametrize(
-    ("ending", "content", "words"),
-    [
-        (".glb", None, "tiny_a.glb"),
-        (".glb", b"glTF", "tiny_a.glb"),
-        (".navmesh.npz", None, "has no navigation mesh .*navmesh.npz is missing"),
-        (".navmesh.npz", b"PK", "cannot be read"),
-        (".scene_graph.json", b"{", "cannot read the scene graph"),
-        (".instances.npy", b"x", "cannot read the instance ids"),
-        (".stage_config.json", b"[", "cannot read the stage configuration"),
-    ],
-)
-def test_damaged_scenes_are_refused(tiny_flats: TinyFlats, tmp_path: Path, ending: str, content, words: str) -> None:
-    damaged = copy_of(tiny_flats, tmp_path)
-    path = damaged.scenes_dir / "flats" / "tiny_a" / f"tiny_a{ending}"
-    path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(SceneError, match=words):
-        damaged.make().reset()
-
-
-def test_truncated_glb_is_refused(tiny_flats: TinyFlats, tmp_path: Path) -> None:
-    damaged = copy_of(tiny_flats, tmp_path)
-    path = damaged.scenes_dir / "flats/tiny_a/tiny_a.glb"
-    path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(SceneError, match="tiny_a"):
-        damaged.make().reset()
-
-
 def test_start_off_the_mesh_is_refused(tiny_flats: TinyFlats, tmp_path: Path) -> None:
     outside = tiny_episode(1, "flats/tiny_a/tiny_a.glb", [(1.0, 0.5), (7.0, 2.0)], "You stand in the sofa.")
     env = copy_of(tiny_flats, tmp_path, outside).make()
@@ -380,21 +344,6 @@ def test_episodes_without_goals_are_played_without_metrics(tiny_flats: TinyFlats
     assert terminated and last["path_length"] == pytest.approx(0.25)
     for name in ("distance_to_goal", "navigation_error", "success", "spl", "ndtw", "success_rule"):
         assert name not in info and name not in last
-
-
-def test_semantic_gives_named_classes(tiny_flats: TinyFlats) -> None:
-    env = tiny_flats.make(sensors=("semantic", "rgb"))
-    observation, _ = env.reset(options={"episode_id": "30"})
-    classes = env.simulator.semantic_classes
-    assert {classes[int(number)] for number in np.unique(observation["semantic"])} >= {"wall", "sofa"}
-    assert observation["semantic"].dtype == np.int32
-
-
-def test_semantic_needs_instances(tiny_flats: TinyFlats, tmp_path: Path) -> None:
-    bare = copy_of(tiny_flats, tmp_path)
-    (bare.scenes_dir / "flats/tiny_a/tiny_a.instances.npy").unlink()
-    with pytest.raises(SceneError, match="Leave 'semantic' out of `sensors`"):
-        bare.make(sensors=("semantic",)).reset()
 
 
 def test_steps_without_rendering_and_one_look(env: VLNEnv, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,68 +399,9 @@ def test_global_random_numbers_are_left_alone(env: VLNEnv) -> None:
     assert np.array_equal(before[0], np.random.get_state()[1]) and before[1] == random.getstate()
 
 
-class TestAuto:
-    """`dataset="auto"` and the downloaded datasets, with a stand-in on disk."""
-
-    def install(self, tiny_flats: TinyFlats, root: Path, name: str = "r2r", scans: bool = True) -> Path:
-        split = "val_unseen"
-        stem = split if name == "r2r" else f"{split}_guide"
-        (root / "datasets" / name / split).mkdir(parents=True)
-        for ending in ("", "_gt"):
-            source = tiny_flats.episodes_path.with_name(f"tiny{ending}.json.gz")
-            shutil.copy(source, root / "datasets" / name / split / f"{stem}{ending}.json.gz")
-        if scans:
-            shutil.copytree(tiny_flats.scenes_dir, root / "scene_datasets")
-        return root
-
-    @pytest.mark.parametrize("name", ["r2r", "rxr"])
-    def test_takes_the_downloaded_data_without_a_warning(self, tiny_flats: TinyFlats, tmp_path: Path, name) -> None:
-        root = self.install(tiny_flats, tmp_path, name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            env = VLNEnv(data_dir=root, auto_dataset=name, camera=SMALL_CAMERA)
-        _, info = env.reset()
-        assert (info["dataset"], info["split"], info["simulator"]) == (name, "val_unseen", "embedded")
-
-    @pytest.mark.parametrize(
-        ("episodes", "words"), [(False, "val_unseen.json.gz is missing"), (True, "2 of the 2 scans")]
-    )
-    def test_otherwise_takes_the_flats_with_one_warning(
-        self, tiny_flats: TinyFlats, tmp_path: Path, episodes: bool, words: str
-    ) -> None:
-        if episodes:
-            self.install(tiny_flats, tmp_path, scans=False)
-        with pytest.warns(UserWarning) as caught:
-            env = VLNEnv(data_dir=tmp_path)
-        assert len(caught) == 1 and words in str(caught[0].message)
-        assert "NOT R2R numbers" in str(caught[0].message) and "Get " in str(caught[0].message)
-        assert env.dataset.name.startswith("flats")
-
-    def test_explicit_data_that_is_missing_is_an_error(self, tiny_flats: TinyFlats, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match="There are no R2R episodes of the split 'val_unseen'"):
-            VLNEnv(dataset="r2r", data_dir=tmp_path)
-        root = self.install(tiny_flats, tmp_path, scans=False)
-        with pytest.raises(DatasetError, match="2 of the 2 scans of R2R val_unseen are missing"):
-            VLNEnv(dataset="r2r", data_dir=root)
-        with pytest.raises(DatasetError, match=r"split 'train'.*splits found there: val_unseen"):
-            VLNEnv(dataset="r2r", split="train", data_dir=root)
-
-    def test_unknown_flats_split_is_an_error(self) -> None:
-        with pytest.raises(EpisodeNotFoundError, match="no split 'moon'"):
-            VLNEnv(dataset="flats", split="moon")
-
-    def test_a_corrupt_download_is_an_error_not_a_fallback(self, tiny_flats: TinyFlats, tmp_path: Path) -> None:
-        root = self.install(tiny_flats, tmp_path)
-        (root / "datasets/r2r/val_unseen/val_unseen.json.gz").write_bytes(b"\x1f\x8b")
-        with pytest.raises(DatasetError, match="truncated"):
-            VLNEnv(data_dir=root)
-
-    def test_a_folder_of_built_flats_is_a_dataset(self, tiny_flats: TinyFlats, tmp_path: Path) -> None:
-        self.install(tiny_flats, tmp_path, "flats", scans=True)
-        (tmp_path / "datasets/flats/val_unseen/val_unseen_guide.json.gz").rename(
-            tmp_path / "datasets/flats/val_unseen/val_unseen.json.gz"
-        )
-        env = VLNEnv(dataset=tmp_path)
-        assert env.dataset.name.startswith("flats-v") and len(env.dataset) == 7
-        with pytest.raises(DatasetError, match="has no split 'train' of built flats"):
-            VLNEnv(dataset=tmp_path, split="train")
+def test_a_simulator_of_ones_own_is_used(tiny_flats: TinyFlats) -> None:
+    simulator = EmbeddedSimulator(SMALL_CAMERA)
+    env = VLNEnv(dataset=tiny_flats.dataset, simulator=simulator)
+    observation, info = env.reset()
+    assert env.simulator is simulator and info["simulator"] == "embedded"
+    assert observation["rgb"].shape == (SMALL_CAMERA.height, SMALL_CAMERA.width, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -12,6 +13,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo, TimeLimit
 
 from streamvln_gym.env import VLNEnv
+from streamvln_gym.episodes import VLNCEDataset, write_dataset
+from streamvln_gym.errors import NavigationError
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.spaces import SENSORS
 from streamvln_gym.wrappers import PAD, ActionChunk, ExpertAction, SB3Observation, TokenizeInstruction
@@ -202,6 +205,14 @@ def test_the_expert_recovers_after_other_actions(tiny_flats: TinyFlats) -> None:
         *_, info = env.step(info["expert_actions"][0])
     *_, terminated, _, info = env.step(STOP)
     assert terminated and info["success"] == 1.0
+
+
+def test_the_expert_needs_a_goal(tiny_flats: TinyFlats, tmp_path: Path) -> None:
+    bare = replace(tiny_flats.dataset.episode("10"), goals=(), gt_locations=None)
+    write_dataset(tmp_path / "bare.json.gz", [bare])
+    env = ExpertAction(tiny_flats.make(dataset=VLNCEDataset.load(tmp_path / "bare.json.gz", tiny_flats.scenes_dir)))
+    with pytest.raises(NavigationError, match="has no goal"):
+        env.reset()
 
 
 def test_record_video_and_statistics_keep_the_metrics(tiny_flats: TinyFlats, tmp_path: Path) -> None:
