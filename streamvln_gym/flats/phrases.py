@@ -146,10 +146,19 @@ LEAVE_ROOM_BY_TO: tuple[str, ...] = (
     "[enter|go into] <there> [through|by|via] <door>",
 )
 THROUGH_ROOM: tuple[str, ...] = (
-    "[go|walk|pass|move|cut|head|keep going|continue] [straight|right|] through <here>",
+    "[go|walk|pass|move|cut|head|keep going|continue] [straight|] through <here>",
     "[cross|traverse] <here>",
     "walk [across|through] <here>",
 )
+HALL_TURN_ON: dict[str, tuple[str, ...]] = {
+    "left": ("[turn|go|head|bear] left", "[hang|take|make] a left", "turn left [there|and walk along it|]"),
+    "right": ("[turn|go|head|bear] right", "[hang|take|make] a right", "turn right [there|and walk along it|]"),
+    "straight": (
+        "[go|walk|continue|carry on|keep going] straight [on|ahead|down it]",
+        "[follow it|walk along it|walk down it]",
+    ),
+}
+"""The way along a hallway that the words before have just named."""
 HALL_TURN: dict[str, tuple[str, ...]] = {
     "left": (
         "[turn|go|head|take a] left [in|into|down|along] <here>",
@@ -278,9 +287,14 @@ SENTENCE_OPENERS: tuple[str, ...] = (
     "Now ",
     "Afterwards, ",
 )
-LAST_OPENERS: tuple[str, ...] = ("", "", "", "Finally, ", "Then ", "At the end, ", "Lastly, ", "There, ")
+LAST_OPENERS: tuple[str, ...] = ("", "", "", "Finally, ", "Then ", "Lastly, ")
 INSIDE: tuple[str, ...] = ("Inside, ", "Once inside, ", "In there, ", "When you are inside, ", "In <here>, ")
 
+OTHER_ROOM: tuple[str, ...] = (
+    "the other <room>",
+    "the second <room>",
+    "the <room> [that|which] you [have not been in|have not visited|did not visit before]",
+)
 CUE_WALLS: tuple[str, ...] = (
     "the room [whose walls have|that has walls of|with walls of] the same colour as [the walls of the room you started in|those of the room where you started|the walls around you at the start]",
     "the room [painted in|whose walls are painted in] the [same colour as|colour of] [the room where you began|the room you set off from]",

@@ -92,6 +92,7 @@ class _Voice:
         self._rng = rng
         self._room_words: dict[str, str] = {}
         self._object_words: dict[str, str] = {}
+        self._named_leg = -1  # the leg whose room the words before have just named
 
     def tell(self, told: Sequence[Sequence[Clause]]) -> str:
         """The text of all legs."""
@@ -290,6 +291,8 @@ class _Voice:
     def _door(self, index: int, leg: Leg, claim: TakeDoor, passes: Sequence[PassBy], visited: bool) -> list[_Step]:
         assert leg.exit is not None
         rng = self._rng
+        just_named = self._named_leg == index
+        self._named_leg = index + 1 if claim.to_type is not None else -1
         behind = self._graph.rooms[leg.exit.other(leg.room.id)]
         slots = {
             "here": self._the_room(leg.room, index),
@@ -299,13 +302,18 @@ class _Voice:
         }
         if claim.back:
             return [*self._passed(passes, []), _Step(expand(draw(phrases.GO_BACK, rng), rng, slots))]
+        if claim.other_than is not None:
+            slots["there"] = expand(draw(phrases.OTHER_ROOM, rng), rng, {"room": self._room(behind.type)})
+            return [*self._passed(passes, []), _Step(expand(draw(phrases.HALL_TO, rng), rng, slots))]
         noun = self._door_noun(claim, leg.exit, leg.room)
         if noun is not None:
             slots["door"] = noun
         if leg.room.type == HALLWAY:
-            return self._hall_door(leg, claim, passes, behind, slots)
+            return self._hall_door(leg, claim, passes, behind, slots, just_named)
         if visited or index == 0 or rng.random() < (0.7 if passes or self._style.name == "detailed" else 0.25):
-            walk = expand(draw(phrases.THROUGH_ROOM, rng), rng, slots) if index and not visited else None
+            here = "it" if just_named and rng.random() < 0.6 else slots["here"]
+            through = {**slots, "here": here}
+            walk = expand(draw(phrases.THROUGH_ROOM, rng), rng, through) if index and not visited else None
         else:
             walk = None
         if walk is None:
@@ -327,22 +335,22 @@ class _Voice:
         return expand(draw(templates, self._rng), self._rng, slots)
 
     def _hall_door(
-        self, leg: Leg, claim: TakeDoor, passes: Sequence[PassBy], behind: Room, slots: dict[str, str]
+        self,
+        leg: Leg,
+        claim: TakeDoor,
+        passes: Sequence[PassBy],
+        behind: Room,
+        slots: dict[str, str],
+        just_named: bool,
     ) -> list[_Step]:
         rng = self._rng
         steps: list[_Step] = []
         if claim.walk is not None:
-            walk = expand(draw(phrases.HALL_TURN[claim.walk], rng), rng, slots)
+            turns = phrases.HALL_TURN_ON if just_named else phrases.HALL_TURN
+            walk = expand(draw(turns[claim.walk], rng), rng, slots)
             steps += self._with_passes(walk, passes)
         else:
             steps += self._passed(passes, [])
-        if claim.second_of_type:
-            slots["there"] = f"the second {self._room(behind.type)}"
-            first = draw(
-                (f"go past the first {self._room(behind.type)}", f"ignore the first {self._room(behind.type)}"), rng
-            )
-            steps += [_Step(first)] if rng.random() < 0.5 else []
-            return [*steps, _Step(expand(draw(phrases.HALL_TO, rng), rng, slots))]
         if claim.cue is not None:
             slots["there"] = self._cue_room(claim.cue, behind)
             return [*steps, _Step(expand("[enter|go into|walk into|step into|find] <there>", rng, slots))]
