@@ -76,6 +76,9 @@ class Renderer:
             self._instances = np.append(scene.instances[order], -1).astype(np.int32)
         self._found = np.empty(len(self._clusters.box_centre), np.int32)
         self._distance = np.empty(len(self._clusters.box_centre), np.float32)
+        self._planes = np.empty((len(order), shading.ATTRIBUTES + 1, 4), np.float32)
+        self._drawn_in = np.zeros(len(order), np.int64)
+        self._frame = 0
         self._buffers: dict[tuple[int, int], _Buffers] = {}
 
     def render(
@@ -203,6 +206,7 @@ class Renderer:
     ) -> NDArray[np.uint8]:
         """The colour picture, uint8 (H, W, 3), of the visibility buffer."""
         height, width = buffers.ids.shape
+        self._frame += 1
         rgb = np.empty((height, width, 3), np.uint8) if factor == 1 else buffers.rgb
         shading.shade(
             buffers.inverse_depth,
@@ -219,6 +223,9 @@ class Renderer:
             rotation,
             eye,
             focal,
+            self._planes,
+            self._drawn_in,
+            self._frame,
             rgb,
         )
         if factor == 1:
@@ -306,4 +313,4 @@ def _world_gradients(triangles: NDArray[np.float32], attributes: NDArray[np.floa
     along1 = (change1 * d22[:, None] - change2 * d12[:, None]) / determinant[:, None]
     along2 = (change2 * d11[:, None] - change1 * d12[:, None]) / determinant[:, None]
     gradients = along1[:, :, None] * edge1[:, None, :] + along2[:, :, None] * edge2[:, None, :]
-    return np.ascontiguousarray(gradients, np.float32)
+    return np.ascontiguousarray(np.clip(gradients, -1e30, 1e30), np.float32)

@@ -11,16 +11,15 @@ interpolated linearly within a chunk, too. The three channels are mixed together
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import njit
 
 CHUNK = 16  # pixels
 U, V, RED, GREEN, BLUE, ATTRIBUTES = 0, 1, 2, 3, 4, 5  # rows of the attribute tables
-# columns of an attribute's plane along a run: what does not depend on the pixel, g.ray at the run's first pixel, and
-# how that changes from column to column and from row to row
-CONSTANT, START, STEP_X, STEP_Y = 0, 1, 2, 3
+# columns of an attribute's plane in the picture: what does not depend on the pixel, g.ray at pixel (0, 0), and how that
+# changes from column to column and from row to row
+CONSTANT, ORIGIN, STEP_X, STEP_Y = 0, 1, 2, 3
+INVERSE_DEPTH = ATTRIBUTES  # one more row: how 1 / depth changes (STEP_X, STEP_Y only)
 _COLOUR_ONE = 65536  # fixed-point colour 1.0
 _LANE = (1 << 20) - 1
 _BYTES = 0xFF | 0xFF << 20 | 0xFF << 40
@@ -44,6 +43,9 @@ def shade(
     rotation,
     position,
     focal,
+    planes,
+    drawn_in,
+    frame,
     rgb,
 ):
     """Fills a picture from the visibility buffer.
@@ -55,12 +57,13 @@ def shade(
         one_colour: bool (T,), whether the three corners have the same colour.
         texture_index: int32 (T,); 0 means no texture.
         texels, level_start, size_bits: see `textures.MipMaps`.
+        planes: float32 (T, 6, 4), work space: the triangles' attributes in this picture, filled when first seen.
+        drawn_in: int64 (T,), work space: the last frame each triangle was seen in.
+        frame: a number that no earlier picture had.
         rgb: uint8 (H, W, 3), receives the picture.
     """
     height, width = ids.shape
-    planes = np.empty((ATTRIBUTES, 4))  # the attributes along a run
-    slope = np.empty(2)  # change of 1 / depth from column to column and from row to row
-    colour = np.empty((width, 3), np.int32)  # along the run, fixed point
+    colour = np.empty((3, width), np.int32)  # along the run, fixed point
     fixed_u = np.empty(width, np.int32)  # texture coordinates along the run, 1/256 texels of mip level 0
     fixed_v = np.empty(width, np.int32)
     lod = np.empty(width, np.int32)  # mip level along the run x 256
@@ -87,115 +90,121 @@ def shade(
                     out[k, 2] = blue
                 continue
             row = inverse_depth[y, begin:x]
-            ray_x = (begin + 0.5 - width / 2) / focal[0]
-            ray_y = (height / 2 - y - 0.5) / focal[1]
-            first = U if texture > 0 else RED
-            last = RED if one_colour[t] else ATTRIBUTES
-            for a in range(RED, ATTRIBUTES):
-                planes[a, CONSTANT] = values[t, a]
-            for a in range(first, last):
-                _set_up_plane(
-                    triangles[t], values[t, a], gradients[t, a], rotation, position, focal, ray_x, ray_y, planes[a]
+            if drawn_in[t] != frame:
+                drawn_in[t] = frame
+                _set_up_planes(
+                    triangles, normals, values, gradients, t, rotation, position, focal, width, height, planes
                 )
-            _interpolate_colour(row, one_colour[t], planes, colour)
+            _interpolate_colour(row, one_colour[t], planes, t, begin, y, colour)
             if texture == 0:
                 for k in range(row.size):
                     for c in range(3):
-                        out[k, c] = (colour[k, c] * 255 + _COLOUR_ONE // 2) >> 16
+                        out[k, c] = (colour[c, k] * 255 + _COLOUR_ONE // 2) >> 16
                 continue
-            _set_up_slope(triangles[t], normals[t], rotation, position, focal, slope)
-            _locate_texels(row, size_bits[texture], planes, fixed_u, fixed_v)
-            _select_levels(row, size_bits[texture], planes, slope, lod)
+            _locate_texels(row, size_bits[texture, 0], planes, t, U, begin, y, fixed_u)
+            _locate_texels(row, size_bits[texture, 1], planes, t, V, begin, y, fixed_v)
+            _select_levels(row, size_bits[texture], planes, t, begin, y, lod)
             _sample_run(texels, level_start[texture], size_bits[texture], fixed_u, fixed_v, lod, colour, out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _set_up_plane(corners, value, gradient, rotation, position, focal, ray_x, ray_y, plane):
-    """The affine parts of one attribute along a run whose first view ray is (ray_x, ray_y)."""
-    along_x = along_y = along_z = shift = 0.0
-    for k in range(3):
-        along_x += gradient[k] * rotation[0, k]
-        along_y += gradient[k] * rotation[1, k]
-        along_z -= gradient[k] * rotation[2, k]
-        shift += gradient[k] * (position[k] - corners[k])
-    plane[CONSTANT] = value + shift
-    plane[START] = along_x * ray_x + along_y * ray_y + along_z
-    plane[STEP_X] = along_x / focal[0]
-    plane[STEP_Y] = -along_y / focal[1]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _set_up_slope(corners, normal, rotation, position, focal, slope):
-    """How 1 / depth changes in a triangle's plane from column to column and from row to row."""
+def _set_up_planes(triangles, normals, values, gradients, t, rotation, position, focal, width, height, planes):
+    """Fills planes[t]: the attributes of triangle t as functions of the pixel."""
+    ray_x, ray_y = (0.5 - width / 2) / focal[0], (height / 2 - 0.5) / focal[1]
+    for a in range(ATTRIBUTES):
+        along_x = along_y = along_z = shift = 0.0
+        for k in range(3):
+            g = gradients[t, a, k]
+            along_x += g * rotation[0, k]
+            along_y += g * rotation[1, k]
+            along_z -= g * rotation[2, k]
+            shift += g * (position[k] - triangles[t, k])
+        planes[t, a, CONSTANT] = values[t, a] + shift
+        planes[t, a, ORIGIN] = along_x * ray_x + along_y * ray_y + along_z
+        planes[t, a, STEP_X] = along_x / focal[0]
+        planes[t, a, STEP_Y] = -along_y / focal[1]
     offset = along_x = along_y = 0.0
     for k in range(3):
-        offset += normal[k] * (corners[k] - position[k])
-        along_x += normal[k] * rotation[0, k]
-        along_y += normal[k] * rotation[1, k]
-    slope[0] = along_x / (offset * focal[0])
-    slope[1] = -along_y / (offset * focal[1])
+        offset += normals[t, k] * (triangles[t, k] - position[k])
+        along_x += normals[t, k] * rotation[0, k]
+        along_y += normals[t, k] * rotation[1, k]
+    planes[t, INVERSE_DEPTH, STEP_X] = along_x / (offset * focal[0])
+    planes[t, INVERSE_DEPTH, STEP_Y] = -along_y / (offset * focal[1])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _interpolate_colour(row, is_constant, planes, colour):
-    """Fixed-point vertex colours along a run: exact at the ends of each chunk, linear between."""
+def _interpolate_colour(row, is_constant, planes, t, x, y, colour):
+    """Fixed-point vertex colours along a run from pixel (x, y): exact at the ends of each chunk, linear between."""
     for c in range(3):
-        here = _fixed_colour(planes[RED + c, CONSTANT] + (0.0 if is_constant else planes[RED + c, START] / row[0]))
+        constant, step_x = planes[t, RED + c, CONSTANT], planes[t, RED + c, STEP_X]
         if is_constant:
-            for k in range(row.size):
-                colour[k, c] = here
+            colour[c, : row.size] = np.int32(_fixed_colour(constant))
             continue
+        start = planes[t, RED + c, ORIGIN] + x * step_x + y * planes[t, RED + c, STEP_Y]
+        here = _fixed_colour(constant + start / row[0])
         for chunk in range(0, row.size, CHUNK):
             stop = min(chunk + CHUNK, row.size - 1)
-            there = _fixed_colour(
-                planes[RED + c, CONSTANT] + (planes[RED + c, START] + stop * planes[RED + c, STEP_X]) / row[stop]
-            )
+            there = _fixed_colour(constant + (start + stop * step_x) / row[stop])
             step = (there - here) / max(stop - chunk, 1)
             for k in range(chunk, min(chunk + CHUNK, row.size)):
-                colour[k, c] = np.int32(here + step * (k - chunk))
+                colour[c, k] = np.int32(here + step * (k - chunk))
             here = there
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _fixed_colour(level):
-    """A colour 0..255 as 0..65536, rounded."""
+    """A colour 0..255 as 0..65536, ready for rounding down."""
     return min(max(level, 0.0), 255.0) * (_COLOUR_ONE / 255.0) + 0.5
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _locate_texels(row, size_bits, planes, fixed_u, fixed_v):
-    """Texture coordinates along a run in 1/256 texels of mip level 0."""
+def _locate_texels(row, bits, planes, t, axis, x, y, fixed):
+    """Texture coordinates (axis U or V) along a run from pixel (x, y) in 1/256 texels of mip level 0."""
     most = np.float32(_MAX_FIXED)
-    scale = np.float32(256 << size_bits[0])
-    u0, u1, u2 = np.float32(planes[U, CONSTANT]), np.float32(planes[U, START]), np.float32(planes[U, STEP_X])
+    scale = np.float32(256 << bits)
+    step = planes[t, axis, STEP_X]
+    start = np.float32(planes[t, axis, ORIGIN] + x * np.float64(step) + y * np.float64(planes[t, axis, STEP_Y]))
+    constant = planes[t, axis, CONSTANT]
     for k in range(row.size):
-        fixed_u[k] = np.int32(min(max((u0 + (u1 + np.float32(k) * u2) / row[k]) * scale, np.float32(0.0)), most))
-    scale = np.float32(256 << size_bits[1])
-    v0, v1, v2 = np.float32(planes[V, CONSTANT]), np.float32(planes[V, START]), np.float32(planes[V, STEP_X])
-    for k in range(row.size):
-        fixed_v[k] = np.int32(min(max((v0 + (v1 + np.float32(k) * v2) / row[k]) * scale, np.float32(0.0)), most))
+        value = (constant + (start + np.float32(k) * step) / row[k]) * scale
+        fixed[k] = np.int32(min(max(value, np.float32(0.0)), most))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _select_levels(row, size_bits, planes, slope, lod):
-    """Mip levels x 256 along a run, by OpenGL's rule: log2 of the longer of the pixel's two sides in texels."""
-    width, height = float(1 << size_bits[0]), float(1 << size_bits[1])
-    highest = 256.0 * max(size_bits[0], size_bits[1])
-    here = 0.0
+def _select_levels(row, size_bits, planes, t, x, y, lod):
+    """Mip levels x 256 along a run from pixel (x, y), by OpenGL's rule: log2 of the pixel's longer side in texels."""
+    width, height = np.float32(1 << size_bits[0]), np.float32(1 << size_bits[1])
+    u_step_x, u_step_y = planes[t, U, STEP_X] * width, planes[t, U, STEP_Y] * width
+    v_step_x, v_step_y = planes[t, V, STEP_X] * height, planes[t, V, STEP_Y] * height
+    u_start = np.float32(planes[t, U, ORIGIN] * width + x * u_step_x + y * u_step_y)
+    v_start = np.float32(planes[t, V, ORIGIN] * height + x * v_step_x + y * v_step_y)
+    w_step_x, w_step_y = planes[t, INVERSE_DEPTH, STEP_X], planes[t, INVERSE_DEPTH, STEP_Y]
+    highest = np.float32(256 * max(size_bits[0], size_bits[1]))
+    here = np.float32(0.0)
     for chunk in range(-CHUNK, row.size, CHUNK):  # the first turn finds the level of pixel 0
         stop = min(chunk + CHUNK, row.size - 1)
-        d = 1.0 / row[stop]
-        s = d * (planes[U, START] + stop * planes[U, STEP_X])
-        r = d * (planes[V, START] + stop * planes[V, STEP_X])
-        u_x, v_x = width * (planes[U, STEP_X] - s * slope[0]), height * (planes[V, STEP_X] - r * slope[0])
-        u_y, v_y = width * (planes[U, STEP_Y] - s * slope[1]), height * (planes[V, STEP_Y] - r * slope[1])
-        squared = d * d * max(u_x * u_x + v_x * v_x, u_y * u_y + v_y * v_y)
-        there = min(max(128.0 * math.log2(max(squared, 1e-30)), 0.0), highest)
+        d = np.float32(1.0) / row[stop]
+        u = d * (u_start + np.float32(stop) * u_step_x)
+        v = d * (v_start + np.float32(stop) * v_step_x)
+        u_x, v_x = u_step_x - u * w_step_x, v_step_x - v * w_step_x
+        u_y, v_y = u_step_y - u * w_step_y, v_step_y - v * w_step_y
+        there = min(_lod(d * d * max(u_x * u_x + v_x * v_x, u_y * u_y + v_y * v_y)), highest)
         if chunk >= 0:
-            step = (there - here) / max(stop - chunk, 1)
+            step = (there - here) / np.float32(max(stop - chunk, 1))
             for k in range(chunk, min(chunk + CHUNK, row.size)):
-                lod[k] = np.int32(here + step * (k - chunk))
+                lod[k] = np.int32(here + step * np.float32(k - chunk))
         here = there
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _lod(squared):
+    """max(256 log2(sqrt(squared)), 0) within 1: the exponent's bits, and a parabola for the mantissa's share."""
+    if not squared > np.float32(1.0):
+        return np.float32(0.0)
+    bits = np.float32(squared).view(np.int32)
+    part = np.float32(bits & 0x7FFFFF) * np.float32(2.0**-23)
+    logarithm = np.float32((bits >> 23) - 127) + part + np.float32(0.346) * part * (np.float32(1.0) - part)
+    return np.float32(128.0) * logarithm
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -210,7 +219,7 @@ def _sample_run(texels, level_start, size_bits, fixed_u, fixed_v, lod, colour, o
         while k < count and lod[k] >> 8 == level:
             k += 1
         w_bits, h_bits = max(size_bits[0] - level, 0), max(size_bits[1] - level, 0)
-        for i in range(begin, k):
+        for i in range(np.uint64(begin), np.uint64(k)):
             u, v = np.int64(fixed_u[i]) >> level, np.int64(fixed_v[i]) >> level
             lanes = _bilinear(texels, level_start[level], w_bits, h_bits, u, v)
             part = (lod[i] & 255) >> 2
@@ -219,9 +228,9 @@ def _sample_run(texels, level_start, size_bits, fixed_u, fixed_v, lod, colour, o
                     texels, level_start[level + 1], max(w_bits - 1, 0), max(h_bits - 1, 0), u >> 1, v >> 1
                 )
                 lanes = (lanes >> 6 & _LANES_14) * (64 - part) + (other >> 6 & _LANES_14) * part
-            out[i, 0] = ((lanes & _LANE) * colour[i, 0] + (1 << 27)) >> 28
-            out[i, 1] = ((lanes >> 20 & _LANE) * colour[i, 1] + (1 << 27)) >> 28
-            out[i, 2] = ((lanes >> 40) * colour[i, 2] + (1 << 27)) >> 28
+            out[i, 0] = ((lanes & _LANE) * colour[0, i] + (1 << 27)) >> 28
+            out[i, 1] = ((lanes >> 20 & _LANE) * colour[1, i] + (1 << 27)) >> 28
+            out[i, 2] = ((lanes >> 40) * colour[2, i] + (1 << 27)) >> 28
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
