@@ -79,7 +79,11 @@ def _check_objects(flat: Flat) -> list[str]:
         ]
         for k, first in enumerate(standing):
             for second in standing[k + 1 :]:
-                if {first.category, second.category} in ({"chair", "table"}, {"chair", "dining table"}, {"desk", "office chair"}):
+                if {first.category, second.category} in (
+                    {"chair", "table"},
+                    {"chair", "dining table"},
+                    {"desk", "office chair"},
+                ):
                     continue
                 if overlap(first.footprint, second.footprint, -0.005):
                     problems.append(f"the {first.category} {first.id} and the {second.category} {second.id} overlap")

@@ -10,8 +10,8 @@ from streamvln_gym.flats.textures import Texture
 _RIM = 0.12
 _DARK, _DIM = 0.62, 0.84
 _OPEN_BELOW = frozenset(
-    ("weight bench", "easel", "drum kit", "exercise bike", "chair", "play table", "table", "dining table", "chess table",
-     "coffee table", "desk", "office chair", "ironing board", "exercise ball", "dumbbell rack", "guitar", "crib")
+    ("weight bench", "easel", "drum kit", "exercise bike", "exercise ball", "dumbbell rack", "guitar", "crib", "chair",
+     "office chair", "desk", "table", "dining table", "coffee table", "chess table", "play table", "ironing board")
 )  # fmt: skip
 """Furniture under which one sees the floor."""
 

@@ -11,6 +11,7 @@ from streamvln_gym.flats.palette import FLOOR_TINTS, RGB, VIVID, WALL_COLOURS
 from streamvln_gym.flats.placement import RoomPlanner, overlap
 from streamvln_gym.flats.structure import (
     FRAME_WIDTH,
+    Wall,
     curtain_piece,
     leaf_piece,
     openings_of,
@@ -108,9 +109,7 @@ def choose_door_colours(plan: Plan, rng: np.random.Generator) -> list[str]:
     """A colour for the frame of each opening: in some flats all alike, in most of them various."""
     common = ("white", "walnut", "pine")[int(rng.integers(3))]
     various = rng.random() < 0.7
-    return [
-        VIVID[int(rng.integers(len(VIVID)))] if various and rng.random() < 0.55 else common for _ in plan.openings
-    ]
+    return [VIVID[int(rng.integers(len(VIVID)))] if various and rng.random() < 0.55 else common for _ in plan.openings]
 
 
 def add_windows_and_leaves(
@@ -131,16 +130,18 @@ def add_windows_and_leaves(
             count = 2 if high - low > 5.0 and not small else 1
             for k in range(count):
                 middle = low + (high - low) * (k + 0.5) / count
-                _add_window(planner, look, wall, middle, width, counter, done, rng)
+                if done == 0 or rng.random() < 0.7:
+                    _add_window(planner, look, wall, middle, width, counter, rng)
                 done += 1
 
 
-def _add_window(planner, look, wall, middle, width, counter, done, rng) -> None:
-    curtains = not counter and planner.type not in ("gym", "hallway") and rng.random() < 0.75
+def _add_window(
+    planner: RoomPlanner, look: RoomLook, wall: Wall, middle: float, width: float, high: bool, rng: np.random.Generator
+) -> None:
+    """Hangs a window, above counters if `high`, and maybe curtains, where the wall is free."""
+    curtains = not high and planner.type not in ("gym", "hallway") and rng.random() < 0.75
     half = width / 2 + (0.42 if curtains else 0.1)
-    bottom = 1.15 if counter else 0.9
-    if done and rng.random() < 0.3:
-        return
+    bottom = 1.15 if high else 0.9
     if not planner.wall_free(wall, middle - half, middle + half, 0.84, 2.4):
         return
     planner.hang(window_piece(width, bottom, 2.1, "white"), wall, middle)

@@ -150,7 +150,9 @@ class _Assembly:
         self.obstacles: list[Rect] = []
         self._floor_ids: dict[int, int] = {}
 
-    def _structural(self, category: str, model: Model, room: int, rect: Rect, height: tuple[float, float], colour: str | None) -> int:
+    def _structural(
+        self, category: str, model: Model, room: int, rect: Rect, height: tuple[float, float], colour: str | None
+    ) -> int:
         index = len(self.objects)
         self.objects.append(
             SceneObject(index, category, colour, None, room, _rounded(rect), height, "floor", None, structural=True)
@@ -167,7 +169,9 @@ class _Assembly:
             wall_rgb = WALL_COLOURS[look.wall_name]
             walls = wall_model(self.plan, room, wall_rgb, look.wall_texture)
             self._structural("wall", walls, room, rect, (0.0, WALL_HEIGHT), None)
-            self._structural("ceiling", ceiling_model(rect, (250, 249, 245)), room, rect, (WALL_HEIGHT, WALL_HEIGHT), None)
+            self._structural(
+                "ceiling", ceiling_model(rect, (250, 249, 245)), room, rect, (WALL_HEIGHT, WALL_HEIGHT), None
+            )
             skirting = skirting_model(self.plan, room, look.skirting)
             self._structural("skirting", skirting, room, rect, (0.0, 0.09), None)
         for opening, colour in zip(self.plan.openings, door_colours, strict=True):
@@ -186,7 +190,6 @@ class _Assembly:
         for item in placed:
             piece, index = item.piece, len(self.objects)
             rect = _rounded(item.footprint)
-            mount = piece.mount if item.on in (None, -1) else "top"
             self.objects.append(
                 SceneObject(
                     id=index,
@@ -196,18 +199,24 @@ class _Assembly:
                     room=room,
                     footprint=rect,
                     height=(round(item.y, 3), round(item.top, 3)),
-                    mount=mount,
+                    mount=piece.mount,
                     facing=round(float(item.yaw), 6) if piece.has_front else None,
                     structural=piece.category == "door",
                 )
             )
             self.builder.add(piece.model, index, (item.x, item.y, item.z), item.yaw)
-            if item.on is None and item.y < 0.3 and mount == "floor":
+            if item.blocks and piece.mount == "floor":
                 layer += 1
                 shadow = contact_shadow(
-                    piece.category, item.footprint, self.plan.inner(room), 0.002 + 0.0003 * layer, look.floor_rgb, look.floor_texture, look.floor_scale
+                    piece.category,
+                    item.footprint,
+                    self.plan.inner(room),
+                    0.002 + 0.0003 * layer,
+                    look.floor_rgb,
+                    look.floor_texture,
+                    look.floor_scale,
                 )
                 self.builder.add(shadow, self._floor_ids[room])
             thick = min(rect[2] - rect[0], rect[3] - rect[1]) > 0.045
-            if item.on is None and thick and item.y < WALKING_HEIGHT and piece.category not in ("window", "picture", "clock"):
+            if item.blocks and thick and item.y < WALKING_HEIGHT:
                 self.obstacles.append(rect)

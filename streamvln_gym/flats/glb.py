@@ -1,4 +1,4 @@
-"""Writes a flat as a binary glTF: one primitive per texture, shaded vertex colours, unlit, the same bytes every time."""
+"""Writes a flat as a binary glTF: one unlit primitive per texture, shaded vertex colours, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -105,9 +105,7 @@ def glb_bytes(flat: Flat) -> bytes:
         "materials": materials,
         "textures": [{"sampler": 0, "source": index} for index in range(len(textures))],
         "images": images,
-        "samplers": [
-            {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _REPEAT, "wrapT": _REPEAT}
-        ],
+        "samplers": [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _REPEAT, "wrapT": _REPEAT}],
         "accessors": document.accessors,
         "bufferViews": document.views,
         "buffers": [{"byteLength": len(document.binary)}],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -101,12 +102,12 @@ def _splits(rng: np.random.Generator, low: float, high: float, count: int, jitte
 
 def _row(ends: list[float], low: float, high: float) -> list[Rect]:
     """Cells side by side along x between z = low and z = high."""
-    return [(a, low, b, high) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [(a, low, b, high) for a, b in pairwise(ends)]
 
 
 def _column(ends: list[float], low: float, high: float) -> list[Rect]:
     """Cells one behind the other along z between x = low and x = high."""
-    return [(low, a, high, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [(low, a, high, b) for a, b in pairwise(ends)]
 
 
 def _metres(rng: np.random.Generator, low: float, high: float) -> float:
@@ -157,7 +158,9 @@ def open_plan(rng: np.random.Generator) -> Plan:
     cut = round(d * float(rng.uniform(0.5, 0.58)), 2)
     side = round(w * float(rng.uniform(0.45, 0.55)), 2)
     cells: list[Rect] = [(0.0, 0.0, w, cut), (0.0, cut, side, d), (side, cut, w, d)]
-    types = ["living room", "kitchen", "dining room"] if rng.random() < 0.5 else ["living room", "dining room", "kitchen"]
+    types = (
+        ["living room", "kitchen", "dining room"] if rng.random() < 0.5 else ["living room", "dining room", "kitchen"]
+    )
     public = [(0, 1), (0, 2)] if rng.random() < 0.5 else [(0, 1), (1, 2)]
     length, width = _metres(rng, 5.0, 9.0), _metres(rng, 1.5, 1.8)
     top = round(cut - width - _metres(rng, 0.0, 0.6), 2)

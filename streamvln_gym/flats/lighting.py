@@ -25,7 +25,13 @@ def shade(arrays: MeshArrays, vertex: VertexData, graph: SceneGraph) -> MeshArra
     points = arrays.vertices.astype(np.float64)
     n = vertex.normals
     corner = _corner_factor(points, n, rects)
-    wall = 0.955 + 0.028 * n[:, 0] + 0.017 * n[:, 2] + np.where(n[:, 1] > 0.5, 0.03, 0.0) + np.where(n[:, 1] < -0.5, 0.035, 0.0)
+    wall = (
+        0.955
+        + 0.028 * n[:, 0]
+        + 0.017 * n[:, 2]
+        + np.where(n[:, 1] > 0.5, 0.03, 0.0)
+        + np.where(n[:, 1] < -0.5, 0.035, 0.0)
+    )
     piece = 0.80 + 0.075 * n[:, 0] + 0.05 * n[:, 2] + np.where(n[:, 1] > 0, 0.2, 0.24) * n[:, 1]
     contact = 1.0 - _CONTACT_DARK * np.exp(-np.maximum(points[:, 1], 0.0) / 0.18) * (np.abs(n[:, 1]) < 0.7)
     factor = np.where(structural, wall * corner, piece * contact) * vertex.shades

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,14 @@ class Model:
         self.polygons.append(Polygon((a, b, c, d), ((u0, v1), (u1, v1), (u1, v0), (u0, v0)), colour, texture))
 
     def quad(
-        self, a: Point, b: Point, c: Point, d: Point, colour: Colour, texture: Texture = Texture.PLAIN, scale: float = 1.0
+        self,
+        a: Point,
+        b: Point,
+        c: Point,
+        d: Point,
+        colour: Colour,
+        texture: Texture = Texture.PLAIN,
+        scale: float = 1.0,
     ) -> None:
         """Adds a rectangle (bottom left, bottom right, top right, top left) with a texture `scale` metres wide."""
         if texture == Texture.WOOD and colour not in _GRAINED:
@@ -110,7 +118,9 @@ class Model:
             if name not in hide:
                 self.quad(*corners, colour, texture)
 
-    def front(self, x: tuple[float, float], y: tuple[float, float], z: float, cell: str, colour: Colour = "pure") -> None:
+    def front(
+        self, x: tuple[float, float], y: tuple[float, float], z: float, cell: str, colour: Colour = "pure"
+    ) -> None:
         """Adds a picture on a plane that faces -z."""
         self.picture((x[1], y[0], z), (x[0], y[0], z), (x[0], y[1], z), (x[1], y[1], z), cell, colour)
 
@@ -178,16 +188,17 @@ class Model:
     ) -> None:
         """Adds a grid of rectangles; `place` maps (u, v) in metres to a point, u to the right and v up (seen from its
         front), and the texture is laid out in the same u and v."""
-        for u0, u1 in zip(us[:-1], us[1:], strict=True):
-            for v0, v1 in zip(vs[:-1], vs[1:], strict=True):
+        for u0, u1 in pairwise(us):
+            for v0, v1 in pairwise(vs):
                 corners = ((u0, v0), (u1, v0), (u1, v1), (u0, v1))
                 uv = [(u / scale, -v / scale) for u, v in corners]
                 self.polygons.append(Polygon([place(u, v) for u, v in corners], uv, colour, texture))
 
-    def extent(self) -> tuple[float, float, float]:
-        """(width, depth, height) of the smallest box, symmetrical in x and z, that holds all polygons."""
+    def bounds(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Lowest and highest corner of the smallest box that holds all polygons."""
         points = np.asarray([q for p in self.polygons for q in p.points])
-        return 2.0 * float(np.abs(points[:, 0]).max()), 2.0 * float(np.abs(points[:, 2]).max()), float(points[:, 1].max())
+        (x0, y0, z0), (x1, y1, z1) = points.min(0).tolist(), points.max(0).tolist()
+        return (x0, y0, z0), (x1, y1, z1)
 
     def main_colour(self) -> str | None:
         """The palette name that covers at least half of the area seen from the front, the sides and above, if one
@@ -204,7 +215,7 @@ def _visible_area(points: Sequence[Point]) -> float:
     """Area of a polygon, 0 if it faces backwards (+z) or downwards."""
     ax, ay, az = points[0]
     sx = sy = sz = 0.0
-    for (bx, by, bz), (cx, cy, cz) in zip(points[1:-1], points[2:], strict=True):
+    for (bx, by, bz), (cx, cy, cz) in pairwise(points[1:]):
         ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
         sx, sy, sz = sx + uy * vz - uz * vy, sy + uz * vx - ux * vz, sz + ux * vy - uy * vx
     area = 0.5 * math.sqrt(sx * sx + sy * sy + sz * sz)

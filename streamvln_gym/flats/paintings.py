@@ -66,7 +66,9 @@ def _forest(p: Painter, rng: np.random.Generator) -> None:
     for centre in rng.permutation(np.linspace(0.08, 0.92, 7)):
         top = rng.uniform(0.12, 0.35)
         p.rectangle(centre - 0.015, 0.7, centre + 0.015, 0.9, (0.35, 0.2, 0.1))
-        p.fill((p.v > top) & (p.v < 0.8) & (np.abs(p.u - centre) < 0.18 * (p.v - top)), (0.08, rng.uniform(0.3, 0.5), 0.18))
+        p.fill(
+            (p.v > top) & (p.v < 0.8) & (np.abs(p.u - centre) < 0.18 * (p.v - top)), (0.08, rng.uniform(0.3, 0.5), 0.18)
+        )
     p.fill(p.v > 0.88, (0.3, 0.5, 0.2))
 
 
@@ -189,7 +191,10 @@ def _keyboard(p: Painter, rng: np.random.Generator) -> None:
 def _piano_keys(p: Painter, rng: np.random.Generator) -> None:
     p.image[:] = (0.97, 0.97, 0.95)
     p.fill((p.u * 16) % 1 < 0.1, (0.3, 0.3, 0.3))
-    p.fill((p.v < 0.6) & (np.isin(np.floor(p.u * 16 + 0.3) % 7, (1, 2, 4, 5, 6))) & ((p.u * 16 + 0.3) % 1 < 0.55), (0.05,) * 3)
+    p.fill(
+        (p.v < 0.6) & (np.isin(np.floor(p.u * 16 + 0.3) % 7, (1, 2, 4, 5, 6))) & ((p.u * 16 + 0.3) % 1 < 0.55),
+        (0.05,) * 3,
+    )
 
 
 def _fire(p: Painter, rng: np.random.Generator) -> None:
@@ -234,7 +239,8 @@ def _speaker(p: Painter, rng: np.random.Generator) -> None:
 
 def _dartboard(p: Painter, rng: np.random.Generator) -> None:
     p.image[:] = (0.1, 0.1, 0.1)
-    for radius, colour in ((0.45, (0.8, 0.15, 0.15)), (0.36, (0.95, 0.92, 0.8)), (0.25, (0.15, 0.5, 0.25)), (0.14, (0.95, 0.92, 0.8)), (0.06, (0.8, 0.15, 0.15))):  # fmt: skip
+    red, cream, green = (0.8, 0.15, 0.15), (0.95, 0.92, 0.8), (0.15, 0.5, 0.25)
+    for radius, colour in ((0.45, red), (0.36, cream), (0.25, green), (0.14, cream), (0.06, red)):
         p.disc(0.5, 0.5, radius, colour)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from streamvln_gym.flats.furniture.piece import Piece
-from streamvln_gym.flats.layout import WALL_THICKNESS, Opening, Plan
+from streamvln_gym.flats.layout import WALL_HEIGHT, Opening, Plan
 from streamvln_gym.flats.scene_graph import Rect
 from streamvln_gym.flats.structure import FACING, FRAME_WIDTH, Wall, openings_of, walls_of
 from streamvln_gym.geometry import wrap_angle
@@ -24,7 +24,7 @@ WALKING_HEIGHT = 1.7
 
 @dataclass(frozen=True)
 class Placed:
-    """A piece with its place: the model's origin at (x, y, z), turned by `yaw`."""
+    """A piece with its place: the model's origin at (x, y, z), turned by `yaw`; `on` is what it stands on."""
 
     piece: Piece
     x: float
@@ -33,7 +33,12 @@ class Placed:
     yaw: float
     footprint: Rect
     height: float
-    on: int | None = None
+    on: Placed | None = None
+
+    @property
+    def blocks(self) -> bool:
+        """Whether nothing else can be where it is: neither a rug nor a thing on top of another."""
+        return self.on is None and self.piece.category != "rug"
 
     @property
     def top(self) -> float:
@@ -46,11 +51,23 @@ def overlap(a: Rect, b: Rect, gap: float = 0.0) -> bool:
     return a[0] < b[2] + gap and b[0] < a[2] + gap and a[1] < b[3] + gap and b[1] < a[3] + gap
 
 
-def turned_footprint(width: float, depth: float, x: float, z: float, yaw: float) -> Rect:
-    """The rectangle of a piece turned by a multiple of 90 degrees (other angles: its bounding rectangle)."""
-    c, s = abs(math.cos(yaw)), abs(math.sin(yaw))
-    w, d = (width * c + depth * s) / 2, (width * s + depth * c) / 2
-    return x - w, z - d, x + w, z + d
+def _inside(inner: Rect, outer: Rect, margin: float) -> bool:
+    """Whether a rectangle lies in another, at least `margin` metres from its edges."""
+    return (
+        inner[0] >= outer[0] + margin
+        and inner[1] >= outer[1] + margin
+        and inner[2] <= outer[2] - margin
+        and inner[3] <= outer[3] - margin
+    )
+
+
+def footprint_of(piece: Piece, x: float, z: float, yaw: float) -> Rect:
+    """The bounding rectangle of a piece whose origin is at (x, z), turned by `yaw`."""
+    c, s = math.cos(yaw), math.sin(yaw)
+    (x0, _, z0), (x1, _, z1) = piece.bounds
+    corners = [(c * a + s * b, c * b - s * a) for a in (x0, x1) for b in (z0, z1)]
+    xs, zs = [p[0] for p in corners], [p[1] for p in corners]
+    return x + min(xs), z + min(zs), x + max(xs), z + max(zs)
 
 
 class RoomPlanner:
@@ -72,7 +89,7 @@ class RoomPlanner:
         self._reserved: dict[str, list[tuple[float, float, float, float]]] = {w.side: [] for w in self.walls}
         self._zones: list[Rect] = []
         self._ways: list[Rect] = []
-        self._fronts: list[Rect] = []
+        self._fronts: list[tuple[Placed, Rect]] = []
         self._entries: list[tuple[float, float]] = []
         for wall in self.walls:
             for opening in openings_of(plan, room, wall):
@@ -81,7 +98,7 @@ class RoomPlanner:
 
     def _add_opening(self, wall: Wall, opening: Opening) -> None:
         half = opening.width / 2 + FRAME_WIDTH + 0.02
-        self._reserved[wall.side].append((opening.along - half, opening.along + half, 0.0, 2.6))
+        self._reserved[wall.side].append((opening.along - half, opening.along + half, 0.0, WALL_HEIGHT))
         ax, az = wall.point(opening.along - half, 0.0)
         bx, bz = wall.point(opening.along + half, DOOR_ZONE)
         self._zones.append((min(ax, bx), min(az, bz), max(ax, bx), max(az, bz)))
@@ -141,7 +158,7 @@ class RoomPlanner:
         ax, az = wall.point(low, 0.0)
         bx, bz = wall.point(high, 0.3)
         strip = (min(ax, bx), min(az, bz), max(ax, bx), max(az, bz))
-        return not any(overlap(strip, p.footprint) and p.top > bottom - 0.04 for p in self.placed if p.on is None)
+        return not any(overlap(strip, p.footprint) and p.top > bottom - 0.04 for p in self.placed if p.blocks)
 
     # ------------------------------------------------------------------ placing
 
@@ -155,6 +172,7 @@ class RoomPlanner:
         front: float = 0.0,
         check_way: bool = True,
         may_use_fronts: bool = False,
+        partner: Placed | None = None,
     ) -> Placed | None:
         """Puts a piece on the floor at a place, if it fits there.
 
@@ -167,17 +185,17 @@ class RoomPlanner:
             front: metres in front of it to be kept free of later pieces.
             check_way: whether ways between the openings have to stay open (rugs need no check).
             may_use_fronts: whether it may stand in front of others (chairs at tables do).
+            partner: a piece under which it may reach (a chair's table).
         """
-        width, depth, height = piece.size
-        rect = turned_footprint(width, depth, x, z, yaw)
-        x0, z0, x1, z1 = self.rect
-        if rect[0] < x0 + 0.015 or rect[1] < z0 + 0.015 or rect[2] > x1 - 0.015 or rect[3] > z1 - 0.015:
+        height = piece.size[2]
+        rect = footprint_of(piece, x, z, yaw)
+        if not _inside(rect, self.rect, 0.015):
             return None
         if any(overlap(rect, zone) for zone in self._zones):
             return None
-        if any(overlap(rect, p.footprint, gap) for p in self.placed if p.on is None and p.y < height):
+        if any(overlap(rect, p.footprint, gap) for p in self.placed if p.blocks and p.y < height and p is not partner):
             return None
-        if not may_use_fronts and any(overlap(rect, f) for f in self._fronts):
+        if not may_use_fronts and any(overlap(rect, f) for _, f in self._fronts):
             return None
         for wall in self.walls:
             for low, high, bottom, _ in self._reserved[wall.side]:
@@ -186,18 +204,16 @@ class RoomPlanner:
                 if height > bottom and overlap(rect, (min(ax, bx), min(az, bz), max(ax, bx), max(az, bz))):
                     return None
         front_rect = self._front_rect(rect, yaw, front)
-        if front > 0 and any(overlap(front_rect, p.footprint) for p in self.placed if p.on is None and p.y < 0.5):
+        if front > 0 and any(overlap(front_rect, p.footprint) for p in self.placed if p.blocks and p.y < 0.5):
             return None
-        if front > 0 and (
-            front_rect[0] < x0 - 0.01 or front_rect[1] < z0 - 0.01 or front_rect[2] > x1 + 0.01 or front_rect[3] > z1 + 0.01
-        ):
+        if front > 0 and not _inside(front_rect, self.rect, -0.01):
             return None
         if check_way and not self._passable(rect):
             return None
         placed = Placed(piece, x, 0.0, z, yaw, rect, height)
         self.placed.append(placed)
         if front > 0:
-            self._fronts.append(front_rect)
+            self._fronts.append((placed, front_rect))
         if check_way:
             self._blocked[self._mask(rect)] = True
         return placed
@@ -216,7 +232,7 @@ class RoomPlanner:
         self, piece: Piece, front: float = 0.45, tries: int = 60, corner: bool = False, sides: tuple[str, ...] = ()
     ) -> Placed | None:
         """Puts a piece with its back to a wall, in a corner if asked, at a random free place."""
-        width, depth, _ = piece.size
+        width = piece.size[0]
         spots: list[tuple[Wall, float]] = []
         for wall in self.walls:
             low, high = wall.low + width / 2 + 0.04, wall.high - width / 2 - 0.04
@@ -224,10 +240,11 @@ class RoomPlanner:
                 continue
             spots += [(wall, low), (wall, high)]
             if not corner:
-                spots += [(wall, low + (high - low) * float(share)) for share in self.rng.random(int(6 + 2 * (high - low)))]
+                shares = self.rng.random(int(6 + 2 * (high - low)))
+                spots += [(wall, low + (high - low) * float(share)) for share in shares]
         for index in self.rng.permutation(len(spots))[:tries]:
             wall, along = spots[int(index)]
-            x, z = wall.point(along, depth / 2 + 0.025)
+            x, z = wall.point(along, piece.back + 0.02)
             placed = self.try_put(piece, x, z, FACING[wall.side], front=front)
             if placed:
                 return placed
@@ -235,60 +252,54 @@ class RoomPlanner:
 
     def opposite(self, piece: Piece, anchor: Placed, front: float = 0.5) -> Placed | None:
         """Puts a piece at the wall that another looks at, as nearly opposite it as possible."""
-        depth = piece.size[1]
         wall = next((w for w in self.walls if abs(abs(wrap_angle(FACING[w.side] - anchor.yaw)) - np.pi) < 1e-6), None)
         if wall is None:
             return None
         middle = anchor.x if wall.along_x else anchor.z
         for shift in (0.0, 0.3, -0.3, 0.6, -0.6, 0.9, -0.9, 1.3, -1.3):
-            x, z = wall.point(middle + shift, depth / 2 + 0.025)
+            x, z = wall.point(middle + shift, piece.back + 0.02)
             placed = self.try_put(piece, x, z, FACING[wall.side], front=front, may_use_fronts=shift == 0.0)
             if placed:
                 return placed
         return None
 
     def along_wall(self, pieces: list[Piece], front: float = 0.7) -> list[Placed]:
-        """Puts pieces side by side along one wall; as many as fit, in order."""
-        widths = [p.model.extent()[0] for p in pieces]
+        """Puts pieces side by side along one wall, in order; along the wall that takes most of them."""
         best: list[Placed] = []
         for index in self.rng.permutation(4):
-            wall = self.walls[int(index)]
-            for start_low in (True, False):
-                put: list[Placed] = []
-                cursor = 0.05
-                for piece, width in zip(pieces, widths, strict=True):
-                    depth = piece.size[1]
-                    while cursor + width < wall.high - wall.low - 0.03:
-                        offset = cursor + width / 2
-                        x, z = wall.point(wall.low + offset if start_low else wall.high - offset, depth / 2 + 0.025)
-                        placed = self.try_put(piece, x, z, FACING[wall.side], gap=0.0, front=front, may_use_fronts=False)
-                        if placed:
-                            put.append(placed)
-                            cursor += width + 0.01
-                            break
-                        if put and cursor > 0.05 + sum(widths) + 1.2:
-                            break
-                        cursor += 0.15
+            for from_low in (True, False):
+                put = self._row(pieces, self.walls[int(index)], from_low, front)
                 if len(put) == len(pieces):
-                    self.placed = [p for p in self.placed if p not in best]
                     return put
+                self._remove(put)
                 if len(put) > len(best):
-                    self._remove(best)
-                    best = put
-                else:
-                    self._remove(put)
-        return best
+                    best, choice = put, (self.walls[int(index)], from_low)
+        return self._row(pieces, *choice, front) if best else []
+
+    def _row(self, pieces: list[Piece], wall: Wall, from_low: bool, front: float) -> list[Placed]:
+        """As many of the pieces as fit, one after the other from one end of a wall."""
+        put: list[Placed] = []
+        cursor = 0.05
+        for piece in pieces:
+            width = piece.size[0]
+            while cursor + width < wall.high - wall.low - 0.03:
+                offset = cursor + width / 2
+                x, z = wall.point(wall.low + offset if from_low else wall.high - offset, piece.back + 0.02)
+                placed = self.try_put(piece, x, z, FACING[wall.side], gap=0.0, front=front)
+                if placed:
+                    put.append(placed)
+                    cursor += width + 0.01
+                    break
+                cursor += 0.15
+        return put
 
     def _remove(self, pieces: list[Placed]) -> None:
         """Takes pieces away again."""
-        for placed in pieces:
-            self.placed.remove(placed)
-            self._fronts = [
-                f for f in self._fronts if not overlap(f, placed.footprint, 0.001) or any(p.footprint == f for p in self.placed)
-            ]
+        self.placed = [p for p in self.placed if not any(p is q for q in pieces)]
+        self._fronts = [(p, rect) for p, rect in self._fronts if not any(p is q for q in pieces)]
         self._blocked = self._wall_mask()
         for p in self.placed:
-            if p.on is None and p.piece.category != "rug" and p.y < WALKING_HEIGHT:
+            if p.blocks and p.y < WALKING_HEIGHT and p.piece.mount == "floor":
                 self._blocked[self._mask(p.footprint)] = True
 
     def in_middle(self, piece: Piece, tries: int = 20, yaw: float | None = None, spread: float = 0.5) -> Placed | None:
@@ -305,38 +316,33 @@ class RoomPlanner:
 
     def beside(self, piece: Piece, anchor: Placed, side: int, gap: float = 0.04) -> Placed | None:
         """Puts a piece next to one that stands at a wall, backs aligned; side -1 is its left, +1 its right."""
-        width, depth, _ = piece.size
-        anchor_width, anchor_depth, _ = anchor.piece.size
-        dx = side * (anchor_width / 2 + gap + width / 2)
-        dz = anchor_depth / 2 - depth / 2
+        dx = side * (anchor.piece.size[0] / 2 + gap + piece.size[0] / 2)
+        dz = anchor.piece.back - piece.back
         x, z = local_to_room(anchor, dx, dz)
         return self.try_put(piece, x, z, anchor.yaw, gap=0.0, may_use_fronts=False)
 
     def in_front(
-        self, piece: Piece, anchor: Placed, distance: float, dx: float = 0.0, turned: bool = True, check_way: bool = True
+        self, piece: Piece, anchor: Placed, distance: float, dx: float = 0.0, turned: bool = True
     ) -> Placed | None:
-        """Puts a piece in front of another, facing it if `turned`, `distance` metres between them (may be negative)."""
-        depth = piece.size[1]
-        anchor_depth = anchor.piece.size[1]
-        x, z = local_to_room(anchor, dx, -(anchor_depth / 2 + distance + depth / 2))
+        """Puts a piece in front of another, facing it if `turned`; `distance` metres between them (may be negative)."""
+        x, z = local_to_room(anchor, dx, -(anchor.piece.front + distance + (piece.front if turned else piece.back)))
         yaw = anchor.yaw + (math.pi if turned else 0.0)
-        return self.try_put(piece, x, z, yaw, gap=min(0.02, distance), may_use_fronts=True, check_way=check_way)
+        return self.try_put(piece, x, z, yaw, gap=0.02, may_use_fronts=True, partner=anchor)
 
     def on_top(self, piece: Piece, anchor: Placed, dx: float = 0.0, dz: float = 0.0) -> Placed | None:
         """Puts a small piece on another's surface."""
         surface = anchor.piece.surface
-        width, depth, height = piece.size
+        height = piece.size[2]
         if surface is None:
             return None
         x, z = local_to_room(anchor, dx, dz)
-        rect = turned_footprint(width, depth, x, z, anchor.yaw)
+        rect = footprint_of(piece, x, z, anchor.yaw)
         a = anchor.footprint
         if rect[0] < a[0] - 0.005 or rect[1] < a[1] - 0.005 or rect[2] > a[2] + 0.005 or rect[3] > a[3] + 0.005:
             return None
-        index = self.placed.index(anchor)
-        if any(p.on == index and overlap(rect, p.footprint) for p in self.placed):
+        if any(p.on is anchor and overlap(rect, p.footprint) for p in self.placed):
             return None
-        placed = Placed(piece, x, surface + 0.002, z, anchor.yaw, rect, height, on=index)
+        placed = Placed(piece, x, surface + 0.002, z, anchor.yaw, rect, height, on=anchor)
         self.placed.append(placed)
         return placed
 
@@ -353,9 +359,9 @@ class RoomPlanner:
                 wall, along = behind, near.x if behind.along_x else near.z
             else:
                 along = wall.low + (wall.high - wall.low) * position
-            x, z = wall.point(along, depth / 2)
+            x, z = wall.point(along, piece.back)
             in_the_way = depth > 0.1 and piece.bottom < WALKING_HEIGHT
-            rect = turned_footprint(width, depth, x, z, FACING[wall.side])
+            rect = footprint_of(piece, x, z, FACING[wall.side])
             free = self.wall_free(wall, along - width / 2, along + width / 2, piece.bottom, piece.bottom + height)
             if free and (not in_the_way or self._passable(rect)):
                 if in_the_way:
@@ -368,16 +374,16 @@ class RoomPlanner:
     def _wall_behind(self, placed: Placed) -> Wall | None:
         """The wall that a piece has its back to, None if it stands away from the walls."""
         for wall in self.walls:
-            distance = abs((placed.z if wall.along_x else placed.x) - wall.plane) - placed.piece.size[1] / 2
+            distance = abs((placed.z if wall.along_x else placed.x) - wall.plane) - placed.piece.back
             if abs(wrap_angle(FACING[wall.side] - placed.yaw)) < 1e-6 and distance < 0.1:
                 return wall
         return None
 
     def hang(self, piece: Piece, wall: Wall, along: float, out: float = 0.002) -> Placed:
         """Hangs a piece at a place on a wall, without asking whether it is free."""
-        width, depth, height = piece.size
-        x, z = wall.point(along, depth / 2 + out)
-        rect = turned_footprint(width, depth, x, z, FACING[wall.side])
+        width, _, height = piece.size
+        x, z = wall.point(along, piece.back + out)
+        rect = footprint_of(piece, x, z, FACING[wall.side])
         placed = Placed(piece, x, piece.bottom, z, FACING[wall.side], rect, height)
         self.placed.append(placed)
         self.reserve(wall, along - width / 2, along + width / 2, piece.bottom, piece.bottom + height)
@@ -385,8 +391,8 @@ class RoomPlanner:
 
     def overhead(self, piece: Piece, x: float, z: float) -> Placed:
         """Hangs a piece from the ceiling."""
-        width, depth, height = piece.size
-        placed = Placed(piece, x, 2.6 - height, z, 0.0, turned_footprint(width, depth, x, z, 0.0), height)
+        height = piece.size[2]
+        placed = Placed(piece, x, WALL_HEIGHT - height, z, 0.0, footprint_of(piece, x, z, 0.0), height)
         self.placed.append(placed)
         return placed
 
@@ -395,6 +401,3 @@ def local_to_room(anchor: Placed, dx: float, dz: float) -> tuple[float, float]:
     """A point given in a placed piece's own frame (front -z)."""
     c, s = math.cos(anchor.yaw), math.sin(anchor.yaw)
     return anchor.x + c * dx + s * dz, anchor.z + c * dz - s * dx
-
-
-__all__ = ["WALL_THICKNESS", "Placed", "RoomPlanner", "local_to_room", "overlap", "turned_footprint"]

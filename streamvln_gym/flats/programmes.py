@@ -1,4 +1,4 @@
-"""What stands in a room of each type, in groups: a bed with nightstands, a desk with its chair, seats around a table."""
+"""What stands in a room of each type: a bed with nightstands, a desk with its chair, seats around a table, ..."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Decorator:
         if min(w, d) < 0.5 or any(overlap(rect, other) for other in rugs):
             return None
         piece = self.make("rug", width=w, depth=d)
-        placed = Placed(piece, x, 0.0, z, 0.0, rect, 0.014, on=-1)
+        placed = Placed(piece, x, 0.0, z, 0.0, rect, 0.014)
         self.planner.placed.append(placed)
         return placed
 
@@ -98,12 +98,14 @@ class Decorator:
         self.planner.in_front(self.make("office chair"), desk, -0.12)
         self.planner.on_top(self.make("computer monitor"), desk, 0.1, 0.14)
         if self.chance(0.7):
-            self.planner.on_top(self.make(("table lamp", "globe", "small plant")[int(self.rng.integers(3))]), desk, -0.48, 0.1)
+            name = ("table lamp", "globe", "small plant")[int(self.rng.integers(3))]
+            self.planner.on_top(self.make(name), desk, -0.48, 0.1)
 
     def table_group(self, name: str, seats: int) -> None:
         """A table in the middle with chairs of one colour around it, maybe on a rug."""
         piece = self.make(name)
-        table = self.planner.in_middle(piece, tries=12, spread=0.12) or self.planner.in_middle(piece, tries=30, spread=0.4)
+        planner = self.planner
+        table = planner.in_middle(piece, tries=12, spread=0.12) or planner.in_middle(piece, tries=30, spread=0.4)
         if table is None:
             return
         colour = self.style.fabric(self.rng) if self.chance(0.6) else self.style.timber(self.rng)
@@ -114,7 +116,7 @@ class Decorator:
         for dx, side in spots[:seats]:
             x, z = local_to_room(table, dx, side * (depth / 2 + 0.12))
             yaw = table.yaw + (math.pi if side < 0 else 0.0)
-            self.planner.try_put(self.make("chair", colour=colour), x, z, yaw, gap=-0.2, may_use_fronts=True)
+            self.planner.try_put(self.make("chair", colour=colour), x, z, yaw, may_use_fronts=True, partner=table)
         self.top(table, ("bowl", "small vase", "small plant")[int(self.rng.integers(3))])
         if self.chance(0.5):
             self.rug(table.x, table.z, table.yaw, width + 1.2, depth + 1.3)
@@ -166,14 +168,14 @@ def _living_room(d: Decorator) -> None:
 
 def _kitchen(d: Decorator) -> None:
     colour = d.style.fabric(d.rng) if d.chance(0.7) else "white"
-    pieces = [d.make("fridge"), d.make("kitchen counter", colour=colour), d.make("stove"), d.make("sink", colour=colour)]
+    counter, sink = d.make("kitchen counter", colour=colour), d.make("sink", colour=colour)
+    pieces = [d.make("fridge"), counter, d.make("stove"), sink]
     if d.chance(0.5):
         pieces.append(d.make("dishwasher"))
     put = d.planner.along_wall(pieces, front=0.6)
     done = {p.piece.category for p in put}
-    put += [
-        p for piece in pieces[:4] if piece.category not in done for p in [d.planner.at_wall(piece, front=0.6)] if p is not None
-    ]
+    others = [d.planner.at_wall(piece, front=0.6) for piece in pieces[:4] if piece.category not in done]
+    put += [p for p in others if p is not None]
     for p in put:
         if p.piece.category == "kitchen counter":
             d.top(p, "bowl", "small plant")
@@ -377,7 +379,7 @@ def _art_studio(d: Decorator) -> None:
 def _hallway(d: Decorator) -> None:
     x0, z0, x1, z1 = d.planner.rect
     length = max(x1 - x0, z1 - z0)
-    names = ["shoe cabinet", "coat rack", "plant", "umbrella stand", "bench", "vase", "dresser", "statue", "plant", "bookshelf"]
+    names = ("shoe cabinet", "coat rack", "plant", "umbrella stand", "bench", "vase", "dresser", "statue", "plant")
     order = [names[int(k)] for k in d.rng.permutation(len(names))]
     for name in order[: max(2, int(length / 2.0))]:
         for p in d.wall(name, front=0.0):
@@ -436,7 +438,7 @@ def _fill(d: Decorator, area: float) -> None:
     """Adds pieces at the walls until about a fifth of the floor is taken, and a rug if there is none."""
     names = _FILLERS.get(d.planner.type, ())
     for index in d.rng.permutation(len(names)):
-        standing = [p for p in d.planner.placed if p.on is None and p.piece.mount == "floor"]
+        standing = [p for p in d.planner.placed if p.blocks and p.piece.mount == "floor"]
         taken = sum((p.footprint[2] - p.footprint[0]) * (p.footprint[3] - p.footprint[1]) for p in standing)
         if taken > 0.2 * area or len(standing) >= 14:
             break

@@ -197,6 +197,7 @@ def _rug(size: int, rng: np.random.Generator) -> Image:
     x, y = _coordinates(size)
     edge = np.minimum.reduce([x, y, size - 1 - x, size - 1 - y])
     kind = int(rng.integers(3))
-    inner = [((x // 8 + y // 8) % 2), ((x // 8) % 2), (((x - size / 2) ** 2 + (y - size / 2) ** 2) ** 0.5 // 8) % 2][kind]
+    radius = np.hypot(x - size / 2, y - size / 2)
+    inner = ((x // 8 + y // 8) % 2, (x // 8) % 2, (radius // 8) % 2)[kind]
     pattern = 1.0 - 0.16 * inner
     return _to_image(np.where(edge < 3, 0.72, np.where((edge >= 6) & (edge < 8), 0.8, pattern)))

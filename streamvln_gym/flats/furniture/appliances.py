@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from streamvln_gym.flats.furniture.piece import Piece, Style, sized
@@ -33,6 +35,7 @@ def counter(
 
 
 def kitchen_sink(rng: np.random.Generator, style: Style, colour: str | None = None) -> Piece:
+    """A kitchen sink."""
     return counter(rng, style, 0.9, sink=True, colour=colour)
 
 
@@ -50,6 +53,7 @@ def wall_cabinet(rng: np.random.Generator, style: Style, width: float = 1.2, col
 
 
 def range_hood(rng: np.random.Generator, style: Style) -> Piece:
+    """A range hood."""
     m = sized(0.6, 0.46, 0.95)
     m.box((-0.3, 0.3), (0.0, 0.12), (-0.23, 0.23), "steel", hide="b")
     m.box((-0.13, 0.13), (0.12, 0.95), (-0.05, 0.23), "steel", hide="b")
@@ -57,6 +61,7 @@ def range_hood(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def stove(rng: np.random.Generator, style: Style) -> Piece:
+    """A stove."""
     m = sized(0.6, 0.62, 0.92)
     m.box((-0.3, 0.3), (0.0, 0.9), (-0.29, 0.31), "grey", hide="ud")
     m.front((-0.29, 0.29), (0.08, 0.88), -0.292, "oven")
@@ -67,6 +72,7 @@ def stove(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def fridge(rng: np.random.Generator, style: Style) -> Piece:
+    """A fridge."""
     tone = ("white", "steel", "red", "turquoise", "black", "white", "steel")[int(rng.integers(7))]
     m = sized(0.66, 0.68, 1.8)
     m.box((-0.33, 0.33), (0.03, 1.8), (-0.28, 0.32), tone)
@@ -80,6 +86,7 @@ def fridge(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def dishwasher(rng: np.random.Generator, style: Style) -> Piece:
+    """A dishwasher."""
     m = sized(0.6, 0.62, 0.9)
     m.box((-0.3, 0.3), (0.06, 0.9), (-0.28, 0.31), "white")
     m.box((-0.29, 0.29), (0.08, 0.76), (-0.3, -0.28), "white", hide="b")
@@ -88,6 +95,7 @@ def dishwasher(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def washing_machine(rng: np.random.Generator, style: Style) -> Piece:
+    """A washing machine."""
     m = sized(0.62, 0.6, 0.86)
     m.box((-0.3, 0.3), (0.0, 0.86), (-0.28, 0.3), "white")
     m.front((-0.29, 0.29), (0.06, 0.85), -0.283, "porthole")
@@ -95,6 +103,7 @@ def washing_machine(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def dryer(rng: np.random.Generator, style: Style) -> Piece:
+    """A dryer."""
     m = sized(0.62, 0.6, 0.86)
     m.box((-0.3, 0.3), (0.0, 0.86), (-0.28, 0.3), "grey")
     m.box((-0.22, 0.22), (0.2, 0.64), (-0.3, -0.28), "black", hide="b")
@@ -103,6 +112,7 @@ def dryer(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def ironing_board(rng: np.random.Generator, style: Style) -> Piece:
+    """An ironing board."""
     m = sized(1.2, 0.38, 0.88)
     tone = style.fabric(rng)
     m.box((-0.6, 0.6), (0.84, 0.88), (-0.19, 0.19), tone, FABRIC, hide="")
@@ -114,6 +124,7 @@ def ironing_board(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def bathtub(rng: np.random.Generator, style: Style) -> Piece:
+    """A bathtub."""
     m = sized(1.65, 0.75, 0.56)
     w, d, t = 0.825, 0.375, 0.07
     m.box((-w, w), (0.0, 0.56), (-d, d), "white", hide="ud")
@@ -137,13 +148,15 @@ def shower(rng: np.random.Generator, style: Style) -> Piece:
     tone = style.fabric(rng)
     m.box((-0.45, 0.45), (0.0, 0.14), (-0.45, 0.45), "white")
     m.quad((-0.38, 0.142, 0.38), (0.38, 0.142, 0.38), (0.38, 0.142, -0.38), (-0.38, 0.142, -0.38), (206, 222, 230))
-    m.quad((0.45, 0.14, 0.44), (-0.45, 0.14, 0.44), (-0.45, 2.05, 0.44), (0.45, 2.05, 0.44), (176, 214, 226), TILES, 0.4)
+    m.quad(
+        (0.45, 0.14, 0.44), (-0.45, 0.14, 0.44), (-0.45, 2.05, 0.44), (0.45, 2.05, 0.44), (176, 214, 226), TILES, 0.4
+    )
     for x in (-0.45, 0.41):
         m.box((x, x + 0.04), (0.14, 2.05), (-0.45, -0.41), "steel")
         m.box((x, x + 0.04), (2.0, 2.05), (-0.41, 0.44), "steel", hide="fb")
     m.box((-0.41, 0.41), (2.0, 2.05), (-0.45, -0.41), "steel", hide="lr")
     folds = [-0.41 + 0.085 * k for k in range(7)]
-    for k, (a, b) in enumerate(zip(folds[:-1], folds[1:], strict=True)):
+    for k, (a, b) in enumerate(pairwise(folds)):
         za, zb = (-0.44, -0.4) if k % 2 == 0 else (-0.4, -0.44)
         m.quad((b, 0.16, zb), (a, 0.16, za), (a, 1.99, za), (b, 1.99, zb), tone, FABRIC)
         m.quad((a, 0.16, za), (b, 0.16, zb), (b, 1.99, zb), (a, 1.99, za), tone, FABRIC)
@@ -153,6 +166,7 @@ def shower(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def toilet(rng: np.random.Generator, style: Style) -> Piece:
+    """A toilet."""
     m = sized(0.42, 0.66, 0.8)
     m.cylinder((0.0, -0.1), 0.13, (0.0, 0.34), "white", 8, top_radius=0.2, cap=False)
     m.cylinder((0.0, -0.1), 0.21, (0.34, 0.42), "white", 10)
@@ -162,6 +176,7 @@ def toilet(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def washbasin(rng: np.random.Generator, style: Style) -> Piece:
+    """A washbasin."""
     m = sized(0.62, 0.46, 0.86)
     m.box((-0.1, 0.1), (0.0, 0.7), (-0.02, 0.2), "white", hide="udb")
     m.box((-0.31, 0.31), (0.7, 0.86), (-0.23, 0.23), "white", hide="")
@@ -172,6 +187,7 @@ def washbasin(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def towel_rail(rng: np.random.Generator, style: Style) -> Piece:
+    """A towel rail."""
     m = sized(0.6, 0.1, 0.7)
     m.box((-0.3, 0.3), (0.64, 0.67), (-0.05, -0.02), "steel", hide="")
     m.box((-0.24, 0.1), (0.0, 0.66), (-0.07, -0.01), style.fabric(rng), FABRIC, hide="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def _leaves(m: Model, rng: np.random.Generator, base: float, length: float, coun
             ((r * c - h * s, y, r * s + h * c), (r * c + h * s, y, r * s - h * c))
             for (r, y), h in zip(spine, half, strict=True)
         ]
-        for (a, b), (e, f) in zip(rows[:-1], rows[1:], strict=True):
+        for (a, b), (e, f) in pairwise(rows):
             m.quad(a, b, f, e, tone)
             m.quad(b, a, e, f, tone)
 
@@ -50,6 +51,7 @@ def plant(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def small_plant(rng: np.random.Generator, style: Style) -> Piece:
+    """A small plant."""
     m = sized(0.24, 0.24, 0.32)
     pot = ("terracotta", "white", "blue", "yellow")[int(rng.integers(4))]
     m.cylinder((0.0, 0.0), 0.055, (0.0, 0.1), pot, 6, top_radius=0.07)
@@ -58,6 +60,7 @@ def small_plant(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def floor_lamp(rng: np.random.Generator, style: Style) -> Piece:
+    """A floor lamp."""
     m = sized(0.42, 0.42, 1.6)
     m.cylinder((0.0, 0.0), 0.15, (0.0, 0.03), style.metal, 8)
     m.cylinder((0.0, 0.0), 0.018, (0.03, 1.3), style.metal, 5, cap=False)
@@ -73,6 +76,7 @@ def _underside(m: Model, radius: float, y: float, colour: str) -> None:
 
 
 def table_lamp(rng: np.random.Generator, style: Style) -> Piece:
+    """A table lamp."""
     m = sized(0.26, 0.26, 0.42)
     shade = style.fabric(rng)
     m.cylinder((0.0, 0.0), 0.07, (0.0, 0.2), shade, 6, top_radius=0.03, cap=False)
@@ -91,6 +95,7 @@ def vase(rng: np.random.Generator, style: Style, colour: str | None = None) -> P
 
 
 def small_vase(rng: np.random.Generator, style: Style) -> Piece:
+    """A small vase."""
     m = sized(0.14, 0.14, 0.26)
     tone = style.fabric(rng)
     m.cylinder((0.0, 0.0), 0.04, (0.0, 0.14), tone, 6, top_radius=0.07, cap=False)
@@ -99,6 +104,7 @@ def small_vase(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def bowl(rng: np.random.Generator, style: Style) -> Piece:
+    """A bowl."""
     m = sized(0.28, 0.28, 0.12)
     m.cylinder((0.0, 0.0), 0.07, (0.0, 0.1), style.fabric(rng), 8, top_radius=0.14)
     for k, tone in enumerate(("red", "yellow", "green")):
@@ -108,6 +114,7 @@ def bowl(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def globe(rng: np.random.Generator, style: Style) -> Piece:
+    """A globe."""
     m = sized(0.34, 0.34, 0.46)
     m.cylinder((0.0, 0.0), 0.1, (0.0, 0.03), "walnut", 8)
     m.cylinder((0.0, 0.0), 0.015, (0.03, 0.12), "walnut", 4, cap=False)
@@ -150,6 +157,7 @@ def picture(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def mirror(rng: np.random.Generator, style: Style) -> Piece:
+    """A mirror."""
     m = sized(0.6, 0.03, 0.8)
     frame = style.timber(rng)
     m.box((-0.3, 0.3), (0.0, 0.8), (-0.01, 0.015), frame)
@@ -158,29 +166,34 @@ def mirror(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def clock(rng: np.random.Generator, style: Style) -> Piece:
+    """A clock."""
     m = sized(0.36, 0.04, 0.36)
     tone = style.fabric(rng)
     angles = [2 * math.pi * (k + 0.5) / 8 for k in range(8)]
     ring = [(0.19 * math.cos(t), 0.18 + 0.19 * math.sin(t)) for t in angles]
     m.polygon([(-x, y, -0.02) for x, y in ring], tone)
     for (xa, ya), (xb, yb) in zip(ring, [*ring[1:], ring[0]], strict=True):
-        m.quad((-xa, ya, 0.02), (-xa, ya, -0.02), (-xb, yb, -0.02), (-xb, yb, 0.02), tone)
+        m.quad((-xa, ya, -0.02), (-xa, ya, 0.02), (-xb, yb, 0.02), (-xb, yb, -0.02), tone)
     m.front((-0.125, 0.125), (0.055, 0.305), -0.023, "clock")
     return Piece("clock", m, None, mount="wall", bottom=1.75)
 
 
 def wall_shelf(rng: np.random.Generator, style: Style) -> Piece:
+    """A wall shelf."""
     m = sized(0.8, 0.2, 0.36)
     m.box((-0.4, 0.4), (0.0, 0.03), (-0.1, 0.1), style.timber(rng), WOOD, hide="b")
     x = -0.36
     while x < 0.3:
         width, height = float(rng.uniform(0.05, 0.1)), float(rng.uniform(0.18, 0.28))
-        m.box((x, x + width - 0.008), (0.03, 0.03 + height), (-0.07, 0.1), VIVID[int(rng.integers(len(VIVID)))], hide="db")
+        m.box(
+            (x, x + width - 0.008), (0.03, 0.03 + height), (-0.07, 0.1), VIVID[int(rng.integers(len(VIVID)))], hide="db"
+        )
         x += width + (0.14 if rng.random() < 0.25 else 0.0)
     return Piece("wall shelf", m, "wooden", mount="wall", bottom=1.45)
 
 
 def radiator(rng: np.random.Generator, style: Style) -> Piece:
+    """A radiator."""
     m = sized(0.9, 0.09, 0.58)
     m.box((-0.45, 0.45), (0.12, 0.6), (-0.035, 0.045), "white", hide="b")
     m.front((-0.44, 0.44), (0.14, 0.58), -0.038, "radiator")
@@ -207,6 +220,7 @@ def ceiling_lamp(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def rug(rng: np.random.Generator, style: Style, width: float = 1.8, depth: float = 1.2) -> Piece:
+    """A rug."""
     m = sized(width, depth, 0.014)
     tone = style.fabric(rng)
     w, d = width / 2, depth / 2
@@ -217,6 +231,7 @@ def rug(rng: np.random.Generator, style: Style, width: float = 1.8, depth: float
 
 
 def coat_rack(rng: np.random.Generator, style: Style) -> Piece:
+    """A coat rack."""
     m = sized(0.44, 0.44, 1.75)
     tone = style.timber(rng)
     m.cylinder((0.0, 0.0), 0.2, (0.0, 0.04), tone, 8)
@@ -232,6 +247,7 @@ def coat_rack(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def umbrella_stand(rng: np.random.Generator, style: Style) -> Piece:
+    """An umbrella stand."""
     m = sized(0.28, 0.28, 0.9)
     tone = style.fabric(rng)
     m.cylinder((0.0, 0.0), 0.12, (0.0, 0.5), tone, 8, top_radius=0.14)

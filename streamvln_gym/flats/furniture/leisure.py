@@ -13,6 +13,7 @@ FABRIC, WOOD, PLAIN, BRICK = Texture.FABRIC, Texture.WOOD, Texture.PLAIN, Textur
 
 
 def television(rng: np.random.Generator, style: Style) -> Piece:
+    """A television."""
     m = sized(1.2, 0.2, 0.76)
     m.box((-0.25, 0.25), (0.0, 0.03), (-0.1, 0.1), "black")
     m.box((-0.04, 0.04), (0.03, 0.1), (0.0, 0.05), "black", hide="ud")
@@ -22,6 +23,7 @@ def television(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def monitor(rng: np.random.Generator, style: Style) -> Piece:
+    """A monitor."""
     m = sized(0.62, 0.2, 0.5)
     m.box((-0.12, 0.12), (0.0, 0.02), (-0.08, 0.08), "black")
     m.box((-0.02, 0.02), (0.02, 0.14), (0.02, 0.05), "black", hide="ud")
@@ -31,6 +33,7 @@ def monitor(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def piano(rng: np.random.Generator, style: Style) -> Piece:
+    """A piano."""
     m = sized(1.45, 0.62, 1.2)
     tone = ("black", "walnut", "white", "mahogany")[int(rng.integers(4))]
     m.box((-0.725, 0.725), (0.0, 1.2), (-0.01, 0.31), tone, hide="d")
@@ -51,7 +54,7 @@ def guitar(rng: np.random.Generator, style: Style) -> Piece:
         m.polygon([(-x, v, -0.05) for x, v in ring], tone)
         m.polygon([(x, v, 0.05) for x, v in ring], tone)
         for (xa, ya), (xb, yb) in zip(ring, [*ring[1:], ring[0]], strict=True):
-            m.quad((-xa, ya, 0.05), (-xa, ya, -0.05), (-xb, yb, -0.05), (-xb, yb, 0.05), tone)
+            m.quad((-xa, ya, -0.05), (-xa, ya, 0.05), (-xb, yb, 0.05), (-xb, yb, -0.05), tone)
     m.box((-0.07, 0.07), (0.3, 0.44), (-0.056, -0.05), "black", hide="b")
     m.box((-0.03, 0.03), (0.62, 1.08), (-0.055, -0.015), "black", hide="d")
     for x in (-0.12, 0.09):
@@ -60,9 +63,14 @@ def guitar(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def drums(rng: np.random.Generator, style: Style) -> Piece:
+    """A drum kit."""
     m = sized(1.2, 0.95, 0.95)
     tone = style.fabric(rng)
-    for x, z, r, y0, y1 in ((0.0, 0.1, 0.3, 0.05, 0.55), (-0.36, -0.2, 0.18, 0.42, 0.62), (0.36, -0.2, 0.18, 0.42, 0.62)):
+    for x, z, r, y0, y1 in (
+        (0.0, 0.1, 0.3, 0.05, 0.55),
+        (-0.36, -0.2, 0.18, 0.42, 0.62),
+        (0.36, -0.2, 0.18, 0.42, 0.62),
+    ):
         m.cylinder((x, z), r, (y0, y1), tone, 9, cap=False)
         m.cylinder((x, z), r, (y1, y1 + 0.02), "white", 9)
         m.cylinder((x, z), 0.03, (0.0, y0), "steel", 4, cap=False)
@@ -73,6 +81,7 @@ def drums(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def speaker(rng: np.random.Generator, style: Style) -> Piece:
+    """A speaker."""
     m = sized(0.32, 0.32, 0.95)
     tone = "black" if rng.random() < 0.7 else style.timber(rng)
     m.box((-0.16, 0.16), (0.0, 0.95), (-0.15, 0.16), tone)
@@ -81,6 +90,7 @@ def speaker(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def treadmill(rng: np.random.Generator, style: Style) -> Piece:
+    """A treadmill."""
     m = sized(0.78, 1.65, 1.35)
     tone = ("red", "blue", "grey", "yellow", "orange")[int(rng.integers(5))]
     m.box((-0.39, 0.39), (0.02, 0.16), (-0.82, 0.82), tone)
@@ -94,6 +104,7 @@ def treadmill(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def exercise_bike(rng: np.random.Generator, style: Style) -> Piece:
+    """An exercise bike."""
     m = sized(0.5, 1.05, 1.2)
     tone = style.fabric(rng)
     for z in (-0.45, 0.4):
@@ -108,17 +119,19 @@ def exercise_bike(rng: np.random.Generator, style: Style) -> Piece:
     m.polygon([(0.07, y, 0.2 - z) for z, y in ring], tone)
     m.polygon([(-0.07, y, 0.2 + z) for z, y in ring], tone)
     for (za, ya), (zb, yb) in zip(ring, [*ring[1:], ring[0]], strict=True):
-        m.quad((0.07, ya, 0.2 + za), (-0.07, ya, 0.2 + za), (-0.07, yb, 0.2 + zb), (0.07, yb, 0.2 + zb), "black")
+        m.quad((-0.07, ya, 0.2 + za), (0.07, ya, 0.2 + za), (0.07, yb, 0.2 + zb), (-0.07, yb, 0.2 + zb), "black")
     return Piece("exercise bike", m, None)
 
 
 def exercise_ball(rng: np.random.Generator, style: Style) -> Piece:
+    """An exercise ball."""
     m = sized(0.64, 0.64, 0.64)
     m.ellipsoid((0.0, 0.32, 0.0), (0.32, 0.32, 0.32), style.fabric(rng), 9, 6)
     return Piece("exercise ball", m, None, has_front=False)
 
 
 def dumbbell_rack(rng: np.random.Generator, style: Style) -> Piece:
+    """A dumbbell rack."""
     m = sized(1.1, 0.42, 0.8)
     for x in (-0.55, 0.5):
         m.box((x, x + 0.05), (0.0, 0.8), (-0.2, 0.2), "black")
@@ -133,6 +146,7 @@ def dumbbell_rack(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def fireplace(rng: np.random.Generator, style: Style) -> Piece:
+    """A fireplace."""
     m = sized(1.4, 0.45, 1.2)
     tone = ("red", "white", "grey", "white")[int(rng.integers(4))]
     m.box((-0.7, 0.7), (0.0, 1.1), (-0.18, 0.225), tone, BRICK, hide="ud")
@@ -143,6 +157,7 @@ def fireplace(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def aquarium(rng: np.random.Generator, style: Style) -> Piece:
+    """An aquarium."""
     m = sized(1.0, 0.42, 1.22)
     tone = style.timber(rng)
     m.box((-0.5, 0.5), (0.0, 0.7), (-0.2, 0.2), tone, WOOD)
@@ -156,6 +171,7 @@ def aquarium(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def easel(rng: np.random.Generator, style: Style) -> Piece:
+    """An easel."""
     m = sized(0.7, 0.6, 1.6)
     tone = style.timber(rng)
     motif = ("sunset", "mountains", "sea", "flowers", "abstract")[int(rng.integers(5))]
@@ -169,6 +185,7 @@ def easel(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def toy_blocks(rng: np.random.Generator, style: Style) -> Piece:
+    """A toy blocks."""
     m = sized(0.5, 0.4, 0.4)
     for x, y, z, tone in (
         (-0.2, 0.0, -0.12, "red"),
@@ -181,6 +198,7 @@ def toy_blocks(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def rocking_horse(rng: np.random.Generator, style: Style) -> Piece:
+    """A rocking horse."""
     m = sized(0.36, 0.95, 0.82)
     tone = style.fabric(rng)
     for x in (-0.16, 0.11):
@@ -195,6 +213,7 @@ def rocking_horse(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def play_table(rng: np.random.Generator, style: Style) -> Piece:
+    """A play table."""
     m = sized(0.8, 0.6, 0.5)
     tone = style.fabric(rng)
     m.box((-0.4, 0.4), (0.45, 0.5), (-0.3, 0.3), tone, hide="")
@@ -203,6 +222,7 @@ def play_table(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def chess_table(rng: np.random.Generator, style: Style) -> Piece:
+    """A chess table."""
     m = sized(0.6, 0.6, 0.7)
     tone = style.timber(rng)
     m.box((-0.3, 0.3), (0.65, 0.7), (-0.3, 0.3), tone, WOOD, hide="")
@@ -212,6 +232,7 @@ def chess_table(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def dartboard(rng: np.random.Generator, style: Style) -> Piece:
+    """A dartboard."""
     m = sized(0.5, 0.05, 0.5)
     m.box((-0.25, 0.25), (0.0, 0.5), (-0.025, 0.025), "black")
     m.front((-0.245, 0.245), (0.005, 0.495), -0.028, "dartboard")

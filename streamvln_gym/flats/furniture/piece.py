@@ -34,9 +34,25 @@ class Piece:
     has_front: bool = True
 
     @cached_property
+    def bounds(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Lowest and highest corner of what is drawn, in the model's frame."""
+        return self.model.bounds()
+
+    @property
     def size(self) -> tuple[float, float, float]:
-        """(width, depth, height) in metres of what is drawn."""
-        return self.model.extent()
+        """(width, depth, height) in metres; width and depth are twice the reach from the origin."""
+        (x0, _, z0), (x1, y1, z1) = self.bounds
+        return 2.0 * max(x1, -x0), 2.0 * max(z1, -z0), y1
+
+    @property
+    def back(self) -> float:
+        """Metres from the origin to its back."""
+        return self.bounds[1][2]
+
+    @property
+    def front(self) -> float:
+        """Metres from the origin to its front."""
+        return -self.bounds[0][2]
 
     @cached_property
     def colour(self) -> str | None:

@@ -28,6 +28,7 @@ def _upholstered(width: float, depth: float, seats: int, colour: str, leather: b
 
 
 def sofa(rng: np.random.Generator, style: Style) -> Piece:
+    """A sofa."""
     colour = style.favourite(rng) if rng.random() < 0.75 else style.fabric(rng)
     leather = bool(rng.random() < 0.3)
     seats = int(rng.integers(2, 4))
@@ -35,17 +36,21 @@ def sofa(rng: np.random.Generator, style: Style) -> Piece:
     if rng.random() < 0.6:
         cushion = style.fabric(rng)
         for x in (-m.width / 2 + 0.36, m.width / 2 - 0.36):
-            m.box((x - 0.17, x + 0.17), (0.45, 0.74), (m.depth / 2 - 0.32, m.depth / 2 - 0.19), cushion, FABRIC, hide="db")
+            m.box(
+                (x - 0.17, x + 0.17), (0.45, 0.74), (m.depth / 2 - 0.32, m.depth / 2 - 0.19), cushion, FABRIC, hide="db"
+            )
     return Piece("sofa", m, "leather" if leather else "fabric")
 
 
 def armchair(rng: np.random.Generator, style: Style, colour: str | None = None) -> Piece:
+    """An armchair."""
     leather = bool(rng.random() < 0.3)
     m = _upholstered(0.86, 0.82, 1, colour or style.fabric(rng), leather)
     return Piece("armchair", m, "leather" if leather else "fabric")
 
 
 def chair(rng: np.random.Generator, style: Style, colour: str | None = None) -> Piece:
+    """A chair."""
     tone = colour or (style.fabric(rng) if rng.random() < 0.5 else style.timber(rng))
     m = sized(0.42, 0.44, 0.92)
     legs(m, 0.43, tone, 0.04, 0.01)
@@ -58,6 +63,7 @@ def chair(rng: np.random.Generator, style: Style, colour: str | None = None) -> 
 
 
 def office_chair(rng: np.random.Generator, style: Style) -> Piece:
+    """An office chair."""
     colour = style.fabric(rng)
     m = sized(0.56, 0.56, 1.02)
     for angle in (0, 1):
@@ -71,6 +77,7 @@ def office_chair(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def stool(rng: np.random.Generator, style: Style, colour: str | None = None) -> Piece:
+    """A stool."""
     m = sized(0.38, 0.38, 0.5)
     tone = colour or style.fabric(rng)
     m.cylinder((0.0, 0.0), 0.19, (0.42, 0.5), tone, 8)
@@ -79,6 +86,7 @@ def stool(rng: np.random.Generator, style: Style, colour: str | None = None) -> 
 
 
 def bench(rng: np.random.Generator, style: Style) -> Piece:
+    """A bench."""
     width = float(rng.uniform(0.9, 1.2))
     m = sized(width, 0.36, 0.46)
     tone = style.fabric(rng)
@@ -102,14 +110,17 @@ def _bed(width: float, rng: np.random.Generator, style: Style, category: str = "
 
 
 def double_bed(rng: np.random.Generator, style: Style) -> Piece:
+    """A double bed."""
     return _bed(1.6, rng, style)
 
 
 def single_bed(rng: np.random.Generator, style: Style) -> Piece:
+    """A single bed."""
     return _bed(0.98, rng, style)
 
 
 def bunk_bed(rng: np.random.Generator, style: Style) -> Piece:
+    """A bunk bed."""
     m = sized(1.0, 2.05, 1.7)
     tone = style.timber(rng)
     for sx in (-1, 1):
@@ -128,6 +139,7 @@ def bunk_bed(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def crib(rng: np.random.Generator, style: Style) -> Piece:
+    """A crib."""
     m = sized(1.25, 0.7, 0.95)
     tone = style.fabric(rng)
     for x in (-0.625, 0.575):

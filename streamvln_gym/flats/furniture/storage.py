@@ -19,6 +19,7 @@ def _table(category: str, width: float, depth: float, height: float, tone: str, 
 
 
 def coffee_table(rng: np.random.Generator, style: Style) -> Piece:
+    """A coffee table."""
     if rng.random() < 0.35:
         m = sized(0.8, 0.8, 0.42)
         tone = style.timber(rng)
@@ -29,14 +30,17 @@ def coffee_table(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def dining_table(rng: np.random.Generator, style: Style) -> Piece:
+    """A dining table."""
     return _table("dining table", float(rng.uniform(1.4, 1.8)), 0.9, 0.75, style.timber(rng))
 
 
 def kitchen_table(rng: np.random.Generator, style: Style) -> Piece:
+    """A kitchen table."""
     return _table("table", 1.0, 0.75, 0.75, style.timber(rng))
 
 
 def desk(rng: np.random.Generator, style: Style) -> Piece:
+    """A desk."""
     width = float(rng.uniform(1.2, 1.5))
     tone = style.timber(rng)
     m = sized(width, 0.65, 0.75)
@@ -64,7 +68,13 @@ def _cupboard(
             handle = x + step - 0.08 if k % 2 == 0 else x + 0.06
             if rows > 1:
                 middle = y + rise / 2
-                m.box((x + step / 2 - 0.06, x + step / 2 + 0.06), (middle - 0.012, middle + 0.012), (-d - 0.02, -d), "steel", hide="bd")
+                m.box(
+                    (x + step / 2 - 0.06, x + step / 2 + 0.06),
+                    (middle - 0.012, middle + 0.012),
+                    (-d - 0.02, -d),
+                    "steel",
+                    hide="bd",
+                )
             else:
                 m.box((handle, handle + 0.02), (y + rise * 0.42, y + rise * 0.58), (-d - 0.02, -d), "steel", hide="bd")
     m.depth = depth + 0.04
@@ -72,35 +82,42 @@ def _cupboard(
 
 
 def wardrobe(rng: np.random.Generator, style: Style) -> Piece:
+    """A wardrobe."""
     doors = int(rng.integers(2, 4))
     tone = style.timber(rng) if rng.random() < 0.6 else style.fabric(rng)
     return _cupboard("wardrobe", 0.55 * doors, 0.56, 2.02, tone, doors)
 
 
 def nightstand(rng: np.random.Generator, style: Style) -> Piece:
+    """A nightstand."""
     return _cupboard("nightstand", 0.44, 0.38, 0.5, style.timber(rng), 1, 2)
 
 
 def dresser(rng: np.random.Generator, style: Style) -> Piece:
+    """A dresser."""
     tone = style.timber(rng) if rng.random() < 0.5 else style.fabric(rng)
     return _cupboard("dresser", float(rng.uniform(0.9, 1.2)), 0.45, 0.92, tone, 1, 4)
 
 
 def sideboard(rng: np.random.Generator, style: Style) -> Piece:
+    """A sideboard."""
     return _cupboard("sideboard", 1.4, 0.42, 0.82, style.timber(rng), 3)
 
 
 def shoe_cabinet(rng: np.random.Generator, style: Style) -> Piece:
+    """A shoe cabinet."""
     tone = style.timber(rng) if rng.random() < 0.5 else style.fabric(rng)
     return _cupboard("shoe cabinet", 0.8, 0.24, 0.9, tone, 1, 3)
 
 
 def cabinet(rng: np.random.Generator, style: Style) -> Piece:
+    """A cabinet."""
     tone = style.timber(rng) if rng.random() < 0.5 else style.fabric(rng)
     return _cupboard("cabinet", 0.9, 0.42, 1.5, tone, 2)
 
 
 def toy_chest(rng: np.random.Generator, style: Style) -> Piece:
+    """A toy chest."""
     m = sized(0.8, 0.45, 0.52)
     tone = style.fabric(rng)
     m.box((-0.38, 0.38), (0.0, 0.42), (-0.21, 0.21), tone, WOOD)
@@ -120,6 +137,7 @@ def _carcass(m: Model, tone: str, levels: int, lift: float = 0.0) -> None:
 
 
 def bookshelf(rng: np.random.Generator, style: Style) -> Piece:
+    """A bookshelf."""
     width = float(rng.uniform(0.8, 1.1))
     m = sized(width, 0.32, 1.9)
     tone = style.timber(rng)
@@ -162,11 +180,13 @@ def box(rng: np.random.Generator, style: Style, colour: str | None = None) -> Pi
 
 
 def tv_stand(rng: np.random.Generator, style: Style) -> Piece:
+    """A tv stand."""
     piece = _cupboard("tv stand", 1.5, 0.4, 0.48, style.timber(rng), 3)
     return piece
 
 
 def basket(rng: np.random.Generator, style: Style) -> Piece:
+    """A laundry basket."""
     m = sized(0.42, 0.42, 0.52)
     tone = style.fabric(rng)
     m.cylinder((0.0, 0.0), 0.17, (0.0, 0.5), tone, 8, top_radius=0.21, texture=FABRIC)
@@ -174,6 +194,7 @@ def basket(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def bin_(rng: np.random.Generator, style: Style) -> Piece:
+    """A bin."""
     m = sized(0.32, 0.32, 0.6)
     tone = style.fabric(rng)
     m.cylinder((0.0, 0.0), 0.14, (0.0, 0.52), tone, 8, top_radius=0.16, cap=False)
