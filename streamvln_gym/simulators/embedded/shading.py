@@ -81,13 +81,7 @@ def shade(
                 continue
             texture = texture_index[t]
             if texture == 0 and one_colour[t]:
-                red = np.uint8(values[t, RED] + np.float32(0.5))
-                green = np.uint8(values[t, GREEN] + np.float32(0.5))
-                blue = np.uint8(values[t, BLUE] + np.float32(0.5))
-                for k in range(x - begin):
-                    out[k, 0] = red
-                    out[k, 1] = green
-                    out[k, 2] = blue
+                _fill_run(values, t, out)
                 continue
             row = inverse_depth[y, begin:x]
             if drawn_in[t] != frame:
@@ -97,14 +91,32 @@ def shade(
                 )
             _interpolate_colour(row, one_colour[t], planes, t, begin, y, colour)
             if texture == 0:
-                for k in range(row.size):
-                    for c in range(3):
-                        out[k, c] = (colour[c, k] * 255 + _COLOUR_ONE // 2) >> 16
+                _write_colour(colour, out)
                 continue
             _locate_texels(row, size_bits[texture, 0], planes, t, U, begin, y, fixed_u)
             _locate_texels(row, size_bits[texture, 1], planes, t, V, begin, y, fixed_v)
             _select_levels(row, size_bits[texture], planes, t, begin, y, lod)
             _sample_run(texels, level_start[texture], size_bits[texture], fixed_u, fixed_v, lod, colour, out)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fill_run(values, t, out):
+    """Writes the one colour of triangle t to a run, out uint8 (n, 3)."""
+    red = np.uint8(values[t, RED] + np.float32(0.5))
+    green = np.uint8(values[t, GREEN] + np.float32(0.5))
+    blue = np.uint8(values[t, BLUE] + np.float32(0.5))
+    for k in range(out.shape[0]):
+        out[k, 0] = red
+        out[k, 1] = green
+        out[k, 2] = blue
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _write_colour(colour, out):
+    """Writes fixed-point colours (3, >= n) to a run, out uint8 (n, 3)."""
+    for k in range(out.shape[0]):
+        for c in range(3):
+            out[k, c] = (colour[c, k] * 255 + _COLOUR_ONE // 2) >> 16
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
