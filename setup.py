@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "streamvln_gym/__init__.py"
 
 TRAIN = ["accelerate>=1.0", "peft>=0.15", "tensorboard"]
 RL = ["stable-baselines3>=2.6"]
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "stable-baselines3>=2.6", "embreex>=2.17.7.post6"]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "stable-baselines3>=2.6", "embreex>=2.17.7.post6", "moviepy>=2.0"]
 DEV = [*TEST, "ruff>=0.9", "mypy>=1.11", "pre-commit>=3.7", "build>=1.2"]
 
 setup(
@@ -27,7 +27,7 @@ setup(
     package_dir={"streamvln_gym": "streamvln_gym", "streamvln_gym.agents": "agents"},
     package_data={"streamvln_gym": ["py.typed", "assets/**/*", "models/assets/**/*"]},
     install_requires=[
-        "gymnasium>=1.0",
+        "gymnasium>=1.1",
         "numpy>=1.26",
         "numba>=0.61",
         "trimesh>=4.5",

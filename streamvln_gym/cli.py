@@ -25,7 +25,7 @@ _COLUMNS = {
     "cls": "CLS",
     "path_length": "path (m)",
     "steps": "steps",
-    "collisions": "collisions",
+    "collisions": "coll.",
 }
 
 
@@ -100,6 +100,7 @@ def _rollout(config: RolloutConfig) -> None:
 
 def print_table(records: Sequence[dict[str, Any]]) -> None:
     """Prints one row per episode (of at most 20) and the means."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -112,16 +113,14 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
     table.add_column("scene")
     present = [name for name in METRICS if any(name in record for record in records)]
     for name in present:
-        table.add_column(_COLUMNS[name], justify="right")
+        table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
     for record in records[:20]:
-        table.add_row(
-            record["episode_id"], Path(record["scene_id"]).stem, *(_cell(name, record.get(name)) for name in present)
-        )
+        table.add_row(record["episode_id"], *(_cell(name, record.get(name)) for name in present))
     if len(records) > 20:
-        table.add_row(f"... {len(records) - 20} more", "", *("" for _ in present))
+        table.add_row(f"... {len(records) - 20} more", *("" for _ in present))
     means = summarize(records)
     table.add_section()
-    table.add_row(f"mean of {len(records)}", "", *(_cell(name, means.get(name)) for name in present), style="bold")
+    table.add_row(f"mean of {len(records)}", *(_cell(name, means.get(name)) for name in present), style="bold")
     console = Console()
     console.print(table)
     if means["unreachable"]:

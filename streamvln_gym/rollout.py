@@ -98,7 +98,10 @@ def make_agent(config: RolloutConfig, env: gym.Env) -> tuple[Any, str]:
         return agents.ForwardAgent(), ""
     if config.agent != "streamvln":
         raise ValueError(f"unknown agent {config.agent!r}: use streamvln, oracle, random or forward")
-    agent = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=config.device)
+    import torch
+
+    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    agent = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=device)
     return agent, "" if agent.trained else UNTRAINED
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from streamvln_gym.episodes import Episode
 from streamvln_gym.geometry import forward_vector
+from streamvln_gym.metrics import drop_repeats
 from streamvln_gym.simulators.base import AgentState, Simulator
 
 WIDTH, HEIGHT = 1280, 600
@@ -70,7 +72,7 @@ class TopDownMap:
         self._scale = float(np.min(np.array(size) / (high - self._low)))
         self._margin = (np.array(size) - self._scale * (high - self._low)) / 2.0
         self._base = Image.new("RGB", (size[0] * _OVERSAMPLE, size[1] * _OVERSAMPLE), _PAPER)
-        self._labels: list[tuple[tuple[float, float], str]] = []
+        self._labels: list[tuple[tuple[int, int], Image.Image]] = []
         draw = ImageDraw.Draw(self._base)
         for polygon in polygons:
             draw.polygon([self._pixel(point) for point in polygon], fill=_FLOOR, outline=_FLOOR)
@@ -105,19 +107,10 @@ class TopDownMap:
             self._disc(draw, position, 8 * unit, _GOAL)
         if len(reference):
             self._disc(draw, reference[0], 5 * unit, _REFERENCE)
-        for place, text in self._labels:
-            draw.multiline_text(
-                place,
-                text,
-                fill=_LABEL,
-                font=_font(12 * unit),
-                anchor="mm",
-                align="center",
-                stroke_width=unit,
-                stroke_fill=_FLOOR,
-            )
+        for corner, label in self._labels:
+            picture.paste(label, corner, label)
         self._agent(draw, state)
-        return picture.resize(self._size, Image.Resampling.LANCZOS)
+        return picture.reduce(_OVERSAMPLE)
 
     def _pixel(self, point: ArrayLike) -> tuple[float, float]:
         """(x, z) in metres to oversampled pixels."""
@@ -141,7 +134,9 @@ class TopDownMap:
             x0, z0, x1, z1 = room.rect
             narrow = (x1 - x0) * self._scale < 80
             text = "\n".join(textwrap.wrap(room.type, 9, break_long_words=False)) if narrow else room.type
-            self._labels.append((self._pixel(room.centre), text))
+            label = _label(text)
+            x, y = self._pixel(room.centre)
+            self._labels.append(((round(x - label.width / 2), round(y - label.height / 2)), label))
 
     def _line(self, draw: ImageDraw.ImageDraw, points: ArrayLike, colour: tuple[int, int, int], width: int) -> None:
         points = np.asarray(points, dtype=np.float64).reshape(-1, 3)
@@ -196,7 +191,7 @@ class EpisodeFrame:
         frame = self._base.copy()
         _paste(frame, Image.fromarray(rgb), _VIEW)
         _paste(frame, Image.fromarray(depth_colours(depth[..., 0], self._max_depth)), _DEPTH)
-        travelled = np.array([state.position for state in trajectory])
+        travelled = drop_repeats([state.position for state in trajectory])
         drawn = self._map.draw(travelled, trajectory[-1], self._reference, self._goals, self._episode.via)
         frame.paste(drawn, _MAP[:2])
         self._write_metrics(ImageDraw.Draw(frame), metrics)
@@ -231,12 +226,30 @@ class EpisodeFrame:
             draw.text((x1 - 10, y0 + 22 * row), value, fill=_INK, font=font, anchor="ra")
 
 
+def _label(text: str) -> Image.Image:
+    """A room's name with an outline, RGBA, in oversampled pixels."""
+    font, stroke = _font(12 * _OVERSAMPLE), _OVERSAMPLE
+    probe = ImageDraw.Draw(Image.new("RGBA", (1, 1)))
+    left, top, right, bottom = probe.multiline_textbbox((0, 0), text, font=font, align="center", stroke_width=stroke)
+    label = Image.new("RGBA", (int(right - left) + 2, int(bottom - top) + 2), (*_FLOOR, 0))
+    ImageDraw.Draw(label).multiline_text(
+        (1 - left, 1 - top), text, fill=_LABEL, font=font, align="center", stroke_width=stroke, stroke_fill=_FLOOR
+    )
+    return label
+
+
 def depth_colours(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.uint8]:
     """Depth in metres (H, W) as colours (H, W, 3): near is light yellow, far is dark blue."""
-    near = 1.0 - np.clip(depth / max_depth, 0.0, 1.0)
+    near = 255.0 * (1.0 - np.clip(depth / max_depth, 0.0, 1.0))
+    return _depth_palette()[near.astype(np.uint8)]
+
+
+@lru_cache(maxsize=1)
+def _depth_palette() -> NDArray[np.uint8]:
+    """Colours (256, 3) from far to near."""
     stops = np.array([(18, 16, 60), (60, 50, 140), (150, 60, 130), (230, 110, 80), (252, 240, 170)], dtype=np.float64)
-    places = np.linspace(0.0, 1.0, len(stops))
-    return np.stack([np.interp(near, places, stops[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)
+    places = np.linspace(0.0, 255.0, len(stops))
+    return np.stack([np.interp(np.arange(256), places, stops[:, k]) for k in range(3)], axis=-1).astype(np.uint8)
 
 
 def _paste(frame: Image.Image, picture: Image.Image, box: tuple[int, int, int, int]) -> None:
@@ -248,6 +261,7 @@ def _paste(frame: Image.Image, picture: Image.Image, box: tuple[int, int, int, i
     frame.paste(picture.resize(size, resampling), (x0 + (x1 - x0 - size[0]) // 2, y0 + (y1 - y0 - size[1]) // 2))
 
 
+@lru_cache(maxsize=32)
 def _font(size: float) -> Any:
     return ImageFont.load_default(size=size)
 
