@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from streamvln_gym.flats.layout import WALL_HEIGHT
 from streamvln_gym.flats.mesh import MeshArrays, VertexData
-from streamvln_gym.flats.palette import TONES
+from streamvln_gym.flats.palette import GLOW
 from streamvln_gym.flats.scene_graph import SceneGraph
 from streamvln_gym.flats.textures import Texture
 
@@ -32,10 +32,10 @@ def shade(arrays: MeshArrays, vertex: VertexData, graph: SceneGraph) -> MeshArra
         + np.where(n[:, 1] > 0.5, 0.03, 0.0)
         + np.where(n[:, 1] < -0.5, 0.035, 0.0)
     )
-    piece = 0.80 + 0.075 * n[:, 0] + 0.05 * n[:, 2] + np.where(n[:, 1] > 0, 0.2, 0.24) * n[:, 1]
+    piece = 0.87 + 0.06 * n[:, 0] + 0.045 * n[:, 2] + np.where(n[:, 1] > 0, 0.13, 0.26) * n[:, 1]
     contact = 1.0 - _CONTACT_DARK * np.exp(-np.maximum(points[:, 1], 0.0) / 0.18) * (np.abs(n[:, 1]) < 0.7)
     factor = np.where(structural, wall * corner, piece * contact) * vertex.shades
-    glow = np.all(arrays.colours == np.array(TONES["glow"][1]), axis=1)
+    glow = np.all(arrays.colours == np.array(GLOW), axis=1)
     factor = np.where(glow | (vertex.texture_ids == Texture.VIEW), 1.0, factor)
     colours = np.clip(np.round(arrays.colours * factor[:, None]), 0, 255).astype(np.uint8)
     return replace(arrays, colours=colours)

@@ -19,25 +19,26 @@ PALETTE: dict[str, RGB] = {
     "brown": (124, 78, 44),
     "beige": (222, 194, 148),
     "black": (44, 44, 48),
-    "grey": (142, 146, 152),
+    "grey": (122, 126, 132),
     "white": (244, 244, 240),
 }
 """The colour names that scene objects carry."""
 
 VIVID = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
-NEUTRAL = ("brown", "beige", "black", "grey", "white")
+GLOW: RGB = (255, 246, 206)
+"""What a lit lamp shows, whatever the shading."""
+
 
 TONES: dict[str, tuple[str, RGB]] = {
     "walnut": ("brown", (112, 70, 42)),
     "mahogany": ("brown", (134, 72, 46)),
     "pine": ("beige", (216, 178, 122)),
-    "steel": ("grey", (168, 174, 180)),
+    "steel": ("grey", (150, 156, 162)),
     "leaf": ("green", (60, 142, 58)),
     "dark leaf": ("green", (40, 112, 54)),
     "light leaf": ("green", (98, 172, 72)),
     "terracotta": ("orange", (206, 112, 66)),
     "pure": ("white", (255, 255, 255)),
-    "glow": ("white", (255, 246, 206)),
     "sand": ("beige", (226, 200, 156)),
     "cardboard": ("beige", (200, 164, 112)),
     "skin": ("beige", (236, 200, 166)),

@@ -179,11 +179,11 @@ def _kitchen(d: Decorator) -> None:
     for p in put:
         if p.piece.category == "kitchen counter":
             d.top(p, "bowl", "small plant")
-            d.planner.on_wall(d.make("wall cabinet", colour=colour), near=p)
+            d.planner.on_wall(d.make("wall cabinet", width=1.06, colour=colour), near=p)
         elif p.piece.category == "stove":
             d.planner.on_wall(d.make("range hood"), near=p)
         elif p.piece.category == "sink":
-            d.planner.on_wall(d.make("wall cabinet", width=0.85, colour=colour), near=p)
+            d.planner.on_wall(d.make("wall cabinet", width=0.76, colour=colour), near=p)
     d.table_group("table", 2)
     if d.chance(0.6):
         d.corner("bin")

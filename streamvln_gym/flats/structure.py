@@ -248,7 +248,7 @@ def window_piece(width: float, sill: float, top: float, frame: Colour) -> Piece:
     for y in ((0.0, e), (h - e, h)):
         m.box((-w + e, w - e), y, (-0.03, 0.03), frame, hide="blr")
     m.box((-0.025, 0.025), (e, h - e), (-0.025, 0.03), frame, hide="bud")
-    m.box((-w - 0.06, w + 0.06), (-0.03, 0.0), (-0.1, 0.03), frame, hide="b")
+    m.box((-w - 0.06, w + 0.06), (-0.03, 0.0), (-0.05, 0.03), frame, hide="b")
     m.front((-w + e, w - e), (e, h - e), 0.01, "view")
     return Piece("window", m, None, mount="wall", bottom=sill)
 
@@ -264,6 +264,7 @@ def curtain_piece(width: float, colour: Colour, top: float, bottom: float) -> Pi
             za, zb = (-0.05, -0.02) if k % 2 == 0 else (-0.02, -0.05)
             a, b = float(xs[k]), float(xs[k + 1])
             m.quad((a, 0.0, za), (b, 0.0, zb), (b, height - 0.04, zb), (a, height - 0.04, za), colour, Texture.FABRIC)
+            m.quad((b, 0.0, zb), (a, 0.0, za), (a, height - 0.04, za), (b, height - 0.04, zb), colour, Texture.FABRIC)
         for x, flip in ((float(xs[0]), False), (float(xs[-1]), True)):
             z0, z1 = (0.07, -0.05) if not flip else (-0.05, 0.07)
             m.quad((x, 0.0, z0), (x, 0.0, z1), (x, height - 0.04, z1), (x, height - 0.04, z0), colour, Texture.FABRIC)

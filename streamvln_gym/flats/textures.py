@@ -157,7 +157,7 @@ def _grain(size: int, rng: np.random.Generator) -> Image:
 
 def _fabric(size: int, rng: np.random.Generator) -> Image:
     x, y = _coordinates(size)
-    return _to_image(1.0 - 0.07 * ((x // 2 + y // 2) % 2) - 0.05 * rng.random((size, size)))
+    return _to_image(1.0 - 0.04 * ((x // 2 + y // 2) % 2) - 0.04 * rng.random((size, size)))
 
 
 def _brick(size: int, rng: np.random.Generator) -> Image:

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from streamvln_gym.flats.furniture.piece import Piece, Style, sized
-from streamvln_gym.flats.mesh import Model
-from streamvln_gym.flats.palette import VIVID
+from streamvln_gym.flats.mesh import Colour, Model
+from streamvln_gym.flats.palette import GLOW, VIVID
 from streamvln_gym.flats.textures import PICTURES, Texture
 
 FABRIC, WOOD, PLAIN = Texture.FABRIC, Texture.WOOD, Texture.PLAIN
@@ -66,11 +66,11 @@ def floor_lamp(rng: np.random.Generator, style: Style) -> Piece:
     m.cylinder((0.0, 0.0), 0.018, (0.03, 1.3), style.metal, 5, cap=False)
     shade = style.fabric(rng) if rng.random() < 0.6 else "yellow"
     m.cylinder((0.0, 0.0), 0.21, (1.28, 1.6), shade, 8, top_radius=0.13)
-    _underside(m, 0.2, 1.3, "glow")
+    _underside(m, 0.2, 1.3, GLOW)
     return Piece("floor lamp", m, None, has_front=False)
 
 
-def _underside(m: Model, radius: float, y: float, colour: str) -> None:
+def _underside(m: Model, radius: float, y: float, colour: Colour) -> None:
     angles = [2 * math.pi * (k + 0.5) / 8 for k in range(8)]
     m.polygon([(radius * math.cos(t), y, radius * math.sin(t)) for t in angles], colour)
 
@@ -205,16 +205,16 @@ def ceiling_lamp(rng: np.random.Generator, style: Style) -> Piece:
     kind = int(rng.integers(3))
     if kind == 0:
         m = sized(0.5, 0.5, 0.1)
-        m.cylinder((0.0, 0.0), 0.22, (0.0, 0.1), "glow", 10, top_radius=0.25, cap=False)
-        _underside(m, 0.22, 0.0, "glow")
+        m.cylinder((0.0, 0.0), 0.22, (0.0, 0.1), GLOW, 10, top_radius=0.25, cap=False)
+        _underside(m, 0.22, 0.0, GLOW)
     elif kind == 1:
         m = sized(0.44, 0.44, 0.42)
         m.cylinder((0.0, 0.0), 0.22, (0.0, 0.2), style.fabric(rng), 8, top_radius=0.08)
-        _underside(m, 0.215, 0.01, "glow")
+        _underside(m, 0.215, 0.01, GLOW)
         m.cylinder((0.0, 0.0), 0.01, (0.2, 0.42), "black", 4, cap=False)
     else:
         m = sized(0.36, 0.36, 0.44)
-        m.ellipsoid((0.0, 0.17, 0.0), (0.17, 0.17, 0.17), "glow", 8, 5)
+        m.ellipsoid((0.0, 0.17, 0.0), (0.17, 0.17, 0.17), GLOW, 8, 5)
         m.cylinder((0.0, 0.0), 0.01, (0.3, 0.44), "black", 4, cap=False)
     return Piece("ceiling lamp", m, None, mount="ceiling", bottom=2.6 - m.height, has_front=False)
 
@@ -238,9 +238,10 @@ def coat_rack(rng: np.random.Generator, style: Style) -> Piece:
     m.cylinder((0.0, 0.0), 0.025, (0.04, 1.75), tone, 6)
     for side, low in ((-1, 0.75), (1, 0.95)):  # two coats, wider below
         coat = style.fabric(rng)
-        x0, x1 = sorted((side * 0.06, side * 0.2))
-        m.box((x0, x1), (low, 1.45), (-0.17, 0.17), coat, FABRIC, hide="u")
-        m.box((x0 + 0.01, x1 - 0.01), (1.45, 1.6), (-0.09, 0.09), coat, FABRIC)
+        m.cylinder((side * 0.1, 0.0), 0.15, (low, 1.42), coat, 6, top_radius=0.1, texture=FABRIC, cap=False)
+        m.cylinder((side * 0.1, 0.0), 0.1, (1.42, 1.58), coat, 6, top_radius=0.03, texture=FABRIC)
+    m.cylinder((0.0, 0.0), 0.13, (1.68, 1.72), "brown", 8)
+    m.cylinder((0.0, 0.0), 0.08, (1.72, 1.82), "brown", 8, top_radius=0.07)
     for sx, sz in ((0.18, 0.0), (-0.18, 0.0)):
         m.box((min(0, sx), max(0, sx)), (1.62, 1.66), (sz - 0.015, sz + 0.015), tone, hide="")
     return Piece("coat rack", m, None, has_front=False)

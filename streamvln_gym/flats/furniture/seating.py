@@ -100,7 +100,7 @@ def _bed(width: float, rng: np.random.Generator, style: Style, category: str = "
     w, tone, blanket = width / 2, style.timber(rng), style.fabric(rng)
     m.box((-w, w), (0.0, 0.95), (0.97, 1.025), tone, WOOD)
     m.box((-w + 0.02, w - 0.02), (0.08, 0.24), (-0.99, 0.97), tone, WOOD, hide="udb")
-    m.box((-w + 0.04, w - 0.04), (0.24, 0.5), (0.5, 0.97), "white", PLAIN, hide="dbf")
+    m.box((-w + 0.04, w - 0.04), (0.24, 0.5), (0.5, 0.97), blanket, FABRIC, hide="dbf")
     m.box((-w, w), (0.22, 0.56), (-1.02, 0.5), blanket, FABRIC, hide="d")
     count = 2 if width > 1.3 else 1
     for k in range(count):
