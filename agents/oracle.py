@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from streamvln_gym.expert import GeodesicFollower, expert_for
@@ -27,8 +28,8 @@ class OracleAgent:
         """Starts on the environment's present episode; call it after `env.reset()`."""
         self._follower = expert_for(self._env.simulator, self._env.episode, self._along_reference)
 
-    def act(self, observation: dict[str, Any]) -> int:
-        """The expert's action where the environment's agent stands; `observation` is not looked at.
+    def act(self, obs: Mapping[str, Any]) -> int:
+        """The expert's action where the environment's agent stands; `obs` is not looked at.
 
         Raises:
             RuntimeError: `reset` was not called.

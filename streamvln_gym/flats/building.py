@@ -60,10 +60,13 @@ def build_scene(root: Path, split: str, seed: int) -> None:
         return
     make_writable(folder.parent)
     problem: SceneError | None = None
-    for attempt in range(_FLAT_ATTEMPTS):
+    next_attempt = 0
+    for _ in range(_FLAT_ATTEMPTS):
+        flat = generate_flat(seed, next_attempt)
+        next_attempt = flat.attempt + 1
         with tempfile.TemporaryDirectory(prefix=f".building-{folder.name}-", dir=folder.parent) as scratch:
             staged = Path(scratch) / folder.name
-            _write_scene(generate_flat(seed, attempt), staged)
+            _write_scene(flat, staged)
             try:
                 # A flat serves every split, so that its episodes must not depend on which was built first.
                 for checked in dict.fromkeys((_home_split(split), split)):
@@ -143,9 +146,9 @@ def _write_scene(flat: Flat, folder: Path) -> None:
     folder.mkdir(parents=True)
     stem = folder / folder.name
     write_glb(flat, stem.with_suffix(".glb"))
-    write_stage_config(flat, folder)
+    write_stage_config(stem.with_suffix(".glb"))
     navigation_mesh_of(flat).save(folder / f"{folder.name}.navmesh.npz")
-    np.save(folder / f"{folder.name}.instances.npy", flat.instances.astype(np.int32))
+    np.save(folder / f"{folder.name}.instances.npy", flat.mesh.object_ids.astype(np.int32))
     (folder / f"{folder.name}.scene_graph.json").write_text(flat.graph.to_json(), encoding="utf-8")
 
 

@@ -58,7 +58,7 @@ class TakeDoor:
         beside: id of an object that stands beside the door.
         frame: colour of the door's frame.
         back: the door one came in by.
-        second_of_type: the second door that leads to a room of `to_type` in walking direction.
+        other_than: id of a room visited before: not that one is meant, but the other one of `to_type`.
         cue: the room behind it shows the colour of something seen before.
         only: no other door to choose; nothing needs to be said.
     """
@@ -71,7 +71,7 @@ class TakeDoor:
     beside: int | None = None
     frame: str | None = None
     back: bool = False
-    second_of_type: bool = False
+    other_than: int | None = None
     cue: Cue | None = None
     only: bool = False
 
@@ -235,6 +235,8 @@ def doors_meant(graph: SceneGraph, stand: Standpoint, clause: TakeDoor) -> list[
     if clause.beside is not None:
         described = graph.objects[clause.beside]
         doors = [d for d in doors if any(_is_beside(o, d) for o in _alike(graph, described))]
+    if clause.other_than is not None:
+        doors = [d for d in doors if d.other(stand.room.id) != clause.other_than]
     if clause.cue is not None:
         doors = [d for d in doors if shows_cue(graph, graph.rooms[d.other(stand.room.id)], clause.cue)]
     if clause.walk is not None:
@@ -264,9 +266,6 @@ def _doors_in_walking_direction(
             numbers = {clause.ordinal} if clear else {clause.ordinal, clause.ordinal + 1}
             picked = {counted[n - 1].id for n in numbers if n <= len(counted)}
             ahead = [d for d in ahead if d.id in picked]
-        if clause.second_of_type:
-            ahead.sort(key=lambda d: along(heading, stand.origin, d.position))
-            ahead = ahead[1:2]
         meant.update({d.id: d for d in ahead})
     return list(meant.values())
 

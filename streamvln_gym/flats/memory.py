@@ -16,7 +16,7 @@ from streamvln_gym.simulators.embedded.renderer import Renderer
 WINDOW_STEPS = 32
 _CAMERA = CameraConfig(width=160, height=120)
 _PIXELS = 4  # of 19,200: fewer is a sliver that nobody recognises
-_DECISION_METRES = {"return": 0.6}
+_VISIT_METRES = 0.6
 _DOOR_METRES = 1.0
 
 
@@ -64,10 +64,15 @@ def memory_need(
 
 
 def _decision_step(proposal: Proposal, demonstration: Demonstration) -> int | None:
+    """The step with which the last (for a return: the first) stay near the place of the decision begins."""
     assert proposal.decision is not None and proposal.task.kind is not None
+    is_return = proposal.task.kind == "return"
     distances = np.linalg.norm(demonstration.positions[:, [0, 2]] - np.array(proposal.decision), axis=1)
-    near = np.nonzero(distances <= _DECISION_METRES.get(proposal.task.kind, _DOOR_METRES))[0]
-    return int(near[0]) if len(near) else None
+    near = distances <= (_VISIT_METRES if is_return else _DOOR_METRES)
+    begins = np.nonzero(near & ~np.concatenate([[False], near[:-1]]))[0]
+    if not len(begins):
+        return None
+    return int(begins[0] if is_return else begins[-1])
 
 
 def _sees(renderer: Renderer, demonstration: Demonstration, step: int, cue: NDArray[np.bool_]) -> bool:

@@ -124,29 +124,41 @@ def propose_counting(places: Places, rng: np.random.Generator) -> Proposal | Non
 
 
 def propose_second_room(places: Places, rng: np.random.Generator) -> Proposal | None:
-    """Along a hallway past one room of a kind into the second room of that kind."""
-    chosen = _random_hallway_route(places, rng)
-    if chosen is None:
-        return None
-    proposal, index, leg = chosen
-    assert leg.exit is not None
+    """Into one of two rooms of a kind off the same room, perhaps somewhere else, and then into the other one."""
     graph = places.graph
-    to_type = graph.rooms[leg.exit.other(leg.room.id)].type
-    walks = [f.walk for f in door_facts(graph, leg) if f.walk is not None]
-    if not walks:
+    hub = graph.rooms[int(rng.integers(len(graph.rooms)))]
+    behind = {d.other(hub.id): d for d in graph.doors_of(hub.id)}
+    twins = [(a, b) for a in behind for b in behind if a != b and graph.rooms[a].type == graph.rooms[b].type != HALLWAY]
+    if not twins:
         return None
-    claim = TakeDoor(to_type=to_type, walk=walks[0], second_of_type=True)
-    if [d.id for d in doors_meant(graph, Standpoint.of_leg(leg), claim)] != [leg.exit.id]:
+    first, second = twins[int(rng.integers(len(twins)))]
+    visited = [_random_landmark(places, rng, lambda o: o.room == first)]
+    if rng.random() < 0.7:
+        visited.append(_random_landmark(places, rng, lambda o: o.room not in (first, second, hub.id)))
+    start_room = graph.rooms[int(rng.integers(len(graph.rooms)))]
+    ending = _ending(places, graph.rooms[second], rng, at_place=0.5)
+    if ending is None or start_room.id in (first, second):
         return None
-    passed = [d for d in graph.doors_of(leg.room.id) if graph.rooms[d.other(leg.room.id)].type == to_type]
-    passed = [d for d in passed if d.id != leg.exit.id and math.dist(d.position, leg.exit.position) > _FORGOTTEN_METRES]
-    if len(passed) != 1 or passed[0].other(leg.room.id) == proposal.task.route.legs[0].room.id:
+    stop, goal = ending
+    stations = [places.random_in(start_room, rng), *(o and places.at_object(o, rng) for o in visited), goal]
+    if any(station is None for station in stations) or not _tells_nothing(places, stop, [first]):
         return None
-    cue_room = passed[0].other(leg.room.id)
-    if not _tells_nothing(places, proposal.task.stop, [cue_room]):
+    proposal = _finish(places, stations, random_yaw(rng), stop, _MEMORY_METRES, max_legs=12)
+    visits = _visit_legs(places, stations, visited)
+    if proposal is None or visits is None:
         return None
-    task = replace(proposal.task, kind="second_room", doors={index: claim})
-    return replace(proposal, task=task, cue_room=cue_room, decision=leg.exit.position)
+    if [leg.room.id for leg in proposal.task.route.legs[-2:]] != [hub.id, second]:
+        return None
+    last_hub = len(proposal.task.route.legs) - 2
+    claim = TakeDoor(to_type=graph.rooms[second].type, other_than=first)
+    if len(
+        doors_meant(graph, Standpoint.of_leg(proposal.task.route.legs[last_hub]), replace(claim, other_than=None))
+    ) < (2 if len(visited) > 1 else 1):
+        return None
+    task = replace(proposal.task, kind="second_room", visits=visits, doors={last_hub: claim})
+    furniture = tuple(o.id for o in graph.furnishings_in(first) if is_landmark(o))
+    via = np.array(stations[1:-1])
+    return replace(proposal, task=task, via=via, cue_objects=furniture, decision=behind[second].position)
 
 
 def propose_same_as(places: Places, rng: np.random.Generator) -> Proposal | None:
@@ -233,11 +245,13 @@ def _random_hallway_route(places: Places, rng: np.random.Generator) -> tuple[Pro
         return None
     hall = halls[int(rng.integers(len(halls)))]
     doors = [d for d in graph.doors_of(hall.id) if graph.rooms[d.other(hall.id)].type != HALLWAY]
-    starts = [room for room in graph.rooms]
-    start_room = starts[int(rng.integers(len(starts)))]
     if not doors:
         return None
     door = doors[int(rng.integers(len(doors)))]
+    # Mostly from the hallway itself or a room off it, for the route has to go along it.
+    near = [hall, *(graph.rooms[d.other(hall.id)] for d in graph.doors_of(hall.id))]
+    starts = near if rng.random() < 0.8 else graph.rooms
+    start_room = starts[int(rng.integers(len(starts)))]
     target = graph.rooms[door.other(hall.id)]
     ending = _ending(places, target, rng, at_place=0.5)
     start = places.random_in(start_room, rng)
@@ -251,6 +265,18 @@ def _random_hallway_route(places: Places, rng: np.random.Generator) -> tuple[Pro
         if leg.room.id == hall.id and leg.exit is not None and leg.exit.id == door.id:
             return proposal, index, leg
     return None
+
+
+def _visit_legs(places: Places, stations: list, visited: list) -> dict[int, int] | None:
+    """Leg index -> object id for the objects at stations 1, 2, ...; None if a leg is not in the object's room."""
+    visits = {}
+    for k, item in enumerate(visited, start=1):
+        path = places.path_over(stations[: k + 1])
+        route = trace_route(places.graph, path, 0.0) if path is not None else None
+        if route is None or route.legs[-1].room.id != item.room:
+            return None
+        visits[len(route.legs) - 1] = item.id
+    return visits
 
 
 def _tells_nothing(places: Places, stop: Stop | ReturnToStart, rivals: list[int]) -> bool:

@@ -29,18 +29,15 @@ from streamvln_gym.metrics import drop_repeats
 from streamvln_gym.simulators.base import AgentState
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 
-_MEMORY_PATHS = 3  # at most; small flats yield fewer
-_MIN_MEMORY_PATHS = 1
+_MIN_MEMORY_PATHS, _MAX_MEMORY_PATHS = 2, 3
 _MAX_ACTIONS = 200
 _MIN_SPL = 0.95
 
-# Tried in this order, the rarest chances first; the number is how many proposals are drawn.
-_MEMORY_PROPOSERS: tuple[tuple[Callable[..., Proposal | None], int], ...] = (
-    (propose_counting, 250),
-    (propose_second_room, 250),
-    (propose_same_as, 250),
-    (propose_return, 60),
-)
+# With the number of proposals to draw. Few flats offer the rare kinds, so they may come to the maximum; the common one
+# succeeds nearly always and fills up to the minimum.
+_RARE = ((propose_second_room, 400), (propose_same_as, 300))
+_RAREST = (propose_counting, 400)
+_COMMON = (propose_return, 120)
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,15 @@ def sample_episodes(simulator: EmbeddedSimulator, graph: SceneGraph, scene_id: s
     rng = np.random.default_rng([first_id, 7])
     places = Places(graph, simulator.navmesh)
     trials: list[_Trial] = []
-    order = rng.permutation(len(_MEMORY_PROPOSERS) - 1).tolist()
-    for k in (*order, len(_MEMORY_PROPOSERS) - 1):
-        if len(trials) < _MEMORY_PATHS:
-            proposer, draws = _MEMORY_PROPOSERS[k]
+    rare = [_RARE[k] for k in rng.permutation(len(_RARE))]
+    for (proposer, draws), most in (
+        *((kind, _MAX_MEMORY_PATHS) for kind in (_RAREST, _RAREST, *rare)),
+        *((_COMMON, _MIN_MEMORY_PATHS) for _ in range(_MIN_MEMORY_PATHS)),
+    ):
+        if len(trials) < most:
             trials += _try_out(simulator, places, proposer, draws, rng)
     if len(trials) < _MIN_MEMORY_PATHS:
-        raise SceneError(f"{graph.name} offers no episode that needs memory")
+        raise SceneError(f"{graph.name} offers only {len(trials)} paths that need memory")
     for _ in range(40):
         if len(trials) == PATHS_PER_SCENE:
             break

@@ -186,6 +186,7 @@ class _Voice:
         def close(last: bool = False) -> None:
             if group:
                 openers = phrases.LAST_OPENERS if last and len(group) == 1 else phrases.SENTENCE_OPENERS
+                openers = tuple(o for o in openers if not o or not any(s.startswith(o) for s in sentences))
                 opener = draw(openers, self._rng) if sentences and not group[0].startswith(_NO_OPENER) else ""
                 sentences.append(_capitalised(opener + self._conjoin(group)) + ".")
                 group.clear()

@@ -31,11 +31,10 @@ def test_a_door_just_across_makes_counting_doubtful():
     assert meant(TakeDoor(walk="left", side="right", ordinal=1)) == [4, 5]
 
 
-def test_room_types_frames_and_the_second_of_a_kind():
+def test_room_types_and_frames():
     assert meant(TakeDoor(to_type="bedroom")) == [1, 3]
     assert meant(TakeDoor(to_type="office")) == [2]
     assert meant(TakeDoor(frame="red")) == [2]
-    assert meant(TakeDoor(to_type="bedroom", walk="left", second_of_type=True)) == [3]
 
 
 def test_a_cue_singles_out_the_room_of_its_colour():
@@ -43,6 +42,11 @@ def test_a_cue_singles_out_the_room_of_its_colour():
     assert meant(TakeDoor(walk="left", cue=walls)) == [5]
     beds = Cue("object", "yellow", 1, "bed")
     assert meant(TakeDoor(to_type="bedroom", walk="left", cue=beds)) == [3]
+
+
+def test_the_other_bedroom_is_not_the_one_just_left():
+    out_of_bedroom = Standpoint(ROOMS[0], DOORS[1], DOORS[1].position, SOUTH)
+    assert meant(TakeDoor(to_type="bedroom", other_than=2), out_of_bedroom) == [3]
 
 
 def test_going_back_means_the_entry_door():

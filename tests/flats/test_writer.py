@@ -89,9 +89,13 @@ def test_counting_says_the_number_and_not_the_room():
         assert "yellow" not in written.text
 
 
-def test_the_second_room_is_called_second():
-    task = memory_task(TakeDoor(to_type="bedroom", walk="left", second_of_type=True), "second_room")
-    assert all("second bedroom" in written.text for written in write(task))
+def test_the_second_room_is_the_other_one():
+    bedroom_to_bedroom = path((10.0, 2.0), (10.0, 4.6), (6.0, 4.6), (6.0, 3.0), (6.0, 4.6), (14.0, 4.6), (14.0, 3.0))
+    route = trace_route(GRAPH, bedroom_to_bedroom, NORTH)
+    claim = TakeDoor(to_type="bedroom", other_than=2)
+    task = Task(route, NORTH, Stop(None, place="middle"), kind="second_room", visits={2: 2}, doors={3: claim})
+    for written in write(task):
+        assert re.search(r"(other|second) bedroom|bedroom (that|which) you", written.text)
 
 
 def test_same_as_never_tells_the_colour():
@@ -115,7 +119,7 @@ def test_a_return_does_not_name_the_start_room():
 
 
 def test_an_ambiguous_fixed_claim_yields_no_instruction():
-    task = memory_task(TakeDoor(to_type="bedroom"), "second_room")
+    task = memory_task(TakeDoor(to_type="bedroom"), "counting")
     assert write_instructions(GRAPH, task, 3, np.random.default_rng(0)) is None
 
 
