@@ -88,13 +88,12 @@ def compose(graph: SceneGraph, task: Task, style: Style, rng: np.random.Generato
                 return None
             clauses.append(ending)
         else:
-            turned = any(isinstance(c, Orient) and c.turn != "straight" for c in clauses)
-            door = _take_door(graph, task, index, style, rng, sides=not turned)
-            if door is None and turned:  # only a side, as seen before any turn, tells the door
-                clauses = [c for c in clauses if not isinstance(c, Orient)]
-                door = _take_door(graph, task, index, style, rng)
+            door = _take_door(graph, task, index, style, rng)
             if door is None:
                 return None
+            if door.side is not None or door.walk is not None:
+                # Sides are as seen on entry: with a turn told before, they would be taken from the new heading.
+                clauses = [c for c in clauses if not isinstance(c, Orient) or c.turn == "straight"]
             clauses.append(door)
         told.append(clauses)
     return told
@@ -163,13 +162,8 @@ def _ending(graph: SceneGraph, task: Task, leg: Leg, style: Style, rng: np.rando
     return Stop(item.id, with_colour, side)
 
 
-def _take_door(
-    graph: SceneGraph, task: Task, index: int, style: Style, rng: np.random.Generator, sides: bool = True
-) -> TakeDoor | None:
-    """A claim that singles out the leg's exit: a memory kind's own, else as few facts as do (or one more).
-
-    Sides are as seen on entry, so they may not be told (`sides` False) once the reader was told to turn.
-    """
+def _take_door(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.random.Generator) -> TakeDoor | None:
+    """A claim that singles out the leg's exit: a memory kind's own, else as few facts as do (or one more)."""
     leg = task.route.legs[index]
     if leg.exit is None:
         return None
@@ -178,8 +172,6 @@ def _take_door(
     if fixed is not None:
         return fixed if _singles_out(graph, stand, fixed, leg.exit) else None
     facts = door_facts(graph, leg, after_visit=index in task.visits)
-    if not sides:
-        facts = [fact for fact in facts if fact.side is None]
     if task.kind == "same_as":
         facts = [fact for fact in facts if fact.frame is None]
     if index not in task.visits and not (index == 0 and task.kind == "return"):

@@ -85,7 +85,7 @@ def test_ways_are_wide(flats: list[Flat]) -> None:
         for hall in halls:
             free = box(*hall.rect).difference(unary_union([box(*rect) for rect in flat.obstacles]))
             openings = unary_union([box(*d).buffer(0.5, join_style="mitre") for d in flat.doorways])
-            ways = free.union(openings).buffer(-0.38, join_style="mitre")
+            ways = free.union(openings).buffer(-0.399, join_style="mitre")
             parts = list(getattr(ways, "geoms", [ways]))
             doors = [d for d in flat.graph.doors_of(hall.id) if d.kind == "door"]
             main = max(parts, key=lambda part: sum(part.intersects(Point(d.position).buffer(0.15)) for d in doors))
