@@ -282,24 +282,48 @@ def detail_atlas(rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def window_view(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """What one sees out of the windows: a bright sky over hills, trees or houses, uint8 (128, 128, 3)."""
+    """What one sees out of the windows: a bright sky over houses, trees, the sea or mountains, uint8 (128, 128, 3)."""
     p = Painter(128)
     p.gradient((0.5, 0.76, 1.0), (0.93, 0.98, 1.0))
     for _ in range(4):
         u, v = rng.uniform(0, 1), rng.uniform(0.08, 0.35)
         for shift in (-0.06, 0.0, 0.06):
             p.disc(u + shift, v, 0.06, (1.0, 1.0, 1.0), 0.6)
-    ground = 0.72 + 0.04 * np.sin(p.u * 6 + rng.uniform(0, 6))
-    p.fill(p.v > ground - 0.08 + 0.05 * np.sin(p.u * 9 + 2), (0.56, 0.76, 0.6))
-    if rng.random() < 0.5:
-        for left in np.arange(0.02, 1.0, 0.16):
-            top = rng.uniform(0.45, 0.62)
-            tone = rng.uniform(0.65, 0.9)
-            p.rectangle(left, top, left + 0.13, 1, (tone, tone * 0.85, tone * 0.75))
-            lit = (np.floor(p.u * 50) % 3 == 0) & (np.floor(p.v * 26) % 2 == 0)
-            p.fill((p.u > left + 0.015) & (p.u < left + 0.115) & (p.v > top + 0.03) & lit, (0.35, 0.42, 0.5))
-    else:
-        for u in rng.uniform(0.05, 0.95, 7):
-            p.disc(u, rng.uniform(0.62, 0.72), rng.uniform(0.06, 0.1), (0.2, rng.uniform(0.5, 0.62), 0.24), 1.3)
-    p.fill(p.v > 0.84, (0.45, 0.7, 0.36))
+    (_view_of_houses, _view_of_trees, _view_of_the_sea, _view_of_mountains)[int(rng.integers(4))](p, rng)
     return _quantised(p.image)
+
+
+def _view_of_houses(p: Painter, rng: np.random.Generator) -> None:
+    p.fill(p.v > 0.66 + 0.05 * np.sin(p.u * 9 + 2), (0.56, 0.76, 0.6))
+    for left in np.arange(0.02, 1.0, 0.16):
+        top = rng.uniform(0.45, 0.62)
+        tone = rng.uniform(0.65, 0.9)
+        p.rectangle(left, top, left + 0.13, 1, (tone, tone * 0.85, tone * 0.75))
+        lit = (np.floor(p.u * 50) % 3 == 0) & (np.floor(p.v * 26) % 2 == 0)
+        p.fill((p.u > left + 0.015) & (p.u < left + 0.115) & (p.v > top + 0.03) & lit, (0.35, 0.42, 0.5))
+    p.fill(p.v > 0.84, (0.45, 0.7, 0.36))
+
+
+def _view_of_trees(p: Painter, rng: np.random.Generator) -> None:
+    p.fill(p.v > 0.64 + 0.05 * np.sin(p.u * 9 + 2), (0.56, 0.76, 0.6))
+    for u in rng.uniform(0.05, 0.95, 7):
+        p.disc(u, rng.uniform(0.62, 0.72), rng.uniform(0.06, 0.1), (0.2, rng.uniform(0.5, 0.62), 0.24), 1.3)
+    p.fill(p.v > 0.84, (0.45, 0.7, 0.36))
+
+
+def _view_of_the_sea(p: Painter, rng: np.random.Generator) -> None:
+    p.fill(p.v > 0.55, (0.16, 0.5, 0.78))
+    p.fill((p.v > 0.55) & (np.sin(p.v * 80 + 2 * np.sin(p.u * 14)) > 0.8), (0.55, 0.8, 0.93))
+    u = rng.uniform(0.2, 0.8)
+    p.fill((p.v > 0.4) & (p.v < 0.57) & (np.abs(p.u - u) < 0.4 * (p.v - 0.4)), (1.0, 1.0, 1.0))
+    p.rectangle(u - 0.08, 0.57, u + 0.08, 0.6, (0.8, 0.25, 0.2))
+    p.fill(p.v > 0.85 + 0.03 * np.sin(p.u * 6), (0.93, 0.85, 0.62))
+
+
+def _view_of_mountains(p: Painter, rng: np.random.Generator) -> None:
+    for peak, height in ((0.2, 0.36), (0.55, 0.28), (0.88, 0.4)):
+        ridge = height + 0.9 * np.abs(p.u - peak - rng.uniform(-0.05, 0.05))
+        p.fill(p.v > ridge, (0.5, 0.56, 0.68))
+        p.fill((p.v > ridge) & (p.v < height + 0.1), (0.97, 0.98, 1.0))
+    p.fill(p.v > 0.7 + 0.04 * np.sin(p.u * 8), (0.4, 0.62, 0.42))
+    p.fill(p.v > 0.85, (0.5, 0.74, 0.38))

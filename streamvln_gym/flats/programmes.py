@@ -25,6 +25,10 @@ class Decorator:
         """Builds a piece."""
         return build(name, self.rng, self.style, **options)
 
+    def one_of(self, *names: str) -> str:
+        """One of the names at random."""
+        return names[int(self.rng.integers(len(names)))]
+
     def chance(self, share: float) -> bool:
         """True in `share` of the cases."""
         return bool(self.rng.random() < share)
@@ -83,7 +87,7 @@ class Decorator:
                 continue
             stand = self.planner.beside(self.make("nightstand"), bed, side)
             if stand and self.chance(0.7):
-                self.top(stand, "table lamp" if self.chance(0.7) else "small vase")
+                self.top(stand, self.one_of("table lamp", "table lamp", "small vase", "books", "radio"))
         if self.chance(0.6):
             x, z = local_to_room(bed, 0.0, -bed.piece.size[1] / 2 + 0.1)
             self.rug(x, z, bed.yaw, 2.2, 1.3)
@@ -96,9 +100,9 @@ class Decorator:
         if desk is None:
             return
         self.planner.in_front(self.make("office chair"), desk, -0.12)
-        self.planner.on_top(self.make("computer monitor"), desk, 0.1, 0.14)
+        self.planner.on_top(self.make(self.one_of("computer monitor", "computer monitor", "laptop")), desk, 0.1, 0.1)
         if self.chance(0.7):
-            name = ("table lamp", "globe", "small plant")[int(self.rng.integers(3))]
+            name = self.one_of("table lamp", "globe", "small plant", "books")
             self.planner.on_top(self.make(name), desk, -0.48, 0.1)
 
     def table_group(self, name: str, seats: int) -> None:
@@ -117,7 +121,7 @@ class Decorator:
             x, z = local_to_room(table, dx, side * (depth / 2 + 0.12))
             yaw = table.yaw + (math.pi if side < 0 else 0.0)
             self.planner.try_put(self.make("chair", colour=colour), x, z, yaw, may_use_fronts=True, partner=table)
-        self.top(table, ("bowl", "small vase", "small plant")[int(self.rng.integers(3))])
+        self.top(table, self.one_of("bowl", "small vase", "small plant", "teapot", "candles", "books"))
         if self.chance(0.5):
             self.rug(table.x, table.z, table.yaw, width + 1.2, depth + 1.3)
 
@@ -133,7 +137,7 @@ class Decorator:
             self.planner.on_top(self.make("television"), stand, 0.0, 0.05)
         table = self.planner.in_front(self.make("coffee table"), sofa, 0.42, turned=False)
         if table:
-            self.top(table, ("bowl", "small vase", "small plant")[int(self.rng.integers(3))])
+            self.top(table, self.one_of("bowl", "small vase", "small plant", "teapot", "candles", "books"))
         x, z = local_to_room(sofa, 0.0, -1.0)
         if self.chance(0.8):
             self.rug(x, z, sofa.yaw, 2.5, 1.7)
@@ -162,7 +166,7 @@ def _living_room(d: Decorator) -> None:
     d.corner("floor lamp")
     if d.chance(0.4):
         for p in d.wall("sideboard"):
-            d.top(p, "small vase", "table lamp")
+            d.top(p, d.one_of("small vase", "books", "radio"), d.one_of("table lamp", "candles", "globe"))
     d.hang("picture", "clock" if d.chance(0.5) else "picture", "radiator")
 
 
@@ -178,7 +182,7 @@ def _kitchen(d: Decorator) -> None:
     put += [p for p in others if p is not None]
     for p in put:
         if p.piece.category == "kitchen counter":
-            d.top(p, "bowl", "small plant")
+            d.top(p, d.one_of("bowl", "teapot"), d.one_of("small plant", "radio"))
             d.planner.on_wall(d.make("wall cabinet", width=1.06, colour=colour), near=p)
         elif p.piece.category == "stove":
             d.planner.on_wall(d.make("range hood"), near=p)
@@ -198,7 +202,7 @@ def _bedroom(d: Decorator) -> None:
     d.wall("wardrobe")
     if d.chance(0.6):
         for p in d.wall("dresser"):
-            d.top(p, "small vase", "table lamp")
+            d.top(p, d.one_of("small vase", "books", "radio"), d.one_of("table lamp", "candles", "globe"))
     if d.chance(0.35):
         d.wall("armchair")
     if d.chance(0.25):
@@ -220,7 +224,7 @@ def _bathroom(d: Decorator) -> None:
         d.planner.on_wall(d.make("mirror"), near=p)
     if tub and d.chance(0.4):
         d.wall("shower", front=0.35)
-    d.wall(("cabinet", "dresser", "shelf", "washing machine")[int(d.rng.integers(4))], front=0.35)
+    d.wall(d.one_of("cabinet", "dresser", "shelf", "washing machine"), front=0.35)
     d.corner("laundry basket" if d.chance(0.6) else "plant")
     if d.chance(0.3):
         d.corner("stool")
@@ -232,7 +236,7 @@ def _office(d: Decorator) -> None:
     if d.chance(0.3):
         d.desk_group()
     d.wall("bookshelf")
-    d.wall(("cabinet", "shelf", "bookshelf")[int(d.rng.integers(3))])
+    d.wall(d.one_of("cabinet", "shelf", "bookshelf"))
     d.corner("plant")
     if d.chance(0.5):
         d.wall("armchair")
@@ -244,7 +248,7 @@ def _office(d: Decorator) -> None:
 def _dining_room(d: Decorator) -> None:
     d.table_group("dining table", 4)
     for p in d.wall("sideboard"):
-        d.top(p, "small vase", "bowl", "table lamp")
+        d.top(p, "small vase", d.one_of("bowl", "teapot", "candles"), d.one_of("table lamp", "radio"))
     if d.chance(0.5):
         d.wall("cabinet")
     d.corner("plant")
@@ -384,12 +388,12 @@ def _hallway(d: Decorator) -> None:
     for name in order[: max(2, int(length / 2.0))]:
         for p in d.wall(name, front=0.0):
             if p.piece.surface and d.chance(0.7):
-                d.top(p, ("small vase", "bowl", "table lamp", "small plant")[int(d.rng.integers(4))])
+                d.top(p, d.one_of("small vase", "bowl", "table lamp", "small plant"))
     if d.chance(0.5):
         yaw = 0.0 if x1 - x0 > z1 - z0 else math.pi / 2
         d.rug((x0 + x1) / 2, (z0 + z1) / 2, yaw, min(3.2, length * 0.5), 0.8)
     for _ in range(max(1, int(length / 2.5))):
-        d.hang("picture" if d.chance(0.75) else ("mirror", "clock")[int(d.rng.integers(2))])
+        d.hang("picture" if d.chance(0.75) else d.one_of("mirror", "clock"))
 
 
 PROGRAMMES: dict[str, Callable[[Decorator], None]] = {

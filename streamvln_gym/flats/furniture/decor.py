@@ -113,6 +113,39 @@ def bowl(rng: np.random.Generator, style: Style) -> Piece:
     return Piece("bowl", m, None, mount="top", has_front=False)
 
 
+def books(rng: np.random.Generator, style: Style) -> Piece:
+    """A small pile of books."""
+    m = sized(0.26, 0.2, 0.14)
+    y = 0.0
+    for k, index in enumerate(rng.permutation(len(VIVID))[:3]):
+        height, shift = 0.04 + 0.008 * k, float(rng.uniform(-0.015, 0.015))
+        m.box((-0.12 + shift, 0.12 + shift), (y, y + height), (-0.085, 0.085), VIVID[int(index)])
+        y += height
+    return Piece("books", m, None, mount="top", has_front=False)
+
+
+def teapot(rng: np.random.Generator, style: Style) -> Piece:
+    """A teapot."""
+    m = sized(0.3, 0.2, 0.22)
+    tone = style.fabric(rng)
+    m.ellipsoid((0.0, 0.09, 0.0), (0.1, 0.09, 0.1), tone, 8, 4)
+    m.cylinder((0.0, 0.0), 0.02, (0.17, 0.2), "black", 5)
+    m.box((0.08, 0.16), (0.09, 0.13), (-0.015, 0.015), tone, hide="l")
+    m.box((-0.15, -0.08), (0.06, 0.15), (-0.012, 0.012), tone, hide="r")
+    return Piece("teapot", m, "ceramic", mount="top", has_front=False)
+
+
+def candles(rng: np.random.Generator, style: Style) -> Piece:
+    """Three candles on a plate."""
+    m = sized(0.24, 0.24, 0.26)
+    tone = style.fabric(rng)
+    m.cylinder((0.0, 0.0), 0.12, (0.0, 0.015), "white", 8)
+    for x, z, height in ((0.0, 0.05, 0.24), (0.055, -0.03, 0.18), (-0.055, -0.03, 0.13)):
+        m.cylinder((x, z), 0.03, (0.015, height), tone, 6)
+        m.cylinder((x, z), 0.012, (height, height + 0.03), GLOW, 4, top_radius=0.0)
+    return Piece("candles", m, None, mount="top", has_front=False)
+
+
 def globe(rng: np.random.Generator, style: Style) -> Piece:
     """A globe."""
     m = sized(0.34, 0.34, 0.46)

@@ -32,6 +32,27 @@ def monitor(rng: np.random.Generator, style: Style) -> Piece:
     return Piece("computer monitor", m, None, mount="top")
 
 
+def laptop(rng: np.random.Generator, style: Style) -> Piece:
+    """An open laptop."""
+    m = sized(0.36, 0.26, 0.26)
+    m.box((-0.17, 0.17), (0.0, 0.02), (-0.12, 0.1), "steel")
+    m.picture((-0.15, 0.022, 0.06), (0.15, 0.022, 0.06), (0.15, 0.022, -0.1), (-0.15, 0.022, -0.1), "keyboard")
+    m.box((-0.17, 0.17), (0.02, 0.26), (0.1, 0.115), "steel", hide="d")
+    m.front((-0.16, 0.16), (0.03, 0.25), 0.098, "monitor")
+    return Piece("laptop", m, None, mount="top")
+
+
+def radio(rng: np.random.Generator, style: Style) -> Piece:
+    """A radio."""
+    m = sized(0.36, 0.16, 0.24)
+    tone = style.fabric(rng)
+    m.box((-0.18, 0.18), (0.0, 0.22), (-0.07, 0.08), tone)
+    m.front((-0.16, -0.02), (0.03, 0.19), -0.073, "speaker")
+    m.box((0.02, 0.16), (0.12, 0.18), (-0.078, -0.07), "white", hide="b")
+    m.box((0.06, 0.12), (0.04, 0.09), (-0.085, -0.07), "black", hide="b")
+    return Piece("radio", m, None, mount="top")
+
+
 def piano(rng: np.random.Generator, style: Style) -> Piece:
     """A piano."""
     m = sized(1.45, 0.62, 1.2)
