@@ -34,7 +34,7 @@ def ambiguities(graph: SceneGraph, start: Standpoint, clauses: Sequence[Clause])
             item = graph.objects[clause.object_id]
             if item.room != stand.room.id:
                 return [f"the reader is in the {stand.room.type} {stand.room.id}, the {item.category} is elsewhere"]
-            meant = objects_meant(graph, stand, item, clause.with_colour, clause.side)
+            meant = objects_meant(graph, stand, item, clause.with_mark, clause.side)
             if [o.id for o in meant] != [item.id]:
                 return [f"objects {[o.id for o in meant]} of the {stand.room.type} fit the {item.category} {item.id}"]
     return []

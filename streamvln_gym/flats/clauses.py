@@ -78,19 +78,19 @@ class TakeDoor:
 
 @dataclass(frozen=True)
 class PassBy:
-    """An object is passed on one side ("left" or "right"); `with_colour` if its colour is said."""
+    """An object is passed on one side ("left" or "right"); `with_mark` if its mark (`landmarks.mark`) is said."""
 
     object_id: int
     side: str
-    with_colour: bool = False
+    with_mark: bool = False
 
 
 @dataclass(frozen=True)
 class Visit:
-    """Walk to an object on the way; `with_colour` if its colour is said, `side` if it is told apart by its side."""
+    """Walk to an object on the way; `with_mark` if its mark is said, `side` if it is told apart by its side."""
 
     object_id: int
-    with_colour: bool = False
+    with_mark: bool = False
     side: str | None = None
 
 
@@ -99,7 +99,7 @@ class Stop:
     """Stop at an object, or (`object_id` None) in the "middle" or just inside the "doorway" of the room (`place`)."""
 
     object_id: int | None
-    with_colour: bool = False
+    with_mark: bool = False
     side: str | None = None
     place: str | None = None
 

@@ -25,7 +25,8 @@ from streamvln_gym.flats.landmarks import (
     distance_to,
     is_landmark,
     is_unique,
-    needs_colour,
+    mark,
+    needs_mark,
     objects_meant,
     passings,
 )
@@ -57,8 +58,8 @@ class Style:
 
 STYLES = (
     Style("terse", 0, 0.0, 0.1, 0.15, 0.4),
-    Style("plain", 1, 0.45, 0.35, 0.4, 0.7),
-    Style("detailed", 2, 0.85, 0.8, 0.65, 0.95),
+    Style("plain", 1, 0.35, 0.3, 0.4, 0.7),
+    Style("detailed", 2, 0.6, 0.7, 0.65, 0.95),
 )
 
 
@@ -77,11 +78,11 @@ def compose(graph: SceneGraph, task: Task, style: Style, rng: np.random.Generato
         clauses += _passes(graph, task, index, style, rng)
         if index in task.visits:
             item = graph.objects[task.visits[index]]
-            with_colour = _says_colour(graph, task, item, style, rng)
-            side = _telling_side(graph, leg, item, with_colour)
+            with_mark = _says_mark(graph, task, item, style, rng)
+            side = _telling_side(graph, leg, item, with_mark)
             if side == "":
                 return None
-            clauses.append(Visit(item.id, with_colour, side))
+            clauses.append(Visit(item.id, with_mark, side))
         if index == task.told_legs - 1:
             ending = _ending(graph, task, leg, style, rng)
             if ending is None:
@@ -121,7 +122,7 @@ def _passes(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.ran
         return []  # the start room's furniture would name the room
     named = {clause for clause in (task.visits.get(index), getattr(task.stop, "object_id", None)) if clause is not None}
     told = [
-        PassBy(p.item.id, p.side, _says_colour(graph, task, p.item, style, rng))
+        PassBy(p.item.id, p.side, _says_mark(graph, task, p.item, style, rng))
         for p in passings(graph, leg)
         if p.item.id not in named and rng.random() < style.pass_chance
     ]
@@ -131,22 +132,22 @@ def _passes(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.ran
     return list(told)
 
 
-def _says_colour(graph: SceneGraph, task: Task, item: SceneObject, style: Style, rng: np.random.Generator) -> bool:
-    """Whether the colour is said. A same-as episode tells no colours: the one in question must be remembered."""
-    if item.colour is None or task.kind == "same_as":
+def _says_mark(graph: SceneGraph, task: Task, item: SceneObject, style: Style, rng: np.random.Generator) -> bool:
+    """Whether the mark is said. A same-as episode tells none: the colour in question must be remembered."""
+    if mark(item) is None or task.kind == "same_as":
         return False
     if task.kind in ("counting", "second_room") and item.room == task.route.legs[-1].room.id:
         return False  # it would tell the right room from the others
-    return needs_colour(graph, item) or rng.random() < style.colour
+    return needs_mark(graph, item) or rng.random() < style.colour
 
 
-def _telling_side(graph: SceneGraph, leg: Leg, item: SceneObject, with_colour: bool) -> str | None:
+def _telling_side(graph: SceneGraph, leg: Leg, item: SceneObject, with_mark: bool) -> str | None:
     """None if the object needs no side, its side if that tells it apart, "" if nothing does."""
     stand = Standpoint.of_leg(leg)
-    if len(objects_meant(graph, stand, item, with_colour, None)) == 1:
+    if len(objects_meant(graph, stand, item, with_mark, None)) == 1:
         return None
     for side in side_of(bearing(stand.heading, stand.origin, item.centre), strict=True) - {"ahead"}:
-        if len(objects_meant(graph, stand, item, with_colour, side)) == 1:
+        if len(objects_meant(graph, stand, item, with_mark, side)) == 1:
             return side
     return ""
 
@@ -155,11 +156,11 @@ def _ending(graph: SceneGraph, task: Task, leg: Leg, style: Style, rng: np.rando
     if isinstance(task.stop, ReturnToStart) or task.stop.object_id is None:
         return task.stop
     item = graph.objects[task.stop.object_id]
-    with_colour = _says_colour(graph, task, item, style, rng)
-    side = _telling_side(graph, leg, item, with_colour)
+    with_mark = _says_mark(graph, task, item, style, rng)
+    side = _telling_side(graph, leg, item, with_mark)
     if side == "":
         return None
-    return Stop(item.id, with_colour, side)
+    return Stop(item.id, with_mark, side)
 
 
 def _take_door(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.random.Generator) -> TakeDoor | None:

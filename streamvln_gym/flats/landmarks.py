@@ -13,7 +13,7 @@ from streamvln_gym.flats.routes import Leg, bearing
 from streamvln_gym.flats.scene_graph import SceneGraph, SceneObject
 
 _PASS_METRES = 1.9
-UNREMARKABLE = {"ceiling lamp", "window", "curtain", "skirting", "socket", "light switch"}
+UNREMARKABLE = {"ceiling lamp", "window", "curtain", "radiator"}
 """Categories that are in every room or above eye level: nobody tells a way by them."""
 
 
@@ -44,26 +44,31 @@ def same_category(graph: SceneGraph, item: SceneObject) -> list[SceneObject]:
     return [o for o in graph.furnishings_in(item.room) if o.category == item.category]
 
 
-def needs_colour(graph: SceneGraph, item: SceneObject) -> bool:
+def mark(item: SceneObject) -> str | None:
+    """What tells an object from others of its category: a picture's content, anything else's colour."""
+    return item.material if item.category == "picture" else item.colour
+
+
+def needs_mark(graph: SceneGraph, item: SceneObject) -> bool:
     """Whether the category alone does not single the object out in its room."""
     return len(same_category(graph, item)) > 1
 
 
 def is_unique(graph: SceneGraph, item: SceneObject) -> bool:
-    """Whether category, or category and colour, single the object out in its room."""
+    """Whether category, or category and mark, single the object out in its room."""
     alike = same_category(graph, item)
     if len(alike) == 1:
         return True
-    return item.colour is not None and sum(o.colour == item.colour for o in alike) == 1
+    return mark(item) is not None and sum(mark(o) == mark(item) for o in alike) == 1
 
 
 def objects_meant(
-    graph: SceneGraph, stand: Standpoint, item: SceneObject, with_colour: bool, side: str | None
+    graph: SceneGraph, stand: Standpoint, item: SceneObject, with_mark: bool, side: str | None
 ) -> list[SceneObject]:
     """The objects of the room that a reader could take for the one described as `item` is."""
     alike = same_category(graph, item)
-    if with_colour:
-        alike = [o for o in alike if o.colour == item.colour]
+    if with_mark:
+        alike = [o for o in alike if mark(o) == mark(item)]
     if side is not None:
         alike = [o for o in alike if side in side_of(bearing(stand.heading, stand.origin, o.centre), False)]
     return alike

@@ -58,39 +58,81 @@ ROOM_WORDS: dict[str, tuple[str, ...]] = {
 }
 
 OBJECT_WORDS: dict[str, tuple[str, ...]] = {
-    "sofa": ("sofa", "couch", "sofa", "settee"),
-    "tv": ("tv", "television", "tv set"),
-    "television": ("tv", "television"),
-    "picture": ("picture", "painting", "framed picture"),
-    "wardrobe": ("wardrobe", "closet", "wardrobe"),
-    "plant": ("plant", "potted plant", "houseplant"),
-    "fridge": ("fridge", "refrigerator"),
-    "stove": ("stove", "cooker", "oven"),
-    "rug": ("rug", "carpet", "mat"),
-    "bathtub": ("bathtub", "tub", "bath"),
-    "washbasin": ("washbasin", "sink", "basin"),
-    "bookshelf": ("bookshelf", "bookcase", "shelf full of books"),
-    "dresser": ("dresser", "chest of drawers"),
-    "nightstand": ("nightstand", "bedside table"),
-    "bin": ("bin", "waste bin", "trash can"),
-    "box": ("box", "storage box"),
-    "floor lamp": ("floor lamp", "standing lamp", "tall lamp"),
-    "lamp": ("lamp", "standing lamp"),
-    "armchair": ("armchair", "easy chair"),
-    "exercise bike": ("exercise bike", "stationary bike"),
-    "coat rack": ("coat rack", "coat stand"),
-    "crib": ("crib", "cot"),
-    "toy chest": ("toy chest", "toy box"),
-    "office chair": ("office chair", "desk chair", "swivel chair"),
     "aquarium": ("aquarium", "fish tank"),
-    "kitchen counter": ("kitchen counter", "counter", "worktop"),
-    "counter": ("counter", "kitchen counter", "worktop"),
-    "shoe cabinet": ("shoe cabinet", "shoe cupboard"),
-    "washing machine": ("washing machine", "washer"),
-    "dryer": ("dryer", "tumble dryer"),
+    "armchair": ("armchair", "easy chair"),
+    "bathtub": ("bathtub", "tub", "bath"),
+    "bin": ("bin", "waste bin", "trash can", "wastebasket"),
+    "bookshelf": ("bookshelf", "bookcase", "shelf full of books"),
+    "box": ("box", "storage box", "crate"),
+    "cabinet": ("cabinet", "cupboard"),
+    "chess table": ("chess table", "chessboard"),
     "clock": ("clock", "wall clock"),
+    "coat rack": ("coat rack", "coat stand", "clothes stand"),
+    "coffee table": ("coffee table", "low table"),
+    "computer monitor": ("computer", "monitor", "computer screen"),
+    "crib": ("crib", "cot"),
+    "dartboard": ("dartboard", "dart board"),
+    "desk": ("desk", "writing desk"),
+    "dresser": ("dresser", "chest of drawers"),
+    "drum kit": ("drum kit", "drums", "drum set"),
+    "dryer": ("dryer", "tumble dryer"),
+    "dumbbell rack": ("dumbbell rack", "rack of dumbbells", "rack with weights"),
+    "easel": ("easel", "painter's easel"),
+    "exercise ball": ("exercise ball", "gym ball"),
+    "exercise bike": ("exercise bike", "stationary bike"),
+    "fireplace": ("fireplace", "hearth"),
+    "floor lamp": ("floor lamp", "standing lamp", "tall lamp"),
+    "fridge": ("fridge", "refrigerator"),
+    "kitchen counter": ("kitchen counter", "counter", "worktop"),
+    "laundry basket": ("laundry basket", "hamper"),
+    "mirror": ("mirror", "looking glass"),
+    "nightstand": ("nightstand", "bedside table"),
+    "office chair": ("office chair", "desk chair", "swivel chair"),
+    "picture": ("picture", "painting"),
+    "plant": ("plant", "potted plant", "houseplant"),
+    "play table": ("play table", "children's table"),
+    "range hood": ("range hood", "extractor hood"),
+    "rug": ("rug", "carpet", "mat"),
+    "shelf": ("shelf", "rack", "shelving unit"),
+    "shoe cabinet": ("shoe cabinet", "shoe cupboard"),
+    "shower": ("shower", "shower cabin"),
+    "sideboard": ("sideboard", "low cabinet"),
+    "sink": ("sink", "kitchen sink"),
+    "sofa": ("sofa", "couch", "sofa", "settee"),
+    "speaker": ("speaker", "loudspeaker"),
+    "statue": ("statue", "sculpture"),
+    "stove": ("stove", "cooker", "oven"),
+    "table lamp": ("table lamp", "small lamp"),
+    "television": ("television", "tv", "tv set"),
+    "toilet": ("toilet", "lavatory"),
+    "toy blocks": ("toy blocks", "building blocks"),
+    "toy chest": ("toy chest", "toy box"),
     "treadmill": ("treadmill", "running machine"),
+    "tv stand": ("tv stand", "television stand"),
+    "wall cabinet": ("wall cabinet", "hanging cupboard"),
+    "wardrobe": ("wardrobe", "closet", "wardrobe"),
+    "washbasin": ("washbasin", "basin", "handbasin"),
+    "washing machine": ("washing machine", "washer"),
+    "weight bench": ("weight bench", "bench press"),
 }
+
+_CONTENTS = {
+    "abstract": "abstract {}",
+    "boat": "{} of a boat",
+    "city": "{} of a city",
+    "flowers": "{} of flowers",
+    "forest": "{} of a forest",
+    "mountains": "{} of mountains",
+    "portrait": "portrait",
+    "sea": "{} of the sea",
+    "sunset": "{} of a sunset",
+}
+
+
+def picture_noun(noun: str, content: str) -> str:
+    """A picture called by what it shows: "painting of a sunset"."""
+    return _CONTENTS.get(content, content + " {}").format(noun)
+
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
@@ -288,6 +330,16 @@ SENTENCE_OPENERS: tuple[str, ...] = (
     "Afterwards, ",
 )
 LAST_OPENERS: tuple[str, ...] = ("", "", "", "Finally, ", "Then ", "Lastly, ")
+SURROUNDINGS_START: tuple[str, ...] = (
+    "You [start|begin|are standing] in <room_a> with <looks>.",
+    "The [room around you|<room> you are in] has <looks>.",
+)
+SURROUNDINGS: tuple[str, ...] = (
+    "[Now you are|You are now|You should now be] in <room_a> with <looks>.",
+    "The <room> has <looks>.",
+    "You will [find yourself|be] in <room_a> with <looks>.",
+    "This <room> [is the one with|has] <looks>.",
+)
 INSIDE: tuple[str, ...] = ("Inside, ", "Once inside, ", "In there, ", "When you are inside, ", "In <here>, ")
 
 OTHER_ROOM: tuple[str, ...] = (
@@ -300,6 +352,6 @@ CUE_WALLS: tuple[str, ...] = (
     "the room [painted in|whose walls are painted in] the [same colour as|colour of] [the room where you began|the room you set off from]",
 )
 CUE_OBJECT: tuple[str, ...] = (
-    "the <room> [whose|where the] <shown> [has the same colour as|is the same colour as|matches the colour of] the [first <cue> you passed|<cue> you passed first|first <cue> that you saw]",
+    "the <room> [whose|where the] <shown> [has the same colour as|is the same colour as|matches the colour of] the [first <cue> you passed|<cue> you passed first|first <cue> that you walked past]",
     "the <room> with the <shown> in the [same colour as|colour of] the [first <cue> on your way|<cue> that you walked past first]",
 )

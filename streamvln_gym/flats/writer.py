@@ -22,7 +22,7 @@ from streamvln_gym.flats.clauses import (
     Visit,
 )
 from streamvln_gym.flats.composer import STYLES, Style, compose
-from streamvln_gym.flats.landmarks import needs_colour
+from streamvln_gym.flats.landmarks import needs_mark
 from streamvln_gym.flats.phrases import draw, expand
 from streamvln_gym.flats.routes import Leg
 from streamvln_gym.flats.scene_graph import Door, Room, SceneGraph, SceneObject
@@ -96,10 +96,11 @@ class _Voice:
 
     def tell(self, told: Sequence[Sequence[Clause]]) -> str:
         """The text of all legs."""
+        opening = self._opening()
         steps: list[_Step] = []
         for index, clauses in enumerate(told):
-            steps += self._leg(index, clauses)
-        opening, text = self._opening(), self._join(steps)
+            steps += self._leg(index, clauses, opening)
+        text = self._join(steps)
         return opening + (_lower(text) if opening.endswith(", ") else text)
 
     # ------------------------------------------------------------------------------------------------------ nouns
@@ -119,20 +120,22 @@ class _Voice:
     def _start_is_secret(self) -> bool:
         return self._task.kind == "return"
 
-    def _noun(self, item: SceneObject, with_colour: bool) -> str:
+    def _noun(self, item: SceneObject, with_mark: bool) -> str:
         if item.category not in self._object_words:
             words = phrases.OBJECT_WORDS.get(item.category, (item.category,))
             self._object_words[item.category] = draw(words, self._rng)
         noun = self._object_words[item.category]
+        if item.category == "picture":
+            return phrases.picture_noun(noun, item.material) if with_mark and item.material else noun
         adjectives = []
-        if with_colour and item.colour is not None:
+        if with_mark and item.colour is not None:
             adjectives.append(item.colour)
         if item.material is not None and self._rng.random() < self._style.colour * 0.5:
             adjectives.append(item.material)
         return " ".join([*adjectives, noun])
 
-    def _the(self, object_id: int, with_colour: bool) -> str:
-        return f"the {self._noun(self._graph.objects[object_id], with_colour)}"
+    def _the(self, object_id: int, with_mark: bool) -> str:
+        return f"the {self._noun(self._graph.objects[object_id], with_mark)}"
 
     def _door_noun(self, claim: TakeDoor, door: Door, room: Room) -> str | None:
         """A noun phrase for a door told by side, number, place or frame; None if only the room behind it is told."""
@@ -155,7 +158,7 @@ class _Voice:
             beside = (
                 draw(("next to", "beside", "right by", "near"), rng)
                 + " "
-                + self._the(item.id, needs_colour(self._graph, item))
+                + self._the(item.id, needs_mark(self._graph, item))
             )
         place = None
         if claim.side == "ahead":
@@ -217,9 +220,9 @@ class _Voice:
 
     # ---------------------------------------------------------------------------------------------------------- legs
 
-    def _leg(self, index: int, clauses: Sequence[Clause]) -> list[_Step]:
+    def _leg(self, index: int, clauses: Sequence[Clause], opening: str) -> list[_Step]:
         leg = self._task.route.legs[index]
-        steps: list[_Step] = []
+        steps: list[_Step] = [] if index == 0 and opening else self._surroundings(index, leg)
         passes = [c for c in clauses if isinstance(c, PassBy)]
         for clause in clauses:
             if isinstance(clause, Orient):
@@ -242,6 +245,21 @@ class _Voice:
                 steps += [_Step(stop)] if stop else []
         return steps
 
+    def _surroundings(self, index: int, leg: Leg) -> list[_Step]:
+        """A detailed author now and then says what the room looks like (not where looks must be remembered)."""
+        if self._style.name != "detailed" or self._task.kind is not None or leg.room.type == HALLWAY:
+            return []
+        if self._rng.random() > 0.22:
+            return []
+        room = f"{self._room(leg.room.type)}"
+        looks = f"{leg.room.wall_colour} walls and a {leg.room.floor} floor"
+        article = "an" if room[0] in "aeiou" else "a"
+        templates = phrases.SURROUNDINGS_START if index == 0 else phrases.SURROUNDINGS
+        text = expand(
+            draw(templates, self._rng), self._rng, {"room": room, "room_a": f"{article} {room}", "looks": looks}
+        )
+        return [_Step(text, whole=True)]
+
     def _passed(self, passes: Sequence[PassBy], before: list[_Step]) -> list[_Step]:
         """Landmarks told on their own (no walk through the room to hang them on)."""
         steps = []
@@ -254,7 +272,7 @@ class _Voice:
         return steps
 
     def _pass_slots(self, clause: PassBy) -> dict[str, str]:
-        noun = self._noun(self._graph.objects[clause.object_id], clause.with_colour)
+        noun = self._noun(self._graph.objects[clause.object_id], clause.with_mark)
         article = "an" if noun[0] in "aeiou" else "a"
         return {"it": f"the {noun}", "It": f"The {noun}", "it_a": f"{article} {noun}", "side": clause.side}
 
@@ -267,7 +285,7 @@ class _Voice:
         return [_Step(hung), *self._passed(passes[1:], [_Step(hung)])]
 
     def _visit(self, clause: Visit) -> _Step:
-        it = self._the(clause.object_id, clause.with_colour)
+        it = self._the(clause.object_id, clause.with_mark)
         if clause.side is not None:
             it += f" on the {clause.side}"
         return _Step(expand(draw(phrases.VISIT, self._rng), self._rng, {"it": it}))
@@ -278,7 +296,7 @@ class _Voice:
         if clause.object_id is None:
             templates = phrases.STOP_MIDDLE if clause.place == "middle" else phrases.STOP_DOORWAY
             return _Step(expand(draw(templates, rng), rng, {"here": here}))
-        slots = {"it": self._the(clause.object_id, clause.with_colour), "side": clause.side or "", "here": here}
+        slots = {"it": self._the(clause.object_id, clause.with_mark), "side": clause.side or "", "here": here}
         templates = phrases.STOP if clause.side is None else phrases.STOP_SIDE
         text = expand(draw(templates, rng), rng, slots)
         if rng.random() < 0.12:

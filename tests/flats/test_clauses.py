@@ -94,7 +94,7 @@ def test_ambiguities_are_found(clauses, complaint):
 
 def test_a_colour_or_a_side_tells_two_chairs_apart():
     into_library = [TakeDoor(only=True), TakeDoor(to_type="library")]
-    assert ambiguities(GRAPH, start(), [*into_library, Stop(4, with_colour=True)]) == []
+    assert ambiguities(GRAPH, start(), [*into_library, Stop(4, with_mark=True)]) == []
     # Walking south into the library, the chair in the east (5) is on the left.
     assert ambiguities(GRAPH, start(), [*into_library, Stop(5, side="left")]) == []
     assert "fit the chair" in ambiguities(GRAPH, start(), [*into_library, Stop(5, side="right")])[0]
