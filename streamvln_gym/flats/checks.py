@@ -23,6 +23,27 @@ _FRONT = 0.35
 _LEAST_FURNITURE = 2
 
 
+ESSENTIAL: dict[str, frozenset[str]] = {
+    "living room": frozenset({"sofa", "armchair"}),
+    "kitchen": frozenset({"stove", "sink"}),
+    "bedroom": frozenset({"bed"}),
+    "bathroom": frozenset({"toilet"}),
+    "office": frozenset({"desk"}),
+    "dining room": frozenset({"dining table"}),
+    "storage room": frozenset({"box"}),
+    "laundry room": frozenset({"washing machine"}),
+    "library": frozenset({"bookshelf"}),
+    "gym": frozenset({"treadmill", "exercise bike", "weight bench"}),
+    "children's room": frozenset({"bed", "bunk bed"}),
+    "nursery": frozenset({"crib"}),
+    "playroom": frozenset({"toy chest", "play table"}),
+    "music room": frozenset({"piano", "drum kit"}),
+    "dressing room": frozenset({"wardrobe"}),
+    "art studio": frozenset({"easel"}),
+}
+"""What makes a room of a type what it is: one of these at least."""
+
+
 def check_flat(flat: Flat) -> list[str]:
     """The problems of a flat, empty if it is usable."""
     return [*_check_ways(flat), *_check_objects(flat), *_check_mesh(flat), *_check_colours(flat)]
@@ -72,6 +93,9 @@ def _check_objects(flat: Flat) -> list[str]:
         standing = [o for o in objects if o.mount == "floor" and o.category != "rug"]
         if len(standing) < (1 if room.type == "hallway" else _LEAST_FURNITURE):
             problems.append(f"the {room.type} (room {room.id}) has only {len(standing)} pieces of furniture")
+        essential = ESSENTIAL.get(room.type)
+        if essential is not None and not any(o.category in essential for o in objects):
+            problems.append(f"the {room.type} (room {room.id}) has no {' or '.join(sorted(essential))}")
         problems += [
             f"the {o.category} {o.id} reaches out of the {room.type} (room {room.id})"
             for o in objects

@@ -120,6 +120,8 @@ def _passes(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.ran
     leg = task.route.legs[index]
     if index == 0 and task.kind == "return":
         return []  # the start room's furniture would name the room
+    if leg.exit is None and task.kind is not None:
+        return []  # what is in the right room would tell it from the others
     named = {clause for clause in (task.visits.get(index), getattr(task.stop, "object_id", None)) if clause is not None}
     told = [
         PassBy(p.item.id, p.side, _says_mark(graph, task, p.item, style, rng))

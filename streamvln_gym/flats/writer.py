@@ -292,14 +292,15 @@ class _Voice:
 
     def _stop(self, clause: Stop, leg: Leg) -> _Step:
         rng = self._rng
-        here = f"the {self._room(leg.room.type)}"
+        named = self._task.kind is None  # else the room's type may be what tells it from the others
+        here = f"the {self._room(leg.room.type)}" if named else "the room"
         if clause.object_id is None:
             templates = phrases.STOP_MIDDLE if clause.place == "middle" else phrases.STOP_DOORWAY
             return _Step(expand(draw(templates, rng), rng, {"here": here}))
         slots = {"it": self._the(clause.object_id, clause.with_mark), "side": clause.side or "", "here": here}
         templates = phrases.STOP if clause.side is None else phrases.STOP_SIDE
         text = expand(draw(templates, rng), rng, slots)
-        if rng.random() < 0.12:
+        if named and rng.random() < 0.12:
             text += f" in {here}"
         opens = text.startswith(_DECLARATIVE)
         if not opens and rng.random() < 0.12:

@@ -96,9 +96,9 @@ def bench(rng: np.random.Generator, style: Style) -> Piece:
 
 
 def _bed(width: float, rng: np.random.Generator, style: Style, category: str = "bed") -> Piece:
-    m = sized(width, 2.05, 0.95)
+    m = sized(width, 2.05, 0.83)
     w, tone, blanket = width / 2, style.timber(rng), style.fabric(rng)
-    m.box((-w, w), (0.0, 0.95), (0.97, 1.025), tone, WOOD)
+    m.box((-w, w), (0.0, 0.83), (0.97, 1.025), tone, WOOD)
     m.box((-w + 0.02, w - 0.02), (0.08, 0.24), (-0.99, 0.97), tone, WOOD, hide="udb")
     m.box((-w + 0.04, w - 0.04), (0.24, 0.5), (0.5, 0.97), blanket, FABRIC, hide="dbf")
     m.box((-w, w), (0.22, 0.56), (-1.02, 0.5), blanket, FABRIC, hide="d")
