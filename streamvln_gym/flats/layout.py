@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -327,7 +327,7 @@ def _make_openings(plan: Plan, rng: np.random.Generator) -> list[Opening]:
         openings.append(_opening(wall, rank(wall) == 0, rng))
     if len({root(i) for i in range(len(parent))}) != 1:
         raise SceneError("the floor plan's rooms cannot all be joined by doors")
-    return [replace(o) for o in sorted(openings, key=lambda o: o.rooms)]
+    return sorted(openings, key=lambda o: o.rooms)
 
 
 def _opening(wall: SharedWall, archway: bool, rng: np.random.Generator) -> Opening:

@@ -170,13 +170,6 @@ class Model:
                     corners = corners[1:]
                 self.polygon(corners, colour)
 
-    def merge(self, other: Model, offset: Point, turned: bool = False) -> None:
-        """Adds another model's polygons, moved, and turned by half a turn if asked."""
-        sign = -1.0 if turned else 1.0
-        for p in other.polygons:
-            points = [(sign * x + offset[0], y + offset[1], sign * z + offset[2]) for x, y, z in p.points]
-            self.polygons.append(Polygon(points, p.uv, p.colour, p.texture))
-
     def grid(
         self,
         place: Callable[[float, float], Point],
