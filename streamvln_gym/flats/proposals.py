@@ -231,6 +231,7 @@ def _finish(
     path = places.path_over(stations)
     if path is None:
         return None
+    path = path.round(6)  # as it will be written
     route = trace_route(places.graph, path, yaw)
     if route is None or not metres[0] <= route.length <= metres[1] or not _LEGS[0] <= len(route.legs) <= max_legs:
         return None

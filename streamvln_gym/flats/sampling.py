@@ -118,7 +118,7 @@ def _try_out(
 
 def _demonstrate(simulator: EmbeddedSimulator, proposal: Proposal) -> Demonstration | None:
     """The expert's run along the path, or None if it is too long or not nearly the shortest."""
-    start = AgentState(proposal.path[0], proposal.task.start_yaw)
+    start = AgentState.from_rotation(proposal.path[0], yaw_to_quaternion(proposal.task.start_yaw))  # as it will be read
     try:
         run = demonstrate(simulator, start, GeodesicFollower(simulator, proposal.path[1:]), _MAX_ACTIONS)
     except NavigationError:  # more than _MAX_ACTIONS: too long for an episode
