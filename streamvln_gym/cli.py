@@ -106,11 +106,9 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
 
     first = records[0]
     note = f" ({first['note']})" if "note" in first else ""
-    table = Table(
-        title=f"{first['agent']}{note} on {first['dataset']}/{first['split']}, simulator {first['simulator']}"
-    )
-    table.add_column("episode")
-    table.add_column("scene")
+    title = f"{first['agent']}{note} on {first['dataset']}/{first['split']}, simulator {first['simulator']}"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("episode", no_wrap=True)
     present = [name for name in METRICS if any(name in record for record in records)]
     for name in present:
         table.add_column(_COLUMNS[name], justify="right", no_wrap=True)

@@ -1,0 +1,138 @@
+import json
+import math
+
+import imageio
+import numpy as np
+import pytest
+
+from streamvln_gym.errors import CheckpointError, DatasetError, EpisodeNotFoundError, SimulatorUnavailableError
+from streamvln_gym.metrics import METRICS
+from streamvln_gym.records import append_record, read_records
+from streamvln_gym.rollout import UNTRAINED, RolloutConfig, choose_episodes, rollout
+
+
+def config(tiny_flats, **changes):
+    settings = {"data": tiny_flats.episodes_path, "split": "tiny", "agent": "oracle", "video": None, **changes}
+    return RolloutConfig(**settings)
+
+
+def test_records_name_everything(tiny_flats):
+    (record,) = rollout(config(tiny_flats, episodes=1))
+    assert record["agent"] == "oracle"
+    assert (record["dataset"], record["split"], record["simulator"]) == ("tiny", "tiny", "embedded")
+    assert record["instruction"].startswith("Leave the living room")
+    assert record["actions"][-1] == 0
+    assert record["success"] == 1.0
+    assert set(METRICS) <= set(record)
+    assert "note" not in record
+
+
+def test_the_same_seed_gives_the_same_records(tiny_flats):
+    first = rollout(config(tiny_flats, agent="random", episodes=3, seed=4, max_steps=30))
+    again = rollout(config(tiny_flats, agent="random", episodes=3, seed=4, max_steps=30))
+    other = rollout(config(tiny_flats, agent="random", episodes=3, seed=5, max_steps=30))
+    assert first == again
+    assert [r["actions"] for r in first] != [r["actions"] for r in other]
+
+
+def test_streamvln_says_that_its_weights_are_random(tiny_flats, tmp_path):
+    (record,) = rollout(config(tiny_flats, agent="streamvln", episodes=1, max_steps=6, json=tmp_path / "r.jsonl"))
+    assert record["note"] == UNTRAINED
+    assert json.loads((tmp_path / "r.jsonl").read_text())["note"] == UNTRAINED
+    assert 1 <= len(record["actions"]) <= 6
+
+
+def test_scenes_take_turns(tiny_flats):
+    dataset = tiny_flats.dataset
+    chosen = choose_episodes(dataset, 3)
+    assert chosen == ["10", "40", "11"]
+    assert sorted(choose_episodes(dataset, 0)) == sorted(dataset.episode_ids)
+    assert choose_episodes(dataset, 0, seed=1) != choose_episodes(dataset, 0, seed=2)
+    with pytest.raises(ValueError, match="negative"):
+        choose_episodes(dataset, -1)
+
+
+def test_a_run_goes_on_where_it_stopped(tiny_flats, tmp_path):
+    path = tmp_path / "deep" / "r.jsonl"
+    rollout(config(tiny_flats, episodes=2, json=path))
+    first = path.read_text()
+    path.write_text(first + '{"episode_id": "11", "act')  # killed while it wrote
+    records = rollout(config(tiny_flats, episodes=3, json=path))
+    lines = path.read_text().splitlines()
+    assert path.read_text().startswith(first)
+    assert (
+        [json.loads(line)["episode_id"] for line in lines] == [r["episode_id"] for r in records] == ["10", "40", "11"]
+    )
+
+
+def test_results_of_different_runs_are_not_mixed(tiny_flats, tmp_path):
+    path = tmp_path / "r.jsonl"
+    rollout(config(tiny_flats, episodes=1, json=path))
+    with pytest.raises(ValueError, match=r"line 1 of .*agent='oracle'"):
+        rollout(config(tiny_flats, agent="forward", episodes=1, json=path))
+
+
+def test_infinite_distances_survive_the_file(tmp_path):
+    path = tmp_path / "r.jsonl"
+    append_record(path, {"episode_id": "1", "navigation_error": math.inf})
+    assert "Infinity" not in path.read_text()
+    assert read_records(path, {})["1"]["navigation_error"] == math.inf
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"episode_id": "1"}\nnonsense\n')
+    with pytest.raises(ValueError, match="line 2 of"):
+        read_records(path, {})
+
+
+def test_a_video_shows_every_step(tiny_flats, tmp_path):
+    (record,) = rollout(config(tiny_flats, agent="forward", episodes=1, max_steps=5, video=tmp_path / "films"))
+    (film,) = (tmp_path / "films").iterdir()
+    assert film.name == "tiny_tiny_10.mp4"
+    frames = imageio.mimread(film, memtest=False)
+    assert len(frames) == record["steps"] + 1
+    assert frames[0].shape == (600, 1280, 3)
+
+
+def test_the_label_is_in_the_video(tiny_flats, tmp_path):
+    films = {}
+    for agent in ("forward", "streamvln"):
+        rollout(config(tiny_flats, agent=agent, episodes=1, max_steps=1, video=tmp_path / agent))
+        (film,) = (tmp_path / agent).iterdir()
+        films[agent] = np.asarray(imageio.mimread(film, memtest=False)[0]).astype(int)
+    corner = np.abs(films["forward"] - films["streamvln"])[8:36, 8:180].mean()
+    elsewhere = np.abs(films["forward"] - films["streamvln"])[100:400, 900:1200].mean()
+    assert corner > 20 > elsewhere
+
+
+def test_no_half_written_video_is_left(tiny_flats, tmp_path, monkeypatch):
+    from streamvln_gym.agents import ForwardAgent
+
+    def fail(self, obs):
+        raise RuntimeError("the agent broke")
+
+    monkeypatch.setattr(ForwardAgent, "act", fail)
+    with pytest.raises(RuntimeError, match="the agent broke"):
+        rollout(config(tiny_flats, agent="forward", episodes=1, video=tmp_path / "films"))
+    assert not list((tmp_path / "films").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"agent": "oracle", "checkpoint": "somewhere"}, ValueError, "leave one of them out"),
+        ({"agent": "streamvln", "checkpoint": "/no/such/folder"}, CheckpointError, "/no/such/folder"),
+        ({"agent": "me"}, ValueError, "unknown agent 'me'"),
+        ({"data": "/no/such/file.json.gz"}, DatasetError, "/no/such/file.json.gz"),
+        ({"data": None, "split": "nowhere", "env": "StreamVLN-Flats-v0"}, EpisodeNotFoundError, "no split 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_had_is_named(tiny_flats, changes, error, message):
+    with pytest.raises(error, match=message):
+        rollout(config(tiny_flats, episodes=1, **changes))
+
+
+def test_habitat_is_refused_with_the_remedy(tiny_flats):
+    with pytest.raises(SimulatorUnavailableError, match="simulator='embedded'"):
+        tiny_flats.make(simulator="habitat")
