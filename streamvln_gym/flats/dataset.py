@@ -13,6 +13,7 @@ from streamvln_gym.errors import EpisodeNotFoundError
 from streamvln_gym.flats.files import (
     DATASET_NAME,
     EPISODES_PER_SCENE,
+    MAX_INSTRUCTION_LENGTH,
     episode_file,
     first_episode_id,
     scene_id,
@@ -20,7 +21,6 @@ from streamvln_gym.flats.files import (
     scenes_root,
 )
 
-MAX_INSTRUCTION_LENGTH = 1200
 _PRINTABLE_ASCII = frozenset(map(chr, range(32, 127)))
 
 

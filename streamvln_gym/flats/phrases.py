@@ -136,6 +136,15 @@ def picture_noun(noun: str, content: str) -> str:
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
+NUMBERS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen"),
+)
+DISTANCE: tuple[str, ...] = (
+    "for [about|around|roughly|approximately|some] <metres> [metres|meters]",
+    "[about|around|roughly] <metres> [metres|meters]",
+)
+
 ORIENT: dict[str, tuple[str, ...]] = {
     "around": (
         "turn around",
@@ -144,14 +153,22 @@ ORIENT: dict[str, tuple[str, ...]] = {
         "[face the other way|about-face]",
         "turn so that you face [the opposite direction|the other way]",
         "turn around [so you face the opposite way|completely|on the spot]",
+        "[spin|swing|pivot] around",
+        "reverse your direction",
     ),
-    "left": ("turn [|to your |to the ]left", "make a left [turn|]", "rotate left", "take a left [turn|]", "face left"),
+    "left": (
+        "turn [|to your |to the ]left",
+        "make a left [turn|]",
+        "rotate left",
+        "take a left [turn|]",
+        "[face|pivot|swing] left",
+    ),
     "right": (
         "turn [|to your |to the ]right",
         "make a right [turn|]",
         "rotate right",
         "take a right [turn|]",
-        "face right",
+        "[face|pivot|swing] right",
     ),
     "slightly left": ("[turn slightly|bear|veer|angle|turn a bit|turn a little] [left|to the left|to your left]",),
     "slightly right": ("[turn slightly|bear|veer|angle|turn a bit|turn a little] [right|to the right|to your right]",),
@@ -166,7 +183,8 @@ LEAVE_ROOM: tuple[str, ...] = (
     "[leave|exit] <here>",
     "[walk|go|head|step|come|move] out of <here>",
     "make your way out of <here>",
-    "[get|find your way] out of <here>",
+    "[get|find your way|proceed|move] out of <here>",
+    "[emerge|depart] from <here>",
 )
 LEAVE_ROOM_BY: tuple[str, ...] = (
     "[leave|exit] <here> [through|by|via|using] <door>",
@@ -179,7 +197,8 @@ LEAVE_ROOM_TO: tuple[str, ...] = (
     "[leave|exit] <here> [and enter|for|into] <there>",
     "[go|walk|head|step|move] [out|] into <there>",
     "[walk|go|head|step] out [of <here>|] [into|to] <there>",
-    "[enter|head for|make for] <there>",
+    "[enter|head for|make for|proceed to|move on to] <there>",
+    "[proceed|advance|walk over] from <here> into <there>",
 )
 LEAVE_ROOM_BY_TO: tuple[str, ...] = (
     "[take|use|go through|walk through|head through] <door> [into|to|leading to|that leads to] <there>",
@@ -191,6 +210,8 @@ THROUGH_ROOM: tuple[str, ...] = (
     "[go|walk|pass|move|cut|head|keep going|continue] [straight|] through <here>",
     "[cross|traverse] <here>",
     "walk [across|through] <here>",
+    "[proceed|advance|stroll] [straight|directly|] [through|across] <here>",
+    "make your way [through|across] <here>",
 )
 HALL_TURN_ON: dict[str, tuple[str, ...]] = {
     "left": ("[turn|go|head|bear] left", "[hang|take|make] a left", "turn left [there|and walk along it|]"),
@@ -231,7 +252,7 @@ HALL_DOOR_TO: tuple[str, ...] = (
     "[walk|continue|carry on|keep going|go] [until you reach|to|as far as|up to] <door> and [enter|go into|step into] <there>",
 )
 HALL_TO: tuple[str, ...] = (
-    "[enter|go into|walk into|turn into|step into|head into|make your way into] <there>",
+    "[enter|go into|walk into|turn into|step into|head into|make your way into|proceed into|slip into] <there>",
     "[walk|continue|go|keep going|carry on] [until you reach|to|up to|as far as] <there> and [go in|enter|step inside|walk in]",
 )
 HALL_TO_SIDE: tuple[str, ...] = (
@@ -256,7 +277,7 @@ PASS: tuple[str, ...] = (
     "[keeping|leaving|with] <it> [on|to] your <side>",
 )
 PASS_CLAUSE: tuple[str, ...] = (
-    "[walk|go|move|continue|head] past <it> on [your|the] <side>",
+    "[walk|go|move|continue|head|proceed] past <it> on [your|the] <side>",
     "pass <it> on [your|the] <side>",
     "keep <it> [on|to] your <side>",
 )
@@ -279,7 +300,8 @@ STOP: tuple[str, ...] = (
     "[stop|halt|wait] [when you reach|once you reach|as soon as you get to|when you get to|after reaching|once you are near] <it>",
     "[your destination|the goal|the target|your goal] is <it>",
     "[end|finish] [next to|beside|by|near|at] <it>",
-    "[approach|reach|find] <it> and [stop|wait|halt]",
+    "[approach|reach|find|locate|look for] <it> and [stop|wait|halt|remain there]",
+    "[you are done|you have arrived|you have reached your goal] when you [are|stand] [next to|beside|in front of] <it>",
 )
 STOP_SIDE: tuple[str, ...] = (
     "[stop|wait|halt] [next to|near|beside|by|at] <it> on [your|the] <side>",
@@ -329,7 +351,7 @@ SENTENCE_OPENERS: tuple[str, ...] = (
     "Now ",
     "Afterwards, ",
 )
-LAST_OPENERS: tuple[str, ...] = ("", "", "", "Finally, ", "Then ", "Lastly, ")
+LAST_OPENERS: tuple[str, ...] = ("", "", "", "Finally, ", "Then ", "Lastly, ", "Eventually, ", "To finish, ")
 SURROUNDINGS_START: tuple[str, ...] = (
     "You [start|begin|are standing] in <room_a> with <looks>.",
     "The [room around you|<room> you are in] has <looks>.",

@@ -22,6 +22,7 @@ from streamvln_gym.flats.clauses import (
     Visit,
 )
 from streamvln_gym.flats.composer import STYLES, Style, compose
+from streamvln_gym.flats.files import MAX_INSTRUCTION_LENGTH
 from streamvln_gym.flats.landmarks import needs_mark
 from streamvln_gym.flats.phrases import draw, expand
 from streamvln_gym.flats.routes import Leg
@@ -68,7 +69,7 @@ def _write_one(
         if ambiguities(graph, start, clauses):
             continue
         text = _Voice(graph, task, style, rng).tell(told)
-        if text not in taken:
+        if text not in taken and len(text) <= MAX_INSTRUCTION_LENGTH:
             return Written(text, clauses, style.name)
     return None
 
@@ -367,7 +368,7 @@ class _Voice:
         steps: list[_Step] = []
         if claim.walk is not None:
             turns = phrases.HALL_TURN_ON if just_named else phrases.HALL_TURN
-            walk = expand(draw(turns[claim.walk], rng), rng, slots)
+            walk = expand(draw(turns[claim.walk], rng), rng, slots) + self._distance(leg)
             steps += self._with_passes(walk, passes)
         else:
             steps += self._passed(passes, [])
@@ -382,6 +383,13 @@ class _Voice:
             templates = phrases.HALL_DOOR_TO if claim.to_type else phrases.HALL_DOOR
             return [*steps, _Step(expand(draw(templates, rng), rng, slots))]
         return [*steps, _Step(expand(draw(phrases.HALL_TO, rng), rng, slots))]
+
+    def _distance(self, leg: Leg) -> str:
+        """How far to go along a hallway, now and then (not where doors must be counted)."""
+        metres = round(len(leg.points) * 0.1)
+        if self._task.kind is not None or not 2 <= metres < len(phrases.NUMBERS) or self._rng.random() > 0.3:
+            return ""
+        return " " + expand(draw(phrases.DISTANCE, self._rng), self._rng, {"metres": phrases.NUMBERS[metres]})
 
     def _cue_room(self, cue: Cue, room: Room) -> str:
         if cue.kind == "start_walls":
@@ -401,7 +409,7 @@ class _Voice:
         return self._object_words[category]
 
 
-_DECLARATIVE = ("your destination", "the goal", "the target", "your goal")
+_DECLARATIVE = ("your destination", "the goal", "the target", "your goal", "you are done", "you have")
 _NO_OPENER = (*_DECLARATIVE, "once", "upon", "when", "in ", "inside", "entering")
 
 
