@@ -99,9 +99,9 @@ class GeodesicFollower:
         while True:
             distance = self._simulator.geodesic_distance(state.position, self.waypoint)
             if not math.isfinite(distance):
+                here, there = state.position.round(3).tolist(), self.waypoint.round(3).tolist()
                 raise NavigationError(
-                    f"the expert cannot reach {self.waypoint.round(3).tolist()} from {state.position.round(3).tolist()}:"
-                    " they are not connected on the navigation mesh"
+                    f"the expert cannot reach {there} from {here}: they are not connected on the navigation mesh"
                 )
             if self._index == len(self._waypoints) - 1 or distance > self._waypoint_radius:
                 return distance

@@ -86,7 +86,7 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
 
 def make_agent(config: RolloutConfig, env: gym.Env) -> tuple[Any, str]:
     """The agent, and what has to be said about it wherever its numbers appear ("" if nothing)."""
-    from streamvln_gym import agents
+    import streamvln_gym.agents as agents
 
     if config.checkpoint is not None and config.agent != "streamvln":
         raise ValueError(f"a checkpoint is for the agent 'streamvln', not for {config.agent!r}: leave one of them out")

@@ -1,6 +1,6 @@
 """Writes the samples of `docs/flats.md`: twenty paths of val_unseen with their maps and instructions.
 
-    python tools/write_flats_page.py
+python tools/write_flats_page.py
 """
 
 from __future__ import annotations

@@ -10,13 +10,16 @@ from streamvln_gym.flats.routes import entry_heading
 from streamvln_gym.flats.scene_graph import SceneGraph
 
 
-def ambiguities(graph: SceneGraph, start: Standpoint, clauses: Sequence[Clause]) -> list[str]:
+def ambiguities(
+    graph: SceneGraph, start: Standpoint, clauses: Sequence[Clause], last_room: int | None = None
+) -> list[str]:
     """Walks as a reader would who knows the clauses and the flat but not the path.
 
     Args:
         graph: the flat.
         start: where and how the reader stands at first.
         clauses: in order; `PassBy` and `Orient` describe but decide nothing.
+        last_room: id of the room in which the walk has to end, if that is to be checked.
 
     Returns:
         One sentence for the first clause that could be understood in more than one way (or in none); empty if the
@@ -37,4 +40,6 @@ def ambiguities(graph: SceneGraph, start: Standpoint, clauses: Sequence[Clause])
             meant = objects_meant(graph, stand, item, clause.with_mark, clause.side)
             if [o.id for o in meant] != [item.id]:
                 return [f"objects {[o.id for o in meant]} of the {stand.room.type} fit the {item.category} {item.id}"]
+    if last_room is not None and stand.room.id != last_room:
+        return [f"the walk ends in the {stand.room.type} {stand.room.id}, not in room {last_room}"]
     return []

@@ -39,9 +39,9 @@ def distance_to(item: SceneObject, points: NDArray[np.float64]) -> NDArray[np.fl
     return np.hypot(dx, dz)
 
 
-def same_category(graph: SceneGraph, item: SceneObject) -> list[SceneObject]:
-    """All objects of the item's room and category, itself included."""
-    return [o for o in graph.furnishings_in(item.room) if o.category == item.category]
+def alike(graph: SceneGraph, item: SceneObject) -> list[SceneObject]:
+    """All objects of its room that the item's category may call, itself included ("table": coffee tables too)."""
+    return [o for o in graph.furnishings_in(item.room) if o.category.endswith(item.category)]
 
 
 def mark(item: SceneObject) -> str | None:
@@ -51,27 +51,27 @@ def mark(item: SceneObject) -> str | None:
 
 def needs_mark(graph: SceneGraph, item: SceneObject) -> bool:
     """Whether the category alone does not single the object out in its room."""
-    return len(same_category(graph, item)) > 1
+    return len(alike(graph, item)) > 1
 
 
 def is_unique(graph: SceneGraph, item: SceneObject) -> bool:
     """Whether category, or category and mark, single the object out in its room."""
-    alike = same_category(graph, item)
-    if len(alike) == 1:
+    called = alike(graph, item)
+    if len(called) == 1:
         return True
-    return mark(item) is not None and sum(mark(o) == mark(item) for o in alike) == 1
+    return mark(item) is not None and sum(mark(o) == mark(item) for o in called) == 1
 
 
 def objects_meant(
     graph: SceneGraph, stand: Standpoint, item: SceneObject, with_mark: bool, side: str | None
 ) -> list[SceneObject]:
     """The objects of the room that a reader could take for the one described as `item` is."""
-    alike = same_category(graph, item)
+    called = alike(graph, item)
     if with_mark:
-        alike = [o for o in alike if mark(o) == mark(item)]
+        called = [o for o in called if mark(o) == mark(item)]
     if side is not None:
-        alike = [o for o in alike if side in side_of(bearing(stand.heading, stand.origin, o.centre), False)]
-    return alike
+        called = [o for o in called if side in side_of(bearing(stand.heading, stand.origin, o.centre), False)]
+    return called
 
 
 def passings(graph: SceneGraph, leg: Leg) -> list[Passing]:

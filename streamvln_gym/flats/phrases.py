@@ -93,7 +93,7 @@ OBJECT_WORDS: dict[str, tuple[str, ...]] = {
     "play table": ("play table", "children's table"),
     "range hood": ("range hood", "extractor hood"),
     "rug": ("rug", "carpet", "mat"),
-    "shelf": ("shelf", "rack", "shelving unit"),
+    "shelf": ("shelf", "shelving unit"),
     "shoe cabinet": ("shoe cabinet", "shoe cupboard"),
     "shower": ("shower", "shower cabin"),
     "sideboard": ("sideboard", "low cabinet"),

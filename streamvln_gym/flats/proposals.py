@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -132,30 +133,32 @@ def propose_second_room(places: Places, rng: np.random.Generator) -> Proposal | 
     if not twins:
         return None
     first, second = twins[int(rng.integers(len(twins)))]
-    visited = [_random_landmark(places, rng, lambda o: o.room == first)]
-    if rng.random() < 0.7:
-        visited.append(_random_landmark(places, rng, lambda o: o.room not in (first, second, hub.id)))
     start_room = graph.rooms[int(rng.integers(len(graph.rooms)))]
     ending = _ending(places, graph.rooms[second], rng, at_place=0.5)
     if ending is None or start_room.id in (first, second):
         return None
     stop, goal = ending
-    stations = [places.random_in(start_room, rng), *(o and places.at_object(o, rng) for o in visited), goal]
-    if any(station is None for station in stations) or not _tells_nothing(places, stop, [first]):
+    wanted = [lambda o: o.room == first, lambda o: o.room not in (first, second, hub.id)]
+    visited = [_random_landmark(places, rng, fits) for fits in wanted[: 2 if rng.random() < 0.7 else 1]]
+    found = [places.random_in(start_room, rng), *(o and places.at_object(o, rng) for o in visited), goal]
+    stations = [station for station in found if isinstance(station, np.ndarray)]
+    if len(stations) < len(found) or not _tells_nothing(places, stop, [first]):
         return None
     proposal = _finish(places, stations, random_yaw(rng), stop, _MEMORY_METRES, max_legs=12)
-    visits = _visit_legs(places, stations, visited)
+    visits = _visit_legs(places, stations, [o for o in visited if o is not None])
     if proposal is None or visits is None:
         return None
-    if [leg.room.id for leg in proposal.task.route.legs[-2:]] != [hub.id, second]:
+    *_, last_hub, last = proposal.task.route.legs
+    if (last_hub.room.id, last.room.id) != (hub.id, second):
         return None
-    last_hub = len(proposal.task.route.legs) - 2
     claim = TakeDoor(to_type=graph.rooms[second].type, other_than=first)
-    if len(
-        doors_meant(graph, Standpoint.of_leg(proposal.task.route.legs[last_hub]), replace(claim, other_than=None))
-    ) < (2 if len(visited) > 1 else 1):
-        return None
-    task = replace(proposal.task, kind="second_room", visits=visits, doors={last_hub: claim})
+    choices = {
+        d.other(hub.id) for d in doors_meant(graph, Standpoint.of_leg(last_hub), replace(claim, other_than=None))
+    }
+    if not choices >= {second} | ({first} if len(visited) > 1 else set()):
+        return None  # only one of the two is off this room as one comes back to it: nothing to remember
+    doors = {len(proposal.task.route.legs) - 2: claim}
+    task = replace(proposal.task, kind="second_room", visits=visits, doors=doors)
     furniture = tuple(o.id for o in graph.furnishings_in(first) if is_landmark(o))
     via = np.array(stations[1:-1])
     return replace(proposal, task=task, via=via, cue_objects=furniture, decision=behind[second].position)
@@ -196,7 +199,9 @@ def propose_same_as(places: Places, rng: np.random.Generator) -> Proposal | None
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def _random_landmark(places: Places, rng: np.random.Generator, fits) -> SceneObject | None:
+def _random_landmark(
+    places: Places, rng: np.random.Generator, fits: Callable[[SceneObject], bool]
+) -> SceneObject | None:
     graph = places.graph
     found = [
         o
@@ -268,7 +273,9 @@ def _random_hallway_route(places: Places, rng: np.random.Generator) -> tuple[Pro
     return None
 
 
-def _visit_legs(places: Places, stations: list, visited: list) -> dict[int, int] | None:
+def _visit_legs(
+    places: Places, stations: list[NDArray[np.float64]], visited: list[SceneObject]
+) -> dict[int, int] | None:
     """Leg index -> object id for the objects at stations 1, 2, ...; None if a leg is not in the object's room."""
     visits = {}
     for k, item in enumerate(visited, start=1):
@@ -310,15 +317,16 @@ def _walls_of(places: Places, room: Room) -> tuple[int, ...]:
 def _object_cues(places: Places, route: Route, hallway_leg: int, target: Room) -> list[Cue]:
     """Coloured objects, first of their category on the way to the hallway, whose colour something in `target` has."""
     graph = places.graph
-    cues, seen = [], set()
+    cues: list[Cue] = []
+    seen: set[str] = set()
     for leg in route.legs[:hallway_leg]:
-        near = [o for o in graph.furnishings_in(leg.room.id) if is_landmark(o) and o.colour is not None]
+        near = [o for o in graph.furnishings_in(leg.room.id) if is_landmark(o)]
         near.sort(key=lambda o: float(np.argmin(distance_to(o, leg.points))))
         for item in near:
             if item.category in seen:
                 continue
             seen.add(item.category)
-            if distance_to(item, leg.points).min() > 2.0 or not is_unique(graph, item):
+            if item.colour is None or distance_to(item, leg.points).min() > 2.0 or not is_unique(graph, item):
                 continue
             shown = {o.category for o in graph.furnishings_in(target.id) if o.colour == item.colour and is_landmark(o)}
             cues += [

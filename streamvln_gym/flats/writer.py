@@ -66,7 +66,7 @@ def _write_one(
         if told is None:
             return None
         clauses = tuple(clause for leg in told for clause in leg)
-        if ambiguities(graph, start, clauses):
+        if ambiguities(graph, start, clauses, task.route.legs[task.told_legs - 1].room.id):
             continue
         text = _Voice(graph, task, style, rng).tell(told)
         if text not in taken and len(text) <= MAX_INSTRUCTION_LENGTH:
