@@ -10,7 +10,16 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "streamvln_gym/__init__.py"
 
 TRAIN = ["accelerate>=1.0", "peft>=0.15", "tensorboard"]
 RL = ["stable-baselines3>=2.6"]
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "stable-baselines3>=2.6", "embreex>=2.17.7.post6", "moviepy>=2.0"]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "setuptools>=77",  # a test builds the wheel
+    "embreex>=2.17.7.post6",  # ground truth of the renderer's depth
+    "moviepy>=2.0",  # Gymnasium's RecordVideo
+    *RL,
+    *TRAIN,
+]
 DEV = [*TEST, "ruff>=0.9", "mypy>=1.11", "pre-commit>=3.7", "build>=1.2"]
 
 setup(
