@@ -67,8 +67,8 @@ def test_the_wheel_gives_the_agents_their_one_name(wheel, tmp_path):
 
 
 def test_a_run_from_the_repository_gives_the_same_name():
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport streamvln_gym.agents as a\nprint(a.__name__, a.__file__)"
-    name, file = run(code).stdout.split()
+    imports = "import streamvln_gym.agents as a\nprint(a.__name__, a.__file__)"
+    name, file = run(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{imports}").stdout.split()
     assert name == "streamvln_gym.agents"
     assert Path(file) == ROOT / "agents" / "__init__.py"
 
