@@ -74,7 +74,7 @@ class GeodesicFollower:
         Raises:
             NavigationError: the way-point cannot be reached from `state`.
         """
-        distance = self._advance(state)
+        distance = self.advance(state)
         if self._index == len(self._waypoints) - 1 and distance <= self._goal_radius:
             return int(Action.STOP)
         turns = self._best_turns(state, distance)
@@ -94,8 +94,14 @@ class GeodesicFollower:
         self._index = index
         return actions
 
-    def _advance(self, state: AgentState) -> float:
-        """Passes the way-points that are reached; returns the distance in metres to the one in turn."""
+    def advance(self, state: AgentState) -> float:
+        """Passes the way-points that are reached in `state`; returns the geodesic metres to the one in turn.
+
+        `next_action` does so by itself; a caller that executes other actions tells the states in between with this.
+
+        Raises:
+            NavigationError: the way-point cannot be reached from `state`.
+        """
         while True:
             distance = self._simulator.geodesic_distance(state.position, self.waypoint)
             if not math.isfinite(distance):

@@ -191,15 +191,12 @@ class ExpertAction(gym.Wrapper):
         return observation, float(reward), terminated, truncated, {**info, "expert_actions": actions}
 
     def _next_actions(self) -> NDArray[np.int64]:
-        simulator, trajectory = _base(self).simulator, _base(self).trajectory
+        trajectory = _base(self).trajectory
         assert self._expert is not None
         for state in trajectory[self._seen :]:  # every state since the last call, so that no way-point is missed
-            first = self._expert.next_action(state)
+            self._expert.advance(state)
         self._seen = len(trajectory)
-        actions = [first]
-        if first != Action.STOP and self.n > 1:
-            ahead, _ = simulator.try_step(trajectory[-1], first)
-            actions += self._expert.next_actions(ahead, self.n - 1)
+        actions = self._expert.next_actions(trajectory[-1], self.n)
         return np.array(actions + [int(Action.STOP)] * (self.n - len(actions)), dtype=np.int64)
 
 
