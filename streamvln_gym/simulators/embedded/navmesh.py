@@ -133,7 +133,10 @@ class NavigationMesh:
         if not path.is_file():
             raise SceneError(f"there is no navigation mesh at {path}; build the scene first or correct the path")
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            loaded = np.load(path, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise ValueError("it is one array, not an archive of arrays")
+            with loaded as archive:
                 missing = [key for key in _FILE_KEYS if key not in archive.files]
                 if missing:
                     raise ValueError(f"it has no array {missing[0]!r}")

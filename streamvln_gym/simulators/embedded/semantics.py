@@ -20,6 +20,7 @@ CLASS_NAMES = (
     "sideboard", "sink", "sofa", "speaker", "statue", "stool", "stove", "table", "table lamp", "television",
     "toilet", "towel", "toy blocks", "toy chest", "treadmill", "tv stand", "umbrella stand", "vase", "wall cabinet",
     "wall shelf", "wardrobe", "washbasin", "washing machine", "weight bench",
+    "books", "candles", "laptop", "radio", "teapot",
 )
 """The generated flats' classes; a class's id is its place here, in every scene. New ones are appended."""
 # fmt: on
