@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig, Qwen2Config, SiglipVisionConfig
+
+from streamvln_gym.models.voxel_pruning import VoxelPruning
 
 IMAGE_TOKEN_ID = -200
 MEMORY_TOKEN_ID = -300
@@ -12,6 +15,7 @@ IGNORE_LABEL = -100
 
 POOLING_MODES = ("bilinear", "average", "max")
 PROMPT_STYLES = ("published", "trained")
+MEMORY_STRATEGIES = ("none", "pooled", "full", "temporal_pool", "voxel")
 
 
 class StreamVLNConfig(PretrainedConfig):
@@ -26,6 +30,9 @@ class StreamVLNConfig(PretrainedConfig):
         pooling_ceil_mode: keep the incomplete last row and column in modes average and max. False reproduces the
             published 13x13 tokens of a 27x27 grid, True gives 14x14 in every mode.
         num_history: frames that the slow memory shows at a window's start.
+        memory_strategy: what it shows of them: "none", "pooled" (what the published checkpoints were trained with),
+            "full", "temporal_pool" or "voxel"; see `memory_strategies`.
+        voxel_pruning: fields of `voxel_pruning.VoxelPruning` for the strategy "voxel"; None means its defaults.
         window_steps: environment steps between two resets of the fast window.
         chunk_size: actions asked for in one model call.
         prompt_style: "trained" (generation prompt as in training) or "published" (the closed empty assistant turn that
@@ -48,6 +55,8 @@ class StreamVLNConfig(PretrainedConfig):
         pooling_stride: int = 2,
         pooling_ceil_mode: bool = True,
         num_history: int = 8,
+        memory_strategy: str = "pooled",
+        voxel_pruning: dict[str, Any] | VoxelPruning | None = None,
         window_steps: int = 32,
         chunk_size: int = 4,
         prompt_style: str = "trained",
@@ -61,6 +70,7 @@ class StreamVLNConfig(PretrainedConfig):
         self.text_config = _sub_config(Qwen2Config, text_config)
         _check_choice("pooling_mode", pooling_mode, POOLING_MODES)
         _check_choice("prompt_style", prompt_style, PROMPT_STYLES)
+        _check_choice("memory_strategy", memory_strategy, MEMORY_STRATEGIES)
         for name, value in {
             "pooling_stride": pooling_stride,
             "window_steps": window_steps,
@@ -76,6 +86,9 @@ class StreamVLNConfig(PretrainedConfig):
         self.pooling_stride = pooling_stride
         self.pooling_ceil_mode = pooling_ceil_mode
         self.num_history = num_history
+        self.memory_strategy = memory_strategy
+        pruning = voxel_pruning if isinstance(voxel_pruning, VoxelPruning) else VoxelPruning(**(voxel_pruning or {}))
+        self.voxel_pruning = asdict(pruning)
         self.window_steps = window_steps
         self.chunk_size = chunk_size
         self.prompt_style = prompt_style

@@ -21,6 +21,7 @@ from streamvln_gym.models.configuration_streamvln import (
     MEMORY_TOKEN_ID,
     StreamVLNConfig,
 )
+from streamvln_gym.models.memory_strategies import memory_tokens, strategy_of
 from streamvln_gym.models.pooling import pool_patches
 
 # Earlier releases of transformers 5 wrap the tower's layers once more (SiglipVisionModel.vision_model) and call the
@@ -49,6 +50,7 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
     of all history frames in time order.
     """
 
+    config: StreamVLNConfig
     config_class = StreamVLNConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
@@ -94,7 +96,7 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.lm_head = new_embeddings
 
     def new_cache(self) -> DynamicCache:
-        """An empty KV cache for `decode_step`."""
+        """An empty KV cache for `extend`."""
         return DynamicCache(config=self.config.text_config)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
@@ -109,14 +111,26 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: the pictures have another size than the configuration's.
         """
+        return self.pool(self.encode_patches(pixel_values))
+
+    def encode_patches(self, pixel_values: Tensor) -> Tensor:
+        """`encode_images` without the pooling; what `memory_strategies` may keep of a frame.
+
+        Returns:
+            (frames, patches_per_side ** 2, hidden), row-major.
+
+        Raises:
+            ValueError: the pictures have another size than the configuration's.
+        """
         size = self.config.image_size
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, size, size):
             raise ValueError(f"pixel_values must be (frames, 3, {size}, {size}), got {tuple(pixel_values.shape)}")
-        patches = self.vision_tower(pixel_values=pixel_values).last_hidden_state
+        return self.projector(self.vision_tower(pixel_values=pixel_values).last_hidden_state)
+
+    def pool(self, patches: Tensor) -> Tensor:
+        """Pools patch embeddings (frames, patches, hidden) to (frames, tokens_per_frame, hidden)."""
         config = self.config
-        return pool_patches(
-            self.projector(patches), config.pooling_mode, config.pooling_stride, config.pooling_ceil_mode
-        )
+        return pool_patches(patches, config.pooling_mode, config.pooling_stride, config.pooling_ceil_mode)
 
     def embed(
         self,
@@ -146,16 +160,22 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
             embeddings[ids == MEMORY_TOKEN_ID] = memory_features.to(embeddings.dtype)
         return embeddings[None]
 
+    def extend(self, inputs_embeds: Tensor, cache: Cache) -> Tensor:
+        """Appends embeddings to the cache; the language model's output (batch, hidden) after the last of them."""
+        output = self.language_model(inputs_embeds=inputs_embeds, use_cache=True, **{CACHE_ARGUMENT: cache})
+        return output.last_hidden_state[:, -1]
+
     def decode_step(self, inputs_embeds: Tensor, cache: Cache) -> Tensor:
         """Appends embeddings to the cache and returns the logits (batch, vocab) after the last of them."""
-        output = self.language_model(inputs_embeds=inputs_embeds, use_cache=True, **{CACHE_ARGUMENT: cache})
-        return self.lm_head(output.last_hidden_state[:, -1])
+        return self.lm_head(self.extend(inputs_embeds, cache))
 
     def forward(
         self,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         memory_frames: Tensor | None = None,
+        memory_steps: Tensor | None = None,
+        memory_points: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -174,6 +194,10 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values: (all_frames, 3, image_size, image_size): sample after sample, each with its history frames
                 first and then one frame per -200.
             memory_frames: (batch,) history frames of each sample; None means none.
+            memory_steps: (all_history_frames,) environment steps of the history frames, sample after sample; only
+                the memory strategy "voxel" reads them.
+            memory_points: (all_history_frames, tokens_per_frame, 3) their patches in metres (see
+                `voxel_pruning.patch_points`), for the same strategy.
             attention_mask: (batch, length) 1 for tokens, 0 for padding (length as `input_ids` or `inputs_embeds`).
             position_ids: positions of `inputs_embeds`; by default they count on from the cache.
             past_key_values: KV cache to go on from (earlier name of `cache`).
@@ -193,7 +217,7 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError("pass either input_ids or inputs_embeds")
         if input_ids is not None:
             inputs_embeds, attention_mask, labels = self._embed_batch(
-                input_ids, pixel_values, memory_frames, attention_mask, labels
+                input_ids, pixel_values, (memory_frames, memory_steps, memory_points), attention_mask, labels
             )
         state = cache if cache is not None else past_key_values
         output = self.language_model(
@@ -227,7 +251,7 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         pixel_values: Tensor | None,
-        memory_frames: Tensor | None,
+        history: tuple[Tensor | None, Tensor | None, Tensor | None],
         attention_mask: Tensor | None,
         labels: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -236,24 +260,54 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if bool((input_ids < 0).any()):
                 raise ValueError("input_ids has <image> or <memory> positions, but pixel_values is missing")
             return self.get_input_embeddings()(input_ids), attention_mask, labels
-        features = self.encode_images(pixel_values)
-        rows, row_labels, taken = [], [], 0
-        for index, row in enumerate(input_ids):
-            real = row if attention_mask is None else row[attention_mask[index].bool()]
-            history = 0 if memory_frames is None else int(memory_frames[index])
-            current = int((real == IMAGE_TOKEN_ID).sum())
-            memory = features[taken : taken + history].flatten(0, 1) if history else None
-            images = features[taken + history : taken + history + current]
-            taken += history + current
-            rows.append(self.embed(real, images, memory)[0])
-            if labels is not None:
-                target = labels[index] if attention_mask is None else labels[index][attention_mask[index].bool()]
-                row_labels.append(_expand_labels(real, target, images, memory))
-        if taken != len(features):
-            raise ValueError(f"the batch has places for {taken} frames, but pixel_values holds {len(features)}")
+        real = _unpadded(input_ids, attention_mask)
+        current = [int((row == IMAGE_TOKEN_ID).sum()) for row in real]
+        images, memories = self._encode_batch(pixel_values, current, *history)
+        parts = list(zip(real, images, memories, strict=True))
+        rows = [self.embed(*part)[0] for part in parts]
+        row_labels = []
+        if labels is not None:
+            targets = _unpadded(labels, attention_mask)
+            row_labels = [_expand_labels(ids, t, *rest) for (ids, *rest), t in zip(parts, targets, strict=True)]
         mask = pad_sequence([torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows], True)
         padded_labels = pad_sequence(row_labels, True, IGNORE_LABEL) if labels is not None else None
         return pad_sequence(rows, True), mask, padded_labels
+
+    def _encode_batch(
+        self,
+        pixel_values: Tensor,
+        current: list[int],
+        memory_frames: Tensor | None,
+        memory_steps: Tensor | None,
+        memory_points: Tensor | None,
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Per sample the embeddings of its `current` frames, and its memory (None without history frames)."""
+        history = [0] * len(current) if memory_frames is None else [int(count) for count in memory_frames]
+        total = sum(current) + sum(history)
+        if total != len(pixel_values):
+            raise ValueError(f"the batch has places for {total} frames, but pixel_values holds {len(pixel_values)}")
+        strategy = strategy_of(self.config)
+        if strategy.needs_geometry and any(history) and (memory_steps is None or memory_points is None):
+            raise ValueError(
+                f"the memory strategy {self.config.memory_strategy!r} needs memory_steps and memory_points of the "
+                "history frames: record depth and camera poses, or train with memory_strategy='pooled'"
+            )
+        patches = self.encode_patches(pixel_values)
+        pooled = self.pool(patches)
+        counts = torch.tensor([history, current], device=pooled.device).T.flatten()
+        past = torch.tensor([True, False], device=pooled.device).repeat(len(current)).repeat_interleave(counts)
+        images = list(pooled[~past].split(current))
+        kept = strategy.frame_tokens(patches, pooled)[past]
+        steps = [0] * sum(history) if memory_steps is None else [int(step) for step in memory_steps]
+        points = None if memory_points is None else memory_points.float().cpu().numpy()
+        return images, memory_tokens(strategy, kept, history, steps, points)
+
+
+def _unpadded(rows: Tensor, attention_mask: Tensor | None) -> list[Tensor]:
+    """The rows (batch, length) without their padding."""
+    if attention_mask is None:
+        return list(rows)
+    return [row[kept.bool()] for row, kept in zip(rows, attention_mask, strict=True)]
 
 
 def expand_special_ids(ids: Tensor, image_features: Tensor | None, memory_features: Tensor | None) -> Tensor:
