@@ -1,0 +1,93 @@
+"""Training windows of trajectory folders as a torch dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from streamvln_gym.errors import DatasetError
+from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.trajectories import MIN_ACTIONS, Trajectory, load_trajectories
+from streamvln_gym.training.windows import EncodedWindow, Window, WindowConfig, WindowEncoder
+
+
+class StreamVLNWindows(Dataset[dict[str, Any]]):
+    """Every window of one or several trajectory folders; each item is a sample for `StreamVLNCollator`.
+
+    Args:
+        folders: trajectory folders, see `load_trajectories`.
+        processor: tokenizer, picture preprocessing and configuration of the network to be trained.
+        config: how to cut and to label.
+        check_pictures: look at once whether every picture is there.
+
+    Attributes:
+        trajectories: of all folders, in order.
+        windows: what the items are made of, in order.
+        skipped: number of trajectories too short to train on (fewer than 4 actions).
+
+    Raises:
+        DatasetError: a folder is malformed, or there is no window at all.
+    """
+
+    def __init__(
+        self,
+        folders: str | Path | Sequence[str | Path],
+        processor: StreamVLNProcessor,
+        config: WindowConfig | None = None,
+        check_pictures: bool = True,
+    ) -> None:
+        paths = [folders] if isinstance(folders, (str, Path)) else list(folders)
+        self.processor = processor
+        self.encoder = WindowEncoder(processor, config)
+        self.trajectories = [found for path in paths for found in load_trajectories(path, check_pictures)]
+        self.windows = self.encoder.windows(self.trajectories)
+        self.skipped = sum(len(trajectory) < MIN_ACTIONS for trajectory in self.trajectories)
+        if not self.windows:
+            raise DatasetError(
+                f"no training window in {', '.join(map(str, paths)) or 'an empty list of folders'}: "
+                f"{len(self.trajectories)} trajectories, {self.skipped} of them shorter than {MIN_ACTIONS} actions"
+            )
+        # Shared, so that a new epoch also reaches worker processes that live on.
+        self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws other conjunctions; the same epoch always gives the same samples."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def encode(self, index: int) -> tuple[Trajectory, Window, EncodedWindow]:
+        """Window number `index` as ids, without its pictures."""
+        window = self.windows[index]
+        trajectory = self.trajectories[window.trajectory]
+        picker = self.encoder.picker(int(self._epoch), index)
+        return trajectory, window, self.encoder.encode(trajectory, window, picker)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One window.
+
+        Returns:
+            `input_ids`, `labels` (length,) int64; `pixel_values` (frames, 3, image_size, image_size) float32, history
+            frames first; `memory_frames` int, how many of them are history; `time_ids` (steps,) int64, the window's
+            steps.
+
+        Raises:
+            DatasetError: a picture cannot be read.
+            IndexError: there is no such window.
+        """
+        index = range(len(self))[index]
+        trajectory, window, encoded = self.encode(index)
+        steps = encoded.history_steps + encoded.frame_steps
+        pixels = self.processor.images([trajectory.picture(step) for step in steps])
+        return {
+            "input_ids": torch.tensor(encoded.input_ids),
+            "labels": torch.tensor(encoded.labels),
+            "pixel_values": torch.from_numpy(pixels),
+            "memory_frames": len(encoded.history_steps),
+            "time_ids": torch.arange(window.start, window.stop),
+        }

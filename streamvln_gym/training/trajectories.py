@@ -1,0 +1,181 @@
+"""Reader of trajectory folders in the format that StreamVLN's published training data has.
+
+    <folder>/annotations.json        [{"id", "video", "instructions": [str, ...], "actions": [-1, 1, 2, ...]}, ...]
+    <folder>/<video>/rgb/000.jpg     one picture per action, 001.jpg, ...
+
+`actions[i]` is the action that led to picture i (-1 for the first, which no action led to), so what is to be learned
+at picture i is `actions[i + 1]`, and STOP at the last one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from streamvln_gym.errors import DatasetError
+
+STOP = 0
+START_MARKER = -1
+MOVES = (1, 2, 3)
+# Shorter episodes are never trained on, so their pictures need not exist.
+MIN_ACTIONS = 4
+ANNOTATIONS = "annotations.json"
+PICTURE_SUFFIXES = (".jpg", ".png")
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One demonstrated episode.
+
+    Attributes:
+        source: where it is annotated, for messages: file and entry.
+        id: the annotation's id.
+        instructions: sentences that describe this path; each makes training windows of its own.
+        actions: the action to take at each step, the final STOP included (the file's, shifted by one).
+        folder: holds the pictures 000.jpg, 001.jpg, ..., as many as `actions`.
+        suffix: ".jpg" or ".png".
+    """
+
+    source: str
+    id: int | str
+    instructions: tuple[str, ...]
+    actions: tuple[int, ...]
+    folder: Path
+    suffix: str = PICTURE_SUFFIXES[0]
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def picture_path(self, step: int) -> Path:
+        return self.folder / f"{step:03d}{self.suffix}"
+
+    def picture(self, step: int) -> NDArray[np.uint8]:
+        """The camera picture of `step`, (height, width, 3) uint8.
+
+        Raises:
+            DatasetError: the file is missing, truncated or not a picture.
+        """
+        path = self.picture_path(step)
+        try:
+            with Image.open(path) as image:
+                return np.array(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+            raise DatasetError(
+                f"{path} (picture of step {step}, {self.source}) cannot be read: {error}; copy or record it again"
+            ) from error
+
+    def verify(self) -> None:
+        """Decodes every picture.
+
+        Raises:
+            DatasetError: as `picture`.
+        """
+        for step in range(len(self)):
+            self.picture(step)
+
+
+def load_trajectories(folder: str | Path, check_pictures: bool = True) -> list[Trajectory]:
+    """Reads and checks a trajectory folder. Pictures are listed here, and opened only when they are used.
+
+    Args:
+        folder: holds `annotations.json`.
+        check_pictures: look whether every picture is there. Without, one that is missing shows when it is used.
+
+    Returns:
+        One trajectory per entry, in file order.
+
+    Raises:
+        DatasetError: the file is missing or malformed, or pictures are missing or surplus; the message names the file
+            and the entry.
+    """
+    path = Path(folder) / ANNOTATIONS
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} does not exist: a trajectory folder holds {ANNOTATIONS} and the pictures") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise DatasetError(f"{path} must hold a list of trajectories, not {_kind(entries)}")
+    return [_read_entry(path, index, entry, check_pictures) for index, entry in enumerate(entries)]
+
+
+def _read_entry(path: Path, index: int, entry: Any, check_pictures: bool) -> Trajectory:
+    source = f"{path}, entry {index}"
+    if not isinstance(entry, dict):
+        raise DatasetError(f"{source}: must be an object, not {_kind(entry)}")
+    if missing := [key for key in ("id", "video", "instructions", "actions") if key not in entry]:
+        raise DatasetError(f"{source}: lacks {', '.join(repr(key) for key in missing)}")
+    name, video = entry["id"], entry["video"]
+    if isinstance(name, bool) or not isinstance(name, (int, str)):
+        raise DatasetError(f"{source}: 'id' must be a number or a string, not {_kind(name)}")
+    source = f"{source} (id {name!r})"
+    if not isinstance(video, str) or not video:
+        raise DatasetError(f"{source}: 'video' must be the folder of the pictures' folder rgb, got {video!r}")
+    instructions = _read_instructions(source, entry["instructions"])
+    actions = _read_actions(source, entry["actions"])
+    folder = path.parent / video / "rgb"
+    checked = check_pictures and len(actions) >= MIN_ACTIONS
+    suffix = _check_listing(source, folder, len(actions)) if checked else PICTURE_SUFFIXES[0]
+    return Trajectory(source, name, instructions, actions, folder, suffix)
+
+
+def _read_instructions(source: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise DatasetError(f"{source}: 'instructions' must be a list of at least one string, got {value!r}")
+    for index, instruction in enumerate(value):
+        if not isinstance(instruction, str) or not instruction.strip():
+            raise DatasetError(f"{source}: instructions[{index}] must be a sentence, got {instruction!r}")
+    return tuple(value)
+
+
+def _read_actions(source: str, value: Any) -> tuple[int, ...]:
+    """The file's actions, shifted: what to do at each picture."""
+    if not isinstance(value, list) or not value:
+        raise DatasetError(f"{source}: 'actions' must be a list that starts with {START_MARKER}, got {value!r}")
+    if isinstance(value[0], bool) or value[0] != START_MARKER:
+        raise DatasetError(f"{source}: actions[0] must be the start marker {START_MARKER}, got {value[0]!r}")
+    for index, action in enumerate(value[1:], start=1):
+        if isinstance(action, bool) or not isinstance(action, int) or action not in MOVES:
+            hint = " (the final STOP is not written)" if action == STOP else ""
+            raise DatasetError(
+                f"{source}: actions[{index}] must be 1 (forward), 2 (left) or 3 (right), got {action!r}{hint}"
+            )
+    return (*value[1:], STOP)
+
+
+def _check_listing(source: str, folder: Path, count: int) -> str:
+    """Checks that `folder` holds pictures 0 ... count - 1 and no other; returns their suffix."""
+    try:
+        names = {child.name for child in folder.iterdir() if child.suffix in PICTURE_SUFFIXES}
+    except OSError as error:
+        raise DatasetError(f"{source}: the pictures' folder {folder} cannot be listed: {error.strerror}") from error
+    suffix = PICTURE_SUFFIXES[0]
+    if names and not any(name.endswith(suffix) for name in names):
+        suffix = PICTURE_SUFFIXES[1]
+    expected = {f"{step:03d}{suffix}" for step in range(count)}
+    if missing := sorted(expected - names):
+        raise DatasetError(
+            f"{source}: {count} actions need pictures 000{suffix} to {count - 1:03d}{suffix} in {folder}, "
+            f"but {len(missing)} are missing: {_some(missing)}"
+        )
+    if surplus := sorted(names - expected):
+        raise DatasetError(
+            f"{source}: {folder} holds {len(surplus)} pictures more than the {count} actions: {_some(surplus)}; "
+            "pictures and actions do not belong together"
+        )
+    return suffix
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a string", type(None): "null"}.get(type(value), repr(value))
