@@ -49,18 +49,20 @@ class MemoryFrame:
     Attributes:
         step: environment step at which it was the current frame.
         until: step of the next frame that was shown; this one stands for all steps in [step, until).
-        tokens: (tokens_per_frame, hidden) pooled embeddings; None as long as the frame was never encoded.
+        tokens: (kept, hidden) what the memory strategy keeps of the frame; None as long as it was never encoded.
         picture: (height, width, 3) uint8 of a frame that was never encoded.
+        points: (tokens_per_frame, 3) where its patches lie, metres in the episode frame; None without geometry.
     """
 
     step: int
     until: int
     tokens: Tensor | None = None
     picture: Picture | None = None
+    points: NDArray[np.float32] | None = None
 
 
 class SlowMemory:
-    """Past frames as pooled tokens, in bounded space.
+    """Past frames as tokens, in bounded space.
 
     Up to `max_steps`, exactly those frames are kept that a window up to there can show. An episode that runs on keeps
     encoded frames at even spacing; whenever they exceed `capacity`, every second one is dropped and the spacing
@@ -106,16 +108,23 @@ class SlowMemory:
     @property
     def nbytes(self) -> int:
         """Bytes of all tokens and pictures held."""
-        parts = [part for frame in self._frames() for part in (frame.tokens, frame.picture) if part is not None]
-        return sum(part.nbytes for part in parts)
+        parts = [part for frame in self._frames() for part in (frame.tokens, frame.picture, frame.points)]
+        return sum(part.nbytes for part in parts if part is not None)
 
-    def add(self, step: int, tokens: Tensor | None = None, picture: Picture | None = None) -> None:
+    def add(
+        self,
+        step: int,
+        tokens: Tensor | None = None,
+        picture: Picture | None = None,
+        points: NDArray[np.float32] | None = None,
+    ) -> None:
         """Takes the current frame in, as tokens where it was encoded, else as a picture.
 
         Args:
             step: environment step, larger than every earlier one.
-            tokens: (tokens_per_frame, hidden).
+            tokens: (kept, hidden).
             picture: (height, width, 3) uint8; must not be changed by the caller afterwards.
+            points: (tokens_per_frame, 3) metres, for strategies that need geometry.
 
         Raises:
             ValueError: the steps do not increase, or neither tokens nor picture is given.
@@ -127,7 +136,7 @@ class SlowMemory:
         if self._latest is not None:
             self._latest.until = step
             self._file(self._latest, step)
-        self._latest = MemoryFrame(step, step + 1, tokens, picture)
+        self._latest = MemoryFrame(step, step + 1, tokens, picture, points)
 
     def sample(self, t0: int) -> list[MemoryFrame]:
         """The frames that open a window at step `t0`, in time order; fewer than `num_history` only for small `t0`."""
