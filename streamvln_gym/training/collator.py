@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
 
-# Per history frame, for memories that are computed from geometry. The model decides which tokens remain.
-GEOMETRY = ("memory_depth", "memory_poses", "memory_intrinsics", "memory_steps")
+# One row per history frame, for memories that depend on geometry; which tokens remain is the model's business.
+PER_HISTORY_FRAME = ("memory_steps", "memory_points")
 
 
 class StreamVLNCollator:
@@ -33,9 +33,8 @@ class StreamVLNCollator:
 
         Args:
             samples: `input_ids`, `labels` (length,); `pixel_values` (frames, 3, size, size), history first;
-                `memory_frames` int. Optionally, one row per history frame: `memory_depth` (history, height, width)
-                float32 metres, `memory_poses` (history, 4, 4), `memory_intrinsics` (history, 3, 3), `memory_steps`
-                (history,); a sample without history may lack them.
+                `memory_frames` int. Optionally, one row per history frame: `memory_steps` (history,) int64 and
+                `memory_points` (history, tokens_per_frame, 3) float32 metres; a sample without history may lack them.
 
         Returns:
             `input_ids`, `attention_mask`, `labels` (batch, longest); `pixel_values` (all_frames, 3, size, size),
@@ -57,7 +56,7 @@ class StreamVLNCollator:
             "memory_frames": torch.tensor([int(sample["memory_frames"]) for sample in samples]),
         }
         with_history = [(index, sample) for index, sample in enumerate(samples) if int(sample["memory_frames"])]
-        for name in GEOMETRY:
+        for name in PER_HISTORY_FRAME:
             rows = [sample[name] for _, sample in with_history if name in sample]
             if rows and len(rows) < len(with_history):
                 lacking = next(index for index, sample in with_history if name not in sample)
@@ -74,6 +73,6 @@ def _check(index: int, sample: dict[str, Any]) -> None:
     frames = len(sample["pixel_values"])
     if not 0 <= history <= frames:
         raise ValueError(f"sample {index} has {frames} frames, of which memory_frames claims {history} for the memory")
-    for name in GEOMETRY:
+    for name in PER_HISTORY_FRAME:
         if name in sample and len(sample[name]) != history:
             raise ValueError(f"sample {index} has {len(sample[name])} rows of {name!r} for {history} history frames")

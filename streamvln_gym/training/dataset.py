@@ -10,7 +10,9 @@ import torch
 from torch.utils.data import Dataset
 
 from streamvln_gym.errors import DatasetError
+from streamvln_gym.models.memory_strategies import strategy_of
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.geometry import history_points
 from streamvln_gym.training.trajectories import MIN_ACTIONS, Trajectory, load_trajectories
 from streamvln_gym.training.windows import EncodedWindow, Window, WindowConfig, WindowEncoder
 
@@ -74,20 +76,26 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
         Returns:
             `input_ids`, `labels` (length,) int64; `pixel_values` (frames, 3, image_size, image_size) float32, history
             frames first; `memory_frames` int, how many of them are history; `time_ids` (steps,) int64, the window's
-            steps.
+            steps. Where the memory strategy needs geometry and there is a history, also `memory_steps` (history,) int64
+            and `memory_points` (history, tokens_per_frame, 3) float32 metres.
 
         Raises:
-            DatasetError: a picture cannot be read.
+            DatasetError: a picture, or a depth picture or camera pose that is needed, cannot be read.
             IndexError: there is no such window.
         """
         index = range(len(self))[index]
         trajectory, window, encoded = self.encode(index)
         steps = encoded.history_steps + encoded.frame_steps
         pixels = self.processor.images([trajectory.picture(step) for step in steps])
-        return {
+        sample: dict[str, Any] = {
             "input_ids": torch.tensor(encoded.input_ids),
             "labels": torch.tensor(encoded.labels),
             "pixel_values": torch.from_numpy(pixels),
             "memory_frames": len(encoded.history_steps),
             "time_ids": torch.arange(window.start, window.stop),
         }
+        if encoded.history_steps and strategy_of(self.processor.config).needs_geometry:
+            points = history_points(trajectory, encoded.history_steps, self.processor.config)
+            sample["memory_steps"] = torch.tensor(encoded.history_steps)
+            sample["memory_points"] = torch.from_numpy(points)
+        return sample

@@ -38,7 +38,7 @@ class Trajectory:
         id: the annotation's id.
         instructions: sentences that describe this path; each makes training windows of its own.
         actions: the action to take at each step, the final STOP included (the file's, shifted by one).
-        folder: holds the pictures 000.jpg, 001.jpg, ..., as many as `actions`.
+        folder: holds rgb/000.jpg, rgb/001.jpg, ..., as many as `actions`.
         suffix: ".jpg" or ".png".
     """
 
@@ -53,7 +53,7 @@ class Trajectory:
         return len(self.actions)
 
     def picture_path(self, step: int) -> Path:
-        return self.folder / f"{step:03d}{self.suffix}"
+        return self.folder / "rgb" / f"{step:03d}{self.suffix}"
 
     def picture(self, step: int) -> NDArray[np.uint8]:
         """The camera picture of `step`, (height, width, 3) uint8.
@@ -97,8 +97,8 @@ def load_trajectories(folder: str | Path, check_pictures: bool = True) -> list[T
     path = Path(folder) / ANNOTATIONS
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} does not exist: a trajectory folder holds {ANNOTATIONS} and the pictures") from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}): is this a trajectory folder?") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatasetError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(entries, list):
@@ -120,9 +120,9 @@ def _read_entry(path: Path, index: int, entry: Any, check_pictures: bool) -> Tra
         raise DatasetError(f"{source}: 'video' must be the folder of the pictures' folder rgb, got {video!r}")
     instructions = _read_instructions(source, entry["instructions"])
     actions = _read_actions(source, entry["actions"])
-    folder = path.parent / video / "rgb"
+    folder = path.parent / video
     checked = check_pictures and len(actions) >= MIN_ACTIONS
-    suffix = _check_listing(source, folder, len(actions)) if checked else PICTURE_SUFFIXES[0]
+    suffix = _check_listing(source, folder / "rgb", len(actions)) if checked else PICTURE_SUFFIXES[0]
     return Trajectory(source, name, instructions, actions, folder, suffix)
 
 

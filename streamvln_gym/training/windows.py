@@ -9,7 +9,7 @@ import numpy as np
 
 from streamvln_gym.agents.slow_memory import history_steps
 from streamvln_gym.errors import DatasetError
-from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL, PROMPT_STYLES
+from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
 from streamvln_gym.models.dialogue import (
     ASSISTANT_HEADER,
     TURN_END,
@@ -18,6 +18,7 @@ from streamvln_gym.models.dialogue import (
     DialogueBuilder,
     check_instruction,
 )
+from streamvln_gym.models.memory_strategies import strategy_of
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.training.trajectories import MIN_ACTIONS, Trajectory
 
@@ -108,7 +109,8 @@ class WindowEncoder:
         config: how to cut and to label.
 
     Attributes:
-        num_history, window_steps, chunk_size: as resolved from `config` and the processor's configuration.
+        num_history, window_steps, chunk_size: as resolved from `config` and the processor's configuration; no history
+            where the memory strategy is "none".
 
     Raises:
         ValueError: the published label mask needs one token per newline, and the tokenizer has none.
@@ -117,7 +119,8 @@ class WindowEncoder:
     def __init__(self, processor: StreamVLNProcessor, config: WindowConfig | None = None) -> None:
         self.processor = processor
         self.config = config or WindowConfig()
-        self.num_history: int = self._setting("num_history")
+        shows_memory = strategy_of(processor.config).shows_memory
+        self.num_history: int = self._setting("num_history") if shows_memory else 0
         self.window_steps: int = self._setting("window_steps")
         self.chunk_size: int = self._setting("chunk_size")
         self._dialogue = DialogueBuilder(processor.tokenizer, "trained", self._setting("memory_prompt"))
