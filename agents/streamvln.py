@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from torch import Tensor
 
 from streamvln_gym.agents.action_queue import ActionQueue
 from streamvln_gym.agents.base import Observation
-from streamvln_gym.agents.checkpoint import load_checkpoint
+from streamvln_gym.agents.checkpoint import LoadOptions, load_checkpoint
 from streamvln_gym.agents.fast_window import FastWindow
 from streamvln_gym.agents.observation import check_depth, read_instruction, read_rgb
 from streamvln_gym.agents.slow_memory import SlowMemory
-from streamvln_gym.models.decoding import ActionGrammar, greedy_decode
+from streamvln_gym.models.decoding import ActionGrammar, AnswerRules, LogitsProcessor
 from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder, check_instruction
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.models.streaming import StreamingSession
 
 STOP = 0
 # The published loop sets no limit of its own beyond this one.
@@ -37,9 +39,10 @@ class StreamVLNAgentConfig:
         chunk_size: actions of one full answer.
         prompt_style: "trained" or "published", see `DialogueBuilder`.
         memory_prompt: "evaluation", "training" or "robot".
-        conjunction: "seeded", "fixed" or "cycled", see `ConjunctionPicker`.
-        seed: of the seeded conjunctions; every episode starts the same sequence.
-        constrained: hold answers to the action grammar.
+        conjunctions: cycled through, one per model call; None draws from the published seven with `seed`.
+        seed: of the drawn conjunctions; every episode starts the same sequence.
+        constrained: hold answers to the action grammar; None means in style "trained" only.
+        repetition_penalty: None means as the checkpoint's generation configuration says.
         max_new_tokens: cut of an answer; None means chunk_size + 4 in style "trained" and 10,000 in "published".
         max_steps: episode length up to which the slow memory is exact, see `SlowMemory`.
     """
@@ -49,9 +52,10 @@ class StreamVLNAgentConfig:
     chunk_size: int | None = None
     prompt_style: str | None = None
     memory_prompt: str | None = None
-    conjunction: str = "seeded"
+    conjunctions: Sequence[str] | None = None
     seed: int = 0
-    constrained: bool = True
+    constrained: bool | None = None
+    repetition_penalty: float | None = None
     max_new_tokens: int | None = None
     max_steps: int = 500
 
@@ -100,10 +104,13 @@ class Call:
 
     Attributes:
         step: environment step.
-        prompt_ids: ids of the prefill, special positions unexpanded.
+        prompt_ids: ids of the prefill, special positions unexpanded; they open with what was carried from the last
+            answer.
         prefill_length: embeddings prefilled.
         answer_ids: generated ids.
         history_steps: steps of the frames shown as memory (empty within a window).
+        kv_before: positions in the KV cache before the prefill.
+        kv_after: positions after the answer; its last token is not among them.
     """
 
     step: int
@@ -111,6 +118,8 @@ class Call:
     prefill_length: int
     answer_ids: list[int]
     history_steps: list[int] = field(default_factory=list)
+    kv_before: int = 0
+    kv_after: int = 0
 
 
 class StreamVLNAgent:
@@ -123,9 +132,13 @@ class StreamVLNAgent:
         model: the network, in eval mode on its device.
         processor: pictures, tokenizer and actions of that network.
         config: how to stream.
+        logits_processor: transformers' logits processors; they see the current answer's ids and run after the
+            repetition penalty and before the action grammar.
+        **settings: fields of `StreamVLNAgentConfig`, in place of those of `config`.
 
     Attributes:
         trained: False while the weights are random.
+        session: the dialogue with the network: KV cache, positions, carried ids.
         stats: counters, see `StreamStats`.
         last_call: the latest model call, None before the first.
     """
@@ -135,17 +148,20 @@ class StreamVLNAgent:
         model: StreamVLNForConditionalGeneration,
         processor: StreamVLNProcessor,
         config: StreamVLNAgentConfig | None = None,
+        *,
+        logits_processor: Sequence[LogitsProcessor] = (),
+        **settings: Any,
     ) -> None:
         self.model = model
         self.processor = processor
-        self.config = config or StreamVLNAgentConfig()
+        self.config = replace(config or StreamVLNAgentConfig(), **settings)
         self.trained: bool = bool(model.config.trained)
         self.stats = StreamStats()
         self.last_call: Call | None = None
         chunk_size = self._setting("chunk_size")
         style = self._setting("prompt_style")
         self._dialogue = DialogueBuilder(processor.tokenizer, style, self._setting("memory_prompt"))
-        self._conjunctions = ConjunctionPicker(self.config.conjunction, self.config.seed)
+        self._conjunctions = ConjunctionPicker(self.config.conjunctions, self.config.seed)
         self._memory = SlowMemory(
             self._setting("num_history"),
             self._setting("window_steps"),
@@ -155,9 +171,13 @@ class StreamVLNAgent:
         )
         self._window = FastWindow(self._setting("window_steps"))
         self._queue = ActionQueue()
+        constrained = style == "trained" if self.config.constrained is None else self.config.constrained
+        self._grammar = self._make_grammar(chunk_size) if constrained else None
         default_cut = chunk_size + 4 if style == "trained" else PUBLISHED_MAX_NEW_TOKENS
         self._max_new_tokens = self.config.max_new_tokens or default_cut
-        self._grammar = self._make_grammar(chunk_size) if self.config.constrained else None
+        self._logits_processor = tuple(logits_processor)
+        closing_id = processor.turn_end_id if style == "trained" else None
+        self.session = StreamingSession(model, self._answer_rules(), closing_id)
         self.reset()
 
     @classmethod
@@ -167,28 +187,39 @@ class StreamVLNAgent:
         config: StreamVLNAgentConfig | None = None,
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         seed: int = 0,
+        logits_processor: Sequence[LogitsProcessor] = (),
+        loading: LoadOptions | None = None,
+        **settings: Any,
     ) -> StreamVLNAgent:
-        """Loads a checkpoint folder that `save_pretrained` wrote.
+        """Loads a checkpoint: a folder in this package's format or in the published one, or a hub id.
 
         Args:
-            name_or_path: the folder; None means the package's own small network.
+            name_or_path: folder, or the hub's "owner/name"; None means the package's own small network.
             config: how to stream.
             device: where the network runs.
-            dtype: of the weights.
+            dtype: of the weights; None means as stored, but float32 on a CPU for what is stored in float16.
             seed: of the random weights, where `name_or_path` is None.
+            logits_processor: see the class.
+            loading: everything else about loading, see `LoadOptions`; its fields can be given by name as well.
+            **settings: fields of `StreamVLNAgentConfig` or of `LoadOptions`, such as `conjunctions=` or
+                `vision_config=`.
 
         Raises:
-            CheckpointError: the folder is missing, corrupt, or its parts do not fit together.
+            CheckpointError: the checkpoint is missing, corrupt, or its parts do not fit together; what is wrong is
+                listed.
         """
+        names = {item.name for item in fields(LoadOptions)}
+        chosen = {name: settings.pop(name) for name in list(settings) if name in names}
+        options = replace(loading or LoadOptions(), **chosen)
         if name_or_path is None:
             processor = StreamVLNProcessor.tiny()
             model = StreamVLNForConditionalGeneration.from_seed(processor.config, seed)
+            model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers hides the signature
         else:
-            model, processor = load_checkpoint(Path(name_or_path), dtype)
-        model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper hides the signature
-        return cls(model.eval(), processor, config)
+            model, processor = load_checkpoint(name_or_path, dtype, device, options)
+        return cls(model.eval(), processor, config, logits_processor=logits_processor, **settings)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes weights, configuration and tokenizer into a folder that `from_pretrained` reads."""
@@ -211,6 +242,7 @@ class StreamVLNAgent:
         self._instruction: str | None = None
         self._memory.reset()
         self._window.clear()
+        self.session.restart()
         self._queue.clear()
         self._conjunctions.reset()
 
@@ -269,29 +301,29 @@ class StreamVLNAgent:
             text = self._dialogue.later_turn(self._conjunctions.next())
         else:
             memory, history = self._show_memory(step)
-            self._window.open(step, self.model.new_cache())
+            self._window.open(step)
+            self.session.restart()
             self.stats.windows += 1
             instruction = self._instruction or ""
             text = self._dialogue.first_turn(instruction, self._conjunctions.next(), memory is not None)
-        prompt_ids = self._window.carried + self._dialogue.encode(text)
         frame = self._encode([self.processor.resize(rgb)])
         self.stats.current_frames += 1
-        prompt = self.model.embed(prompt_ids, frame, memory)
-        penalty = getattr(self.model.generation_config, "repetition_penalty", None) or 1.0
-        answer = greedy_decode(
-            self.model,
-            self._window.cache,
-            prompt,
-            self.processor.turn_end_id,
-            self._max_new_tokens,
-            self._grammar,
-            penalty,
-        )
-        self._window.carry(self._unfinished(answer))
+        kv_before = self.session.kv_length
+        self.session.rules = self._answer_rules()
+        self.session.append(self._dialogue.encode(text), frame, memory)
+        answer = self.session.generate()
         self._memory.add(step, tokens=frame[0])
         self.stats.calls += 1
         self.stats.generated_tokens += len(answer)
-        self.last_call = Call(step, prompt_ids, prompt.shape[1], answer, history)
+        self.last_call = Call(
+            step,
+            self.session.prompt_ids,
+            self.session.prefill_length,
+            answer,
+            history,
+            kv_before,
+            self.session.kv_length,
+        )
         actions = self.processor.parse_actions(answer)
         if not actions:
             self.stats.parse_failures += 1
@@ -315,11 +347,6 @@ class StreamVLNAgent:
         pixels = torch.from_numpy(self.processor.pixel_values(pictures))
         return self.model.encode_images(pixels.to(self.device, self.model.dtype))
 
-    def _unfinished(self, answer: list[int]) -> list[int]:
-        """Ids that the cache lacks: the answer's last one, and the turn's end where the answer was cut."""
-        cut = answer[-1] != self.processor.turn_end_id and self._dialogue.style == "trained"
-        return [answer[-1], self.processor.turn_end_id] if cut else [answer[-1]]
-
     def _read(self, obs: Observation) -> NDArray[np.uint8]:
         rgb, instruction = read_rgb(obs), read_instruction(obs)
         check_depth(obs)
@@ -341,6 +368,17 @@ class StreamVLNAgent:
             raise ValueError(f"the agent has already seen step {step}: pass n_executed >= 1, or call act() per step")
         self._step = step
         self._uncounted = 0
+
+    def _answer_rules(self) -> AnswerRules:
+        """Read anew for each call, so that a changed generation configuration counts at once."""
+        generation = self.model.generation_config
+        ends = getattr(generation, "eos_token_id", None)
+        end_ids = dict.fromkeys([self.processor.turn_end_id, *(ends if isinstance(ends, list) else [ends])])
+        penalty = self.config.repetition_penalty
+        if penalty is None:
+            penalty = getattr(generation, "repetition_penalty", None) or 1.0
+        end_ids.pop(None, None)
+        return AnswerRules(tuple(end_ids), self._max_new_tokens, self._grammar, penalty, self._logits_processor)
 
     def _make_grammar(self, chunk_size: int) -> ActionGrammar:
         stop_id, *move_ids = self.processor.action_ids

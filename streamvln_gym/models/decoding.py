@@ -1,18 +1,15 @@
-"""Greedy decoding of an action chunk with a KV cache, optionally held to the action grammar."""
+"""How an answer's next token is chosen: repetition penalty, logits processors, the action grammar."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from transformers.cache_utils import Cache
-
-    from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+# As in transformers: (ids generated so far (1, n), scores (1, vocab)) -> scores (1, vocab).
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,50 +40,63 @@ class ActionGrammar:
         return (*self.move_ids, self.stop_id)
 
 
-@torch.inference_mode()
-def greedy_decode(
-    model: StreamVLNForConditionalGeneration,
-    cache: Cache,
-    prompt: Tensor,
-    end_id: int,
-    max_new_tokens: int,
-    grammar: ActionGrammar | None = None,
-    repetition_penalty: float = 1.0,
-) -> list[int]:
-    """Prefills `prompt` and decodes one answer.
+@dataclass(frozen=True)
+class AnswerRules:
+    """Greedy decoding of one answer.
 
-    Args:
-        model: the network, in eval mode.
-        cache: KV cache of what came before; grows by the prompt and by all but the last generated token.
-        prompt: (1, length, hidden) embeddings.
-        end_id: token that ends the answer.
+    The order is that of transformers' `generate`: repetition penalty, then the processors, then the grammar.
+
+    Attributes:
+        end_ids: tokens that end the answer.
         max_new_tokens: the answer is cut here.
         grammar: restricts each token; None decodes freely.
-        repetition_penalty: as in transformers; sees the current answer's tokens only.
-
-    Returns:
-        Generated ids, `end_id` included if it came.
+        repetition_penalty: as in transformers; sees the tokens of the current answer only, as `generate` does when it
+            is given embeddings.
+        logits_processor: transformers' logits processors (or plain callables of that signature).
     """
-    embeddings = model.get_input_embeddings()
-    logits = model.decode_step(prompt, cache)[0]
-    answer: list[int] = []
-    while True:
-        token = _best_token(logits, answer, grammar, repetition_penalty)
-        answer.append(token)
-        if token == end_id or len(answer) >= max_new_tokens:
-            return answer
-        step = torch.tensor([[token]], device=prompt.device)
-        logits = model.decode_step(embeddings(step), cache)[0]
 
+    end_ids: tuple[int, ...]
+    max_new_tokens: int
+    grammar: ActionGrammar | None = None
+    repetition_penalty: float = 1.0
+    logits_processor: tuple[LogitsProcessor, ...] = ()
 
-def _best_token(logits: Tensor, answer: Sequence[int], grammar: ActionGrammar | None, penalty: float) -> int:
-    if penalty != 1.0 and answer:
-        seen = torch.tensor(sorted(set(answer)), device=logits.device)
-        score = logits[seen]
-        logits = logits.index_copy(0, seen, torch.where(score < 0, score * penalty, score / penalty))
-    if grammar is None:
-        return int(logits.argmax())
-    allowed = grammar.allowed(answer)
-    if len(allowed) == 1:
-        return allowed[0]
-    return allowed[int(logits[list(allowed)].argmax())]
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty must be positive, got {self.repetition_penalty}")
+
+    def forced(self, answer: Sequence[int]) -> int | None:
+        """The only token that the grammar lets follow `answer`; no logits are needed for it."""
+        if self.grammar is None:
+            return None
+        allowed = self.grammar.allowed(answer)
+        return allowed[0] if len(allowed) == 1 else None
+
+    def choose(self, logits: Tensor, answer: Sequence[int]) -> int:
+        """The best token after `answer`.
+
+        Args:
+            logits: (vocab,) as the network gives them; left unchanged.
+            answer: ids generated so far.
+        """
+        if self.repetition_penalty != 1.0 and answer:
+            seen = torch.tensor(sorted(set(answer)), device=logits.device)
+            score = logits[seen]
+            factor = self.repetition_penalty
+            logits = logits.index_copy(0, seen, torch.where(score < 0, score * factor, score / factor))
+        if self.logits_processor:
+            ids = torch.tensor([list(answer)], dtype=torch.long, device=logits.device)
+            scores = logits[None].clone()
+            for processor in self.logits_processor:
+                scores = processor(ids, scores)
+            logits = scores[0]
+        if self.grammar is None:
+            return int(logits.argmax())
+        allowed = self.grammar.allowed(answer)
+        return allowed[int(logits[list(allowed)].argmax())]
+
+    def ends(self, answer: Sequence[int]) -> bool:
+        """Whether `answer` is complete, or cut."""
+        return bool(answer) and (answer[-1] in self.end_ids or len(answer) >= self.max_new_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,9 +31,8 @@ CONJUNCTIONS = (
 )
 IMAGE, MEMORY = "<image>", "<memory>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+SPECIAL_STRINGS = (IMAGE, MEMORY, TURN_START, TURN_END)
 ASSISTANT_HEADER = f"{TURN_START}assistant\n"
-
-CONJUNCTION_CHOICES = ("seeded", "fixed", "cycled")
 
 
 class Tokenizer(Protocol):
@@ -42,17 +42,23 @@ class Tokenizer(Protocol):
 
 
 class ConjunctionPicker:
-    """Chooses each turn's conjunction: drawn from a seed, always the first, or one after another.
+    """Chooses each model call's conjunction: drawn from a seed, or taken from a list in turn.
 
     Args:
-        choice: "seeded", "fixed" or "cycled".
-        seed: seed of "seeded"; every `reset` starts the same sequence again.
+        phrases: cycled through, one per model call, e.g. `CONJUNCTIONS[:1]` for always the same. None draws from
+            `CONJUNCTIONS` as the published evaluation does.
+        seed: of the draws; every `reset` starts the same sequence again.
     """
 
-    def __init__(self, choice: str = "seeded", seed: int = 0) -> None:
-        if choice not in CONJUNCTION_CHOICES:
-            raise ValueError(f"conjunction must be one of {', '.join(CONJUNCTION_CHOICES)}, got {choice!r}")
-        self.choice = choice
+    def __init__(self, phrases: Sequence[str] | None = None, seed: int = 0) -> None:
+        if isinstance(phrases, str):
+            raise TypeError(f"conjunctions must be a sequence of strings, got the string {phrases!r}")
+        if phrases is not None and not phrases:
+            raise ValueError("conjunctions is empty: give at least one, or None to draw from the published seven")
+        for phrase in phrases or ():
+            if any(special in phrase for special in SPECIAL_STRINGS):
+                raise ValueError(f"conjunction {phrase!r} contains one of {', '.join(SPECIAL_STRINGS)}: remove it")
+        self.phrases = None if phrases is None else tuple(phrases)
         self.seed = seed
         self.reset()
 
@@ -61,11 +67,10 @@ class ConjunctionPicker:
         self._turn = 0
 
     def next(self) -> str:
-        if self.choice == "seeded":
+        if self.phrases is None:
             return self._random.choice(CONJUNCTIONS)
-        turn = self._turn if self.choice == "cycled" else 0
         self._turn += 1
-        return CONJUNCTIONS[turn % len(CONJUNCTIONS)]
+        return self.phrases[(self._turn - 1) % len(self.phrases)]
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,6 @@ def check_instruction(instruction: str) -> None:
     """
     if not instruction.strip():
         raise ValueError("instruction is empty: pass the sentence that the agent is to follow")
-    for special in (IMAGE, MEMORY, TURN_START, TURN_END):
+    for special in SPECIAL_STRINGS:
         if special in instruction:
             raise ValueError(f"instruction contains {special!r}, which the dialogue uses itself: remove it")

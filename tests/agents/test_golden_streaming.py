@@ -1,118 +1,130 @@
-"""The streaming loop against a recording of the published evaluation loop: same ids, cache lengths, logits, actions."""
+"""The streaming loop against recordings of the published evaluation loop: ids, cache, embeddings, logits, actions."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config, SiglipVisionConfig
 
-from streamvln_gym.agents import StreamVLNAgent, StreamVLNAgentConfig
-from streamvln_gym.models import StreamVLNConfig, StreamVLNForConditionalGeneration, StreamVLNProcessor
-from streamvln_gym.models.decoding import ActionGrammar
+from streamvln_gym.agents import StreamVLNAgent
+from tests.golden_streamvln import (
+    COMPACT,
+    NO_FULL,
+    RESTRICTIONS,
+    VISION_CONFIG,
+    full_recording,
+    recorded_frame,
+    write_published_checkpoint,
+)
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden_streamvln"
-
-
-class RecordedTokenizer:
-    """Answers with the recorded ids of each piece of text; another piece is a KeyError."""
-
-    def __init__(self, pieces):
-        self.pieces = pieces
-        self.strings = {ids[0]: text for text, ids in pieces.items() if len(ids) == 1}
-
-    def __len__(self):
-        return 1 + max(max(ids) for ids in self.pieces.values())
-
-    def encode(self, text, add_special_tokens=True):
-        return list(self.pieces[text])
-
-    def decode(self, ids, skip_special_tokens=False):
-        texts = [self.strings.get(token, "") for token in ids]
-        return "".join(text for text in texts if not (skip_special_tokens and text.startswith("<|")))
-
-
-class MovesOnly(ActionGrammar):
-    """The recording's restriction: four moves and no header."""
-
-    def allowed(self, answer):
-        return tuple(token for token in super().allowed(answer) if token != self.stop_id)
+NAMES = {"C1": "golden_C1_actions_only", "C2": "golden_C2_header"}
 
 
 @pytest.fixture(scope="module")
-def recording():
-    return json.loads((GOLDEN / "streaming.json").read_text(encoding="utf-8")), np.load(GOLDEN / "arrays.npz")
+def story():
+    return json.loads((COMPACT / "streaming.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def agent(recording):
-    story, _ = recording
-    vision = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=384,
-        patch_size=14,
-        vision_use_head=False,
-    )
-    text = Qwen2Config(
-        vocab_size=story["vocab_size"],
-        hidden_size=32,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-    )
-    config = StreamVLNConfig(vision, text, prompt_style="published")
-    model = StreamVLNForConditionalGeneration.from_seed(config)
-    weights = np.load(GOLDEN / "weights.npz")
-    model.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()})
-    # The answer header is not part of this recording, so its text has no recorded ids.
-    story["pieces"].setdefault("<|im_start|>assistant\n", [0])
-    processor = StreamVLNProcessor(config, RecordedTokenizer(story["pieces"]))
-    agent = StreamVLNAgent(model, processor, StreamVLNAgentConfig(seed=2024))
-    stop, *moves = processor.action_ids
-    agent._grammar = MovesOnly(stop, tuple(moves), processor.turn_end_id)
-    return agent
+def arrays():
+    return dict(np.load(COMPACT / "streaming.npz"))
 
 
-def test_first_ten_calls(agent, recording):
-    story, arrays = recording
-    grids = dict(zip(arrays["frame_steps"].tolist(), arrays["frames"], strict=True))
-    blank = np.zeros((480, 640, 3), np.uint8)
-    logits: list[np.ndarray] = []
-    handle = agent.model.lm_head.register_forward_hook(lambda module, inputs, output: logits.append(output[0].numpy()))
-    actions, calls = [], []
-    for step in range(40):
-        rgb = grids[step].repeat(10, 0).repeat(10, 1) if step in grids else blank
-        before = agent.stats.calls
-        actions.append(agent.act({"rgb": rgb, "instruction": story["instruction"]}))
-        if agent.stats.calls > before:
-            call = agent.last_call
-            calls.append(
-                {
-                    "step": call.step,
-                    "answer": call.answer_ids,
-                    "kv_after": agent._window.cached_length,
-                    "prefill": call.prefill_length,
-                }
-            )
-            np.testing.assert_allclose(
-                np.stack(logits)[:, story["action_ids"]], arrays["action_logits"][len(calls) - 1], atol=2e-4
-            )
-            logits.clear()
-        if step == 0:
-            for recorded, layer in zip(arrays["kv_first_call"], keys_and_values(agent), strict=True):
-                np.testing.assert_allclose(layer[..., ::16, :], recorded, atol=2e-4)
+@pytest.fixture(scope="module")
+def compact_agent(tmp_path_factory):
+    return StreamVLNAgent.from_pretrained(
+        write_published_checkpoint(tmp_path_factory.mktemp("published")), vision_config=VISION_CONFIG
+    )
+
+
+def play(agent, run, recorded, grid):
+    """Plays the 70 steps and yields (number, call, session) after each model call; checks everything exact."""
+    played = StreamVLNAgent(agent.model, agent.processor, seed=2024, logits_processor=[RESTRICTIONS[run]])
+    played.session.record = True
+    actions, passes, number = [], [], 0
+    handle = agent.model.vision_tower.register_forward_hook(lambda m, i, o: passes.append(len(o.last_hidden_state)))
+    try:
+        for step in range(70):
+            actions.append(played.act({"rgb": recorded_frame(grid[step]), "instruction": recorded["instruction"]}))
+            if played.stats.calls > number:
+                yield number, played.last_call, played.session
+                number += 1
+    finally:
+        handle.remove()
+    assert actions == recorded["env_actions"]
+    assert number == len(recorded["calls"]) == 18
+    assert passes == [1] * 18, "the published loop encodes 9 frames at each window's start"
+
+
+@pytest.mark.parametrize("run", ["C1", "C2"])
+def test_all_calls_of_the_published_loop(compact_agent, story, arrays, run):
+    recorded, previous = story[run], []
+    sample = arrays["vocab_sample"][::5]
+    for number, call, session in play(compact_agent, run, recorded, arrays["grid"]):
+        expected = recorded["calls"][number]
+        window_start = expected["kv_before"] == 0
+        # The recorded prompts begin with the whole last answer, of which the cache holds all but the last id.
+        in_cache = [] if window_start else previous[:-1]
+        assert in_cache + call.prompt_ids == expected["prompt_ids"]
+        assert call.answer_ids == expected["generated_ids"]
+        assert (call.step, call.prefill_length) == (expected["step"], expected["prefill"])
+        assert (call.kv_before, call.kv_after) == (expected["kv_before"], expected["kv_after"])
+        assert session.positions == range(expected["kv_after"])
+        assert session.carried_ids == [151645]
+        assert [*call.history_steps, call.step] == expected["view_frames"]
+        logits = torch.stack(session.logits).numpy()
+        np.testing.assert_allclose(logits[:, sample], arrays[f"{run}_sample_logits"][number], atol=2e-4)
+        np.testing.assert_allclose(
+            logits[:, arrays["action_token_ids"]], arrays[f"{run}_action_logits"][number], atol=2e-4
+        )
+        if number == 0:
+            for ours, theirs in zip(session.keys_and_values, arrays[f"{run}_kv_first"], strict=True):
+                np.testing.assert_allclose(torch.cat(ours).numpy(), theirs, atol=2e-4)
+        if run == "C1" and number in (0, 8):
+            name, every = ("C1_embeds_first", 5) if number == 0 else ("C1_embeds_window", 25)
+            np.testing.assert_allclose(session.embeddings[0][0, ::every].numpy(), arrays[name], atol=1e-5)
+        previous = call.answer_ids
+
+
+@pytest.mark.skipif(full_recording() is None, reason=NO_FULL)
+@pytest.mark.parametrize("run", ["C1", "C2"])
+def test_full_vocabulary_of_the_published_loop(tmp_path, run):
+    """Logits at all sampled ids, their argmax and logsumexp over the whole vocabulary, whole embeddings and caches."""
+    folder = full_recording()
+    for part in ("tiny_checkpoint", "tokenizer"):
+        for path in (folder / part).iterdir():
+            (tmp_path / path.name).symlink_to(path)
+    agent = StreamVLNAgent.from_pretrained(tmp_path, vision_config=VISION_CONFIG)
+    arrays = np.load(folder / f"{NAMES[run]}.npz")
+    details = json.loads((folder / f"{NAMES[run]}.json").read_text(encoding="utf-8"))
+    recorded = {**details, "env_actions": arrays["env_actions"].tolist()}
+    for number, call, session in play(agent, run, recorded, np.load(folder / "golden_C_frames.npz")["grid"]):
+        name = f"call{number:02d}"
+        logits = torch.stack(session.logits).double()
+        assert call.answer_ids == arrays[f"{name}_generated_ids"].tolist()
+        assert logits.argmax(1).tolist() == arrays[f"{name}_argmax"].tolist()
+        np.testing.assert_allclose(logits.logsumexp(1), arrays[f"{name}_logsumexp"], atol=2e-4)
+        np.testing.assert_allclose(
+            logits[:, arrays["vocab_sample"]], arrays[f"{name}_sample_logits"], atol=2e-4, rtol=0
+        )
+        if f"{name}_inputs_embeds" in arrays:
+            np.testing.assert_allclose(session.embeddings[0][0], arrays[f"{name}_inputs_embeds"], atol=1e-5)
+        if f"{name}_kv_after" in arrays:
+            for ours, theirs in zip(session.keys_and_values, arrays[f"{name}_kv_after"], strict=True):
+                np.testing.assert_allclose(torch.cat(ours), theirs, atol=2e-4)
+
+
+def test_logits_are_computed_only_for_tokens_that_are_chosen(compact_agent, story, arrays):
+    """The published loop computes them at every prompt position."""
+    shapes = []
+    handle = compact_agent.model.lm_head.register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape)))
+    free = StreamVLNAgent(compact_agent.model, compact_agent.processor, logits_processor=[RESTRICTIONS["C2"]])
+    held = StreamVLNAgent(compact_agent.model, compact_agent.processor, constrained=True)
+    observation = {"rgb": recorded_frame(arrays["grid"][0]), "instruction": story["C2"]["instruction"]}
+    free.predict_chunk(observation)
+    assert shapes == [(1, 152064)] * 8
+    shapes.clear()
+    chunk = held.predict_chunk(observation)
     handle.remove()
-    assert calls == story["calls"]
-    assert actions == story["actions"]
-    assert agent.stats.tower_frames == 10
-
-
-def keys_and_values(agent):
-    """Per layer (2, kv_heads, positions, head_dim)."""
-    return [torch.cat([layer.keys, layer.values]).numpy() for layer in agent._window.cache.layers]
+    assert shapes == [(1, 152064)] * len(chunk), "nothing for the header and the end, which the grammar forces"
+    assert held.last_call.kv_after == held.last_call.prefill_length + len(held.last_call.answer_ids) - 1

@@ -52,14 +52,10 @@ def test_action_queue_is_first_in_first_out():
 def test_fast_window_covers_its_own_steps_only():
     window = FastWindow(32)
     assert not window.covers(0)
-    assert window.cached_length == 0
-    with pytest.raises(RuntimeError, match="no window is open"):
-        _ = window.cache
-    window.open(33, cache=None)
+    window.open(33)
     assert [step for step in range(128) if window.covers(step)] == list(range(32, 64))
-    window.carry([7])
-    window.open(64, cache=None)
-    assert window.carried == []
+    window.clear()
+    assert not window.covers(33)
     with pytest.raises(ValueError, match="window_steps"):
         FastWindow(0)
 

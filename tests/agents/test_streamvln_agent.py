@@ -100,7 +100,7 @@ def test_cache_grows_within_a_window_and_restarts(agent):
         before = agent.stats.calls
         agent.act(observe(step))
         if agent.stats.calls > before:
-            lengths.append((step, agent._window.cached_length, agent.last_call))
+            lengths.append((step, agent.session.kv_length, agent.last_call))
     total = 0
     for step, length, call in lengths:
         total = (0 if step % 32 == 0 else total) + call.prefill_length + len(call.answer_ids) - 1
@@ -110,12 +110,14 @@ def test_cache_grows_within_a_window_and_restarts(agent):
 def test_streaming_answers_equal_those_of_one_shot_prefill(agent):
     """The logits that chose each first action, recomputed from the whole window's embeddings at once."""
     model, seen = agent.model, []
-    step_of = model.decode_step
-    model.decode_step = lambda embeddings, cache: seen.append((embeddings, step_of(embeddings, cache))) or seen[-1][1]
+    extend = model.extend
+    model.extend = lambda embeddings, cache: seen.append((embeddings, extend(embeddings, cache))) or seen[-1][1]
     try:
         run_episode(agent, 68)
     finally:
-        del model.decode_step
+        del model.extend
+    with torch.inference_mode():
+        seen = [(embeddings, model.lm_head(hidden)) for embeddings, hidden in seen]
     lengths = [embeddings.shape[1] for embeddings, _ in seen]
     prefills = [index for index, length in enumerate(lengths) if length > 1]
     windows = [index for index in prefills if lengths[index] > 100]
@@ -207,7 +209,7 @@ def test_memory_is_bounded_over_600_steps(parts):
     capacity = agent._memory.capacity
     assert max(held) <= capacity + 1
     assert agent._memory.nbytes <= (capacity + 1) * 16 * 256 * 4
-    assert agent._window.cached_length < 700
+    assert agent.session.kv_length < 700
     assert agent.stats.tower_frames == 150
 
 
@@ -261,7 +263,7 @@ def test_free_answers_are_cut_at_chunk_plus_4(parts):
 def test_window_is_the_training_dialogue_token_for_token(agent):
     """Style "trained": prompts and answers of a window, joined, are the ids of the whole dialogue's text."""
     _, calls = run_episode(agent, 64)
-    builder, picker = agent._dialogue, ConjunctionPicker("seeded", seed=0)
+    builder, picker = agent._dialogue, ConjunctionPicker(seed=0)
     for first in (0, 8):
         ids, text = [], ""
         for index, call in enumerate(calls[first : first + 8]):
@@ -287,7 +289,7 @@ def test_repetition_penalty_of_the_checkpoint_is_honoured(agent):
 
 
 def test_published_style_answers_with_a_second_header(parts):
-    agent = StreamVLNAgent(*parts, StreamVLNAgentConfig(prompt_style="published"))
+    agent = StreamVLNAgent(*parts, StreamVLNAgentConfig(prompt_style="published", constrained=True))
     handle = never_stop(agent)
     _, calls = run_episode(agent, 8)
     handle.remove()
@@ -377,7 +379,7 @@ def test_checkpoint_errors_say_what_is_wrong(agent, tmp_path):
     weights = folder / "model.safetensors"
     tensors = load_file(weights)
     save_file({name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}, weights, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 missing keys, such as lm_head\.weight"):
+    with pytest.raises(CheckpointError, match=r"1 missing keys: lm_head\.weight"):
         StreamVLNAgent.from_pretrained(folder)
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -74,15 +74,19 @@ def test_unknown_styles_are_refused(tokenizer):
         DialogueBuilder(tokenizer, "chat")
     with pytest.raises(ValueError, match="memory_prompt"):
         DialogueBuilder(tokenizer, "trained", "short")
-    with pytest.raises(ValueError, match="conjunction"):
-        ConjunctionPicker("random")
+    with pytest.raises(ValueError, match="conjunctions is empty"):
+        ConjunctionPicker([])
+    with pytest.raises(TypeError, match="sequence of strings"):
+        ConjunctionPicker("there is ")
+    with pytest.raises(ValueError, match="contains one of"):
+        ConjunctionPicker(["you see <image> and "])
 
 
 def test_conjunctions():
-    fixed, cycled = ConjunctionPicker("fixed"), ConjunctionPicker("cycled")
+    fixed, cycled = ConjunctionPicker(CONJUNCTIONS[:1]), ConjunctionPicker(CONJUNCTIONS)
     assert [fixed.next() for _ in range(3)] == [CONJUNCTIONS[0]] * 3
     assert [cycled.next() for _ in range(8)] == [*CONJUNCTIONS, CONJUNCTIONS[0]]
-    seeded = ConjunctionPicker("seeded", seed=2024)
+    seeded = ConjunctionPicker(seed=2024)
     first = [seeded.next() for _ in range(6)]
     # The order that the published evaluation draws with this seed.
     assert first[:4] == ["you can spot ", "in front of you is ", "ahead of you is ", "you are toward the "]

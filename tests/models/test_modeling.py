@@ -5,9 +5,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from streamvln_gym.models import StreamVLNConfig, StreamVLNForConditionalGeneration, StreamVLNProcessor, greedy_decode
+from streamvln_gym.models import (
+    StreamingSession,
+    StreamVLNConfig,
+    StreamVLNForConditionalGeneration,
+    StreamVLNProcessor,
+)
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL, IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
-from streamvln_gym.models.decoding import ActionGrammar
+from streamvln_gym.models.decoding import ActionGrammar, AnswerRules
 from streamvln_gym.models.pooling import pool_patches
 
 IMAGE, MEMORY = IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
@@ -152,13 +157,20 @@ def test_streaming_equals_one_shot_prefill(model, frames):
     torch.testing.assert_close(torch.stack(streamed), whole[ends], rtol=0, atol=1e-4)
 
 
-def test_generate_of_transformers_agrees_with_greedy_decode(model, frames):
+def answer_to(model, prompt, **rules):
+    """The session's answer to a turn given as embeddings."""
+    session = StreamingSession(model, AnswerRules((2,), **rules))
+    session._staged = prompt
+    return session.generate()
+
+
+def test_generate_of_transformers_agrees_with_the_session(model, frames):
     with torch.inference_mode():
         prompt = model.embed([3, IMAGE, 5, 6], model.encode_images(frames[:1]))
-    ours = greedy_decode(model, model.new_cache(), prompt, end_id=2, max_new_tokens=40)
+    ours = answer_to(model, prompt, max_new_tokens=40)
     theirs = model.generate(inputs_embeds=prompt, max_new_tokens=40, do_sample=False, eos_token_id=2, pad_token_id=0)
     assert theirs[0].tolist() == ours
-    penalised = greedy_decode(model, model.new_cache(), prompt, end_id=2, max_new_tokens=40, repetition_penalty=3.0)
+    penalised = answer_to(model, prompt, max_new_tokens=40, repetition_penalty=3.0)
     theirs = model.generate(
         inputs_embeds=prompt,
         max_new_tokens=40,
@@ -179,7 +191,7 @@ def test_grammar_only_yields_legal_chunks(model, chunk_size, header):
     lengths = set()
     for _ in range(25):
         prompt = torch.randn(1, 3, 256, generator=generator)
-        answer = greedy_decode(model, model.new_cache(), prompt, 2, chunk_size + 4, grammar)
+        answer = answer_to(model, prompt, max_new_tokens=chunk_size + 4, grammar=grammar)
         assert tuple(answer[: len(header)]) == header
         *actions, end = answer[len(header) :]
         assert end == 2
