@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 
@@ -29,6 +30,7 @@ from streamvln_gym.flats.landmarks import (
     needs_mark,
     objects_meant,
     passings,
+    visit_point,
 )
 from streamvln_gym.flats.routes import Leg, bearing
 from streamvln_gym.flats.scene_graph import Door, SceneGraph, SceneObject
@@ -63,8 +65,17 @@ STYLES = (
 )
 
 
-def compose(graph: SceneGraph, task: Task, style: Style, rng: np.random.Generator) -> list[list[Clause]] | None:
+def compose(
+    graph: SceneGraph, task: Task, style: Style, rng: np.random.Generator, seen: Container[int]
+) -> list[list[Clause]] | None:
     """The clauses of every leg that is told, or None where no clear description exists.
+
+    Args:
+        graph: the flat.
+        task: what is asked.
+        style: how much is told.
+        rng: draws what is told.
+        seen: ids of the objects that come into sight on the way; no other one is a landmark.
 
     Returns:
         One list of clauses per leg; the last one ends in `Stop` or `ReturnToStart`.
@@ -75,7 +86,7 @@ def compose(graph: SceneGraph, task: Task, style: Style, rng: np.random.Generato
         clauses: list[Clause] = []
         if index == 0:
             clauses += _orient(task, style, rng)
-        clauses += _passes(graph, task, index, style, rng)
+        clauses += _passes(graph, task, index, style, rng, seen)
         if index in task.visits:
             item = graph.objects[task.visits[index]]
             with_mark = _says_mark(graph, task, item, style, rng)
@@ -89,7 +100,7 @@ def compose(graph: SceneGraph, task: Task, style: Style, rng: np.random.Generato
                 return None
             clauses.append(ending)
         else:
-            door = _take_door(graph, task, index, style, rng)
+            door = _take_door(graph, task, index, style, rng, seen)
             if door is None:
                 return None
             if door.side is not None or door.walk is not None:
@@ -116,17 +127,21 @@ def _orient(task: Task, style: Style, rng: np.random.Generator) -> list[Clause]:
     return [Orient("straight")] if degrees < 10 and rng.random() < 0.6 else []
 
 
-def _passes(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.random.Generator) -> list[Clause]:
+def _passes(
+    graph: SceneGraph, task: Task, index: int, style: Style, rng: np.random.Generator, seen: Container[int]
+) -> list[Clause]:
     leg = task.route.legs[index]
     if index == 0 and task.kind == "return":
         return []  # the start room's furniture would name the room
     if leg.exit is None and task.kind is not None:
         return []  # what is in the right room would tell it from the others
-    named = {clause for clause in (task.visits.get(index), getattr(task.stop, "object_id", None)) if clause is not None}
+    visited = task.visits.get(index)
+    until = None if visited is None else visit_point(leg, graph.objects[visited])
+    named = (visited, getattr(task.stop, "object_id", None))
     told = [
         PassBy(p.item.id, p.side, _says_mark(graph, task, p.item, style, rng))
-        for p in passings(graph, leg)
-        if p.item.id not in named and rng.random() < style.pass_chance
+        for p in passings(graph, leg, until)
+        if p.item.id not in named and p.item.id in seen and rng.random() < style.pass_chance
     ]
     if len(told) > style.passes:
         keep = sorted(rng.choice(len(told), style.passes, replace=False).tolist())
@@ -165,7 +180,9 @@ def _ending(graph: SceneGraph, task: Task, leg: Leg, style: Style, rng: np.rando
     return Stop(item.id, with_mark, side)
 
 
-def _take_door(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.random.Generator) -> TakeDoor | None:
+def _take_door(
+    graph: SceneGraph, task: Task, index: int, style: Style, rng: np.random.Generator, seen: Container[int]
+) -> TakeDoor | None:
     """A claim that singles out the leg's exit: a memory kind's own, else as few facts as do (or one more)."""
     leg = task.route.legs[index]
     if leg.exit is None:
@@ -178,7 +195,7 @@ def _take_door(graph: SceneGraph, task: Task, index: int, style: Style, rng: np.
     if task.kind == "same_as":
         facts = [fact for fact in facts if fact.frame is None]
     if index not in task.visits and not (index == 0 and task.kind == "return"):
-        facts += _beside_facts(graph, leg, leg.exit)
+        facts += [fact for fact in _beside_facts(graph, leg, leg.exit) if fact.beside in seen]
     only = TakeDoor(only=True)
     if index == 0 and rng.random() < 0.35 and _singles_out(graph, stand, only, leg.exit):
         facts = [only]

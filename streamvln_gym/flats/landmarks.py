@@ -74,21 +74,44 @@ def objects_meant(
     return called
 
 
-def passings(graph: SceneGraph, leg: Leg) -> list[Passing]:
-    """The unique landmarks that a leg walks past, in walking order."""
-    if len(leg.points) < 8:
+def visit_point(leg: Leg, item: SceneObject) -> int:
+    """Index of the leg's point at which an object is visited: where the path comes nearest, before it turns back."""
+    nearest = int(distance_to(item, leg.points).argmin())
+    return min(nearest, len(leg.points) // 2) if leg.turns_back else nearest
+
+
+def passings(graph: SceneGraph, leg: Leg, until: int | None = None) -> list[Passing]:
+    """The unique landmarks that a leg walks past on one side only, in walking order.
+
+    Args:
+        graph: the flat.
+        leg: where the path goes.
+        until: only the first so many points of the leg count (what is told before a visit is passed before it).
+    """
+    points = leg.points[:until]
+    if len(points) < 8:
         return []
     found = []
     for item in graph.furnishings_in(leg.room.id):
         if not is_landmark(item) or not is_unique(graph, item) or item.mount == "top":
             continue
-        distances = distance_to(item, leg.points)
+        distances = distance_to(item, points)
         nearest = int(distances.argmin())
-        if distances[nearest] > _PASS_METRES or not 3 <= nearest < len(leg.points) - 3:
-            continue
-        before, after = leg.points[max(nearest - 4, 0)], leg.points[min(nearest + 4, len(leg.points) - 1)]
-        heading = math.atan2(-(after[0] - before[0]), -(after[1] - before[1]))
-        angle = bearing(heading, tuple(leg.points[nearest]), item.centre)
-        if math.radians(50) <= abs(angle) <= math.radians(130):
-            found.append(Passing(item, "left" if angle > 0 else "right", nearest * 0.1))
+        if not 0.0 < distances[nearest] <= _PASS_METRES or not 3 <= nearest < len(points) - 3:
+            continue  # too far off, walked over, or not passed but left behind or walked up to
+        side = _side_at(item, points, nearest)
+        other_places = range(3, len(points) - 3, 3)
+        sides = {_side_at(item, points, k) for k in other_places if distances[k] <= _PASS_METRES} - {None}
+        if side is not None and sides <= {side}:
+            found.append(Passing(item, side, nearest * 0.1))
     return sorted(found, key=lambda p: p.offset)
+
+
+def _side_at(item: SceneObject, points: NDArray[np.float64], index: int) -> str | None:
+    """The side on which an object lies for someone who walks through `points[index]`; None if ahead or behind."""
+    before, after = points[max(index - 4, 0)], points[min(index + 4, len(points) - 1)]
+    heading = math.atan2(-(after[0] - before[0]), -(after[1] - before[1]))
+    angle = bearing(heading, tuple(points[index]), item.centre)
+    if not math.radians(50) <= abs(angle) <= math.radians(130):
+        return None
+    return "left" if angle > 0 else "right"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from streamvln_gym.episodes import Episode, Goal, Instruction, position
 from streamvln_gym.errors import NavigationError, SceneError
 from streamvln_gym.expert import Demonstration, GeodesicFollower, demonstrate
+from streamvln_gym.flats.clauses import ReturnToStart
 from streamvln_gym.flats.files import INSTRUCTIONS_PER_PATH, PATHS_PER_SCENE
 from streamvln_gym.flats.memory import MemoryNeed, memory_need
 from streamvln_gym.flats.places import Places
@@ -23,6 +24,8 @@ from streamvln_gym.flats.proposals import (
     propose_second_room,
 )
 from streamvln_gym.flats.scene_graph import SceneGraph
+from streamvln_gym.flats.sight import objects_in_sight
+from streamvln_gym.flats.task import Task
 from streamvln_gym.flats.writer import Written, write_instructions
 from streamvln_gym.geometry import path_length, yaw_to_quaternion
 from streamvln_gym.metrics import drop_repeats
@@ -110,10 +113,20 @@ def _try_out(
             need = memory_need(places.graph, simulator.renderer, proposal, demonstration)
             if need is None:
                 continue
-        instructions = write_instructions(places.graph, proposal.task, INSTRUCTIONS_PER_PATH, rng)
+        way_back = need.decision_step if need is not None and need.kind == "return" else None
+        seen = objects_in_sight(simulator.renderer, demonstration, way_back)
+        if not seen.issuperset(_told_objects(proposal.task)):
+            continue  # nobody can stop at what is never seen
+        instructions = write_instructions(places.graph, proposal.task, INSTRUCTIONS_PER_PATH, rng, seen)
         if instructions is not None:
             return [_Trial(proposal, demonstration, need, instructions)]
     return []
+
+
+def _told_objects(task: Task) -> set[int]:
+    """Ids of the objects that every instruction for a task names: those visited, and the one to stop at."""
+    stop = None if isinstance(task.stop, ReturnToStart) else task.stop.object_id
+    return {*task.visits.values(), *(() if stop is None else (stop,))}
 
 
 def _demonstrate(simulator: EmbeddedSimulator, proposal: Proposal) -> Demonstration | None:

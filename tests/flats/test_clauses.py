@@ -4,7 +4,7 @@ import pytest
 
 from streamvln_gym.flats.ambiguity import ambiguities
 from streamvln_gym.flats.clauses import Cue, Standpoint, Stop, TakeDoor, Visit, door_facts, doors_meant, turn_word
-from streamvln_gym.flats.landmarks import passings
+from streamvln_gym.flats.landmarks import passings, visit_point
 from streamvln_gym.flats.routes import trace_route
 from tests.flats.corridor import DOORS, EAST, GRAPH, KITCHEN_TO_OFFICE, NORTH, ROOMS, SOUTH, path
 
@@ -107,3 +107,23 @@ def test_passing_sides():
     back = trace_route(GRAPH, path((10.0, 2.0), (10.0, 4.6), (2.0, 4.6), (2.0, 2.0)), EAST)
     (plant,) = passings(GRAPH, back.legs[1])
     assert plant.side == "left"
+
+
+def test_nothing_is_passed_on_both_sides_or_walked_over():
+    along_and_back = path((1.0, 4.6), (7.0, 4.6), (7.0, 4.9), (1.0, 4.9))
+    assert passings(GRAPH, trace_route(GRAPH, along_and_back, EAST).legs[0]) == []
+    over_the_plant = path((1.0, 5.3), (7.0, 5.3))
+    assert passings(GRAPH, trace_route(GRAPH, over_the_plant, EAST).legs[0]) == []
+
+
+def test_a_visit_comes_before_the_way_back():
+    sofa = GRAPH.objects[1]
+    there_and_back = path((10.0, 4.6), (10.0, 3.0), (11.5, 1.2), (9.0, 1.2), (11.5, 1.2), (10.0, 3.0), (10.0, 4.6))
+    leg = trace_route(GRAPH, there_and_back, NORTH).legs[1]
+    visited = visit_point(leg, sofa)
+    assert leg.turns_back and visited <= len(leg.points) // 2
+    assert math.dist(leg.points[visited], (10.0, 1.2)) < 0.2  # where the path first comes nearest
+    out_and_past_the_plant = path((2.0, 4.6), (3.0, 4.6), (7.0, 4.6))
+    leg = trace_route(GRAPH, out_and_past_the_plant, EAST).legs[0]
+    assert len(passings(GRAPH, leg)) == 1
+    assert passings(GRAPH, leg, until=10) == []
