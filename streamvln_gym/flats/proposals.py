@@ -24,7 +24,7 @@ from streamvln_gym.flats.clauses import (
 from streamvln_gym.flats.landmarks import distance_to, is_landmark, is_unique
 from streamvln_gym.flats.places import Places
 from streamvln_gym.flats.routes import Leg, Route, trace_route
-from streamvln_gym.flats.scene_graph import Door, Room, SceneObject
+from streamvln_gym.flats.scene_graph import Door, Room, SceneGraph, SceneObject
 from streamvln_gym.flats.task import Task
 
 _PLAIN_METRES = (5.0, 20.0)
@@ -32,6 +32,7 @@ _MEMORY_METRES = (7.0, 40.0)
 _LEGS = (2, 7)
 # 32 steps of 0.25 m are 8 m; turns and the way into a room make up for the rest.
 _FORGOTTEN_METRES = 5.5
+_APART = 10  # points of a leg, 0.1 m each: objects met closer together have no clear order
 
 
 @dataclass(frozen=True)
@@ -317,24 +318,39 @@ def _walls_of(places: Places, room: Room) -> tuple[int, ...]:
 def _object_cues(places: Places, route: Route, hallway_leg: int, target: Room) -> list[Cue]:
     """Coloured objects, first of their category on the way to the hallway, whose colour something in `target` has."""
     graph = places.graph
+    furniture = graph.furnishings_in(target.id)
     cues: list[Cue] = []
-    seen: set[str] = set()
+    before: list[str] = []  # categories met in the rooms before
     for leg in route.legs[:hallway_leg]:
-        near = [o for o in graph.furnishings_in(leg.room.id) if is_landmark(o)]
-        near.sort(key=lambda o: float(np.argmin(distance_to(o, leg.points))))
-        for item in near:
-            if item.category in seen:
+        met = {o.id: int(np.argmin(distance_to(o, leg.points))) for o in graph.furnishings_in(leg.room.id)}
+        for item in (graph.objects[number] for number in sorted(met, key=lambda number: met[number])):
+            if not is_landmark(item) or not is_unique(graph, item) or not _is_first(graph, item, met, before):
                 continue
-            seen.add(item.category)
-            if item.colour is None or distance_to(item, leg.points).min() > 2.0 or not is_unique(graph, item):
+            if item.colour is None or distance_to(item, leg.points).min() > 2.0:
                 continue
-            shown = {o.category for o in graph.furnishings_in(target.id) if o.colour == item.colour and is_landmark(o)}
+            shown = {o.category for o in furniture if o.colour == item.colour and is_landmark(o)}
             cues += [
                 Cue("object", item.colour, item.id, category)
                 for category in sorted(shown)
-                if len({o.id for o in graph.furnishings_in(target.id) if o.category == category}) == 1
+                if sum(o.category.endswith(category) for o in furniture) == 1
             ]
+        before += [graph.objects[number].category for number in met]
     return [cue for cue in cues if shows_cue(graph, target, cue)]
+
+
+def _is_first(graph: SceneGraph, item: SceneObject, met: dict[int, int], before: list[str]) -> bool:
+    """Whether an object is clearly the first that its category may call ("table": coffee tables too).
+
+    Args:
+        graph: the flat.
+        item: in the present room.
+        met: for every object of the room the index of the leg's point that is nearest to it.
+        before: categories of all objects in the rooms before.
+    """
+    if any(category.endswith(item.category) for category in before):
+        return False
+    others = [graph.objects[number] for number in met if number != item.id]
+    return not any(o.category.endswith(item.category) and met[o.id] < met[item.id] + _APART for o in others)
 
 
 def _shows_any(places: Places, room: int, cue: Cue) -> bool:
