@@ -194,7 +194,7 @@ LEAVE_ROOM_BY: tuple[str, ...] = (
 )
 LEAVE_ROOM_TO: tuple[str, ...] = (
     "[walk|go|head|step|move|cross|continue] from <here> [into|to] <there>",
-    "[leave|exit] <here> [and enter|for|into] <there>",
+    "[leave|exit] <here> [and enter|for] <there>",
     "[go|walk|head|step|move] [out|] into <there>",
     "[walk|go|head|step] out [of <here>|] [into|to] <there>",
     "[enter|head for|make for|proceed to|move on to] <there>",
@@ -247,7 +247,7 @@ HALL_DOOR: tuple[str, ...] = (
     "[go|turn|step|walk] [in|] through <door>",
 )
 HALL_DOOR_TO: tuple[str, ...] = (
-    "[take|go through|walk through|use] <door> [into|to|, which leads to|, it leads to] <there>",
+    "[take|go through|walk through|use] <door> [into|to|, which leads to|that leads to] <there>",
     "[enter|go into|walk into|step into|turn into] <there> [through|by|via] <door>",
     "[walk|continue|carry on|keep going|go] [until you reach|to|as far as|up to] <door> and [enter|go into|step into] <there>",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,16 +41,28 @@ class Written:
     style: str
 
 
-def write_instructions(graph: SceneGraph, task: Task, count: int, rng: np.random.Generator) -> list[Written] | None:
+def write_instructions(
+    graph: SceneGraph, task: Task, count: int, rng: np.random.Generator, seen: Container[int] | None = None
+) -> list[Written] | None:
     """Writes `count` different instructions for one task, in turn terse, plain and detailed.
+
+    Args:
+        graph: the flat.
+        task: what is asked.
+        count: how many instructions.
+        rng: draws contents and words.
+        seen: ids of the objects that come into sight on the way, the only ones to tell it by; None: all.
 
     Returns:
         None if one of them cannot be written without ambiguity.
     """
+    if seen is None:
+        seen = range(len(graph.objects))
     order = rng.permutation(len(STYLES))
     written: list[Written] = []
     for k in range(count):
-        instruction = _write_one(graph, task, STYLES[order[k % len(STYLES)]], rng, {w.text for w in written})
+        style = STYLES[order[k % len(STYLES)]]
+        instruction = _write_one(graph, task, style, rng, {w.text for w in written}, seen)
         if instruction is None:
             return None
         written.append(instruction)
@@ -58,11 +70,11 @@ def write_instructions(graph: SceneGraph, task: Task, count: int, rng: np.random
 
 
 def _write_one(
-    graph: SceneGraph, task: Task, style: Style, rng: np.random.Generator, taken: set[str]
+    graph: SceneGraph, task: Task, style: Style, rng: np.random.Generator, taken: set[str], seen: Container[int]
 ) -> Written | None:
     start = Standpoint.of_leg(task.route.legs[0])
     for _ in range(_TRIES):
-        told = compose(graph, task, style, rng)
+        told = compose(graph, task, style, rng, seen)
         if told is None:
             return None
         clauses = tuple(clause for leg in told for clause in leg)
@@ -156,11 +168,10 @@ class _Voice:
         beside = None
         if claim.beside is not None:
             item = self._graph.objects[claim.beside]
-            beside = (
-                draw(("next to", "beside", "right by", "near"), rng)
-                + " "
-                + self._the(item.id, needs_mark(self._graph, item))
+            words = (
+                ("next to", "beside", "near") if claim.side == "right" else ("next to", "beside", "right by", "near")
             )
+            beside = f"{draw(words, rng)} {self._the(item.id, needs_mark(self._graph, item))}"
         place = None
         if claim.side == "ahead":
             place = draw(("straight ahead", "in front of you", "ahead of you", "directly opposite"), rng)
@@ -191,6 +202,8 @@ class _Voice:
             if group:
                 openers = phrases.LAST_OPENERS if last and len(group) == 1 else phrases.SENTENCE_OPENERS
                 openers = tuple(o for o in openers if not o or not any(s.startswith(o) for s in sentences))
+                if group[0].startswith(_FINISHING):
+                    openers = tuple(o for o in openers if o != "To finish, ")
                 opener = draw(openers, self._rng) if sentences and not group[0].startswith(_NO_OPENER) else ""
                 sentences.append(_capitalised(opener + self._conjoin(group)) + ".")
                 group.clear()
@@ -410,6 +423,7 @@ class _Voice:
 
 
 _DECLARATIVE = ("your destination", "the goal", "the target", "your goal", "you are done", "you have")
+_FINISHING = ("finish", "end")
 _NO_OPENER = (*_DECLARATIVE, "once", "upon", "when", "in ", "inside", "entering")
 
 

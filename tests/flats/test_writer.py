@@ -5,7 +5,7 @@ import pytest
 
 from streamvln_gym.flats import phrases
 from streamvln_gym.flats.ambiguity import ambiguities
-from streamvln_gym.flats.clauses import Cue, ReturnToStart, Standpoint, Stop, TakeDoor
+from streamvln_gym.flats.clauses import Cue, PassBy, ReturnToStart, Standpoint, Stop, TakeDoor
 from streamvln_gym.flats.phrases import expand
 from streamvln_gym.flats.routes import trace_route
 from streamvln_gym.flats.task import Task
@@ -115,6 +115,22 @@ def test_a_return_does_not_name_the_start_room():
         assert "kitchen" not in written.text
         assert re.search(r"back|return|retrace", written.text, re.IGNORECASE)
         assert re.search(r"sofa|couch|settee", written.text)
+
+
+def test_only_what_comes_into_sight_is_told():
+    told = {seen: set() for seen in ((1,), (0, 1))}
+    for seen, categories in told.items():
+        for seed in range(12):
+            for written in write_instructions(GRAPH, plain_task(), 3, np.random.default_rng(seed), seen) or []:
+                categories |= {GRAPH.objects[c.object_id].category for c in written.clauses if isinstance(c, PassBy)}
+                if 0 not in seen:
+                    assert "plant" not in written.text
+    assert told == {(1,): set(), (0, 1): {"plant"}}
+
+
+def test_no_word_is_said_twice_in_a_row():
+    for written in write(plain_task(), range(40)):
+        assert not re.search(r"\b(\w+) \1\b|[Tt]o finish, (finish|end)", written.text), written.text
 
 
 def test_an_ambiguous_fixed_claim_yields_no_instruction():
