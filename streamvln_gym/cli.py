@@ -1,4 +1,4 @@
-"""The command line: `streamvln-gym rollout | build-flats | doctor`. Every command is also a plain Python call."""
+"""The command line `streamvln-gym rollout | build-flats | budget | doctor`; each is also a plain Python call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -59,6 +59,21 @@ class DoctorConfig:
     data_dir: Path = Path("data")
 
 
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What `budget` counts.
+
+    Attributes:
+        config: checkpoint folder or config.json; default: the published sizes.
+        batch: samples at once.
+        strategy: only this slow-memory strategy; default: all of them.
+    """
+
+    config: Path | None = None
+    batch: int = 1
+    strategy: Literal["none", "pooled", "full", "temporal_pool", "voxel"] | None = None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Known errors end it with their message and exit code 1."""
     config = tyro.cli(
@@ -66,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[
             BuildFlatsConfig, tyro.conf.subcommand("build-flats", description="Build furnished flats and episodes.")
         ]
+        | Annotated[BudgetConfig, tyro.conf.subcommand("budget", description="Count what frames cost the model.")]
         | Annotated[DoctorConfig, tyro.conf.subcommand("doctor", description="Say what is installed and found.")],
         prog="streamvln-gym",
         description="Vision-and-language navigation as a Gymnasium environment, and StreamVLN as a policy.",
@@ -77,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _rollout(config)
         elif isinstance(config, BuildFlatsConfig):
             _build_flats(config)
+        elif isinstance(config, BudgetConfig):
+            _budget(config)
         else:
             _doctor(config)
     except (StreamVLNGymError, ValueError, OSError) as error:
@@ -151,6 +169,14 @@ def _build_flats(config: BuildFlatsConfig) -> None:
     print(f"{len(seeds)} flats of the split {config.split!r} are in {root}; their episodes in {path}")
     if config.out:
         print(f"play them with: streamvln-gym rollout --data {config.out} --split {config.split}")
+
+
+def _budget(config: BudgetConfig) -> None:
+    from streamvln_gym.models.budget import format_budget, read_budget_config
+    from streamvln_gym.models.configuration_streamvln import MEMORY_STRATEGIES
+
+    strategies = (config.strategy,) if config.strategy else MEMORY_STRATEGIES
+    print(format_budget(read_budget_config(config.config), config.batch, strategies))
 
 
 def _doctor(config: DoctorConfig) -> None:

@@ -119,6 +119,29 @@ class StreamVLNConfig(PretrainedConfig):
         return self.tokens_per_side**2
 
     @classmethod
+    def full_size(cls, **overrides: Any) -> StreamVLNConfig:
+        """The published network's sizes: SigLIP-SO400M/14-384 without its last layer, and Qwen2-7B."""
+        vision = SiglipVisionConfig(
+            hidden_size=1152,
+            intermediate_size=4304,
+            num_hidden_layers=26,
+            num_attention_heads=16,
+            image_size=384,
+            patch_size=14,
+            vision_use_head=False,
+        )
+        text = Qwen2Config(
+            vocab_size=152064,
+            hidden_size=3584,
+            intermediate_size=18944,
+            num_hidden_layers=28,
+            num_attention_heads=28,
+            num_key_value_heads=4,
+            tie_word_embeddings=False,
+        )
+        return cls(vision_config=vision, text_config=text, **overrides)
+
+    @classmethod
     def tiny(cls, vocab_size: int = 2048, **overrides: Any) -> StreamVLNConfig:
         """A network of about 8 M parameters: 112x112 pixels, 8x8 patches, 16 tokens a frame."""
         vision = SiglipVisionConfig(
