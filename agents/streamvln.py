@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from streamvln_gym.agents.action_queue import ActionQueue
@@ -17,12 +17,15 @@ from streamvln_gym.agents.base import Observation
 from streamvln_gym.agents.checkpoint import LoadOptions, load_checkpoint
 from streamvln_gym.agents.fast_window import FastWindow
 from streamvln_gym.agents.observation import check_depth, read_instruction, read_rgb
+from streamvln_gym.agents.patch_geometry import PatchGeometry
 from streamvln_gym.agents.slow_memory import SlowMemory
 from streamvln_gym.models.decoding import ActionGrammar, AnswerRules, LogitsProcessor
 from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder, check_instruction
+from streamvln_gym.models.memory_strategies import make_strategy
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.models.streaming import StreamingSession
+from streamvln_gym.models.voxel_pruning import VoxelPruning, token_centres
 
 STOP = 0
 # The published loop sets no limit of its own beyond this one.
@@ -45,6 +48,10 @@ class StreamVLNAgentConfig:
         repetition_penalty: None means as the checkpoint's generation configuration says.
         max_new_tokens: cut of an answer; None means chunk_size + 4 in style "trained" and 10,000 in "published".
         max_steps: episode length up to which the slow memory is exact, see `SlowMemory`.
+        memory_strategy: "none", "pooled", "full", "temporal_pool" or "voxel", see `models.memory_strategies`.
+        voxel_pruning: how much the strategy "voxel" prunes.
+        intrinsics: (3, 3) camera matrix for the depth picture's size, which "voxel" reads in place of
+            `obs["intrinsics"]` (a robot's camera).
     """
 
     num_history: int | None = None
@@ -58,6 +65,9 @@ class StreamVLNAgentConfig:
     repetition_penalty: float | None = None
     max_new_tokens: int | None = None
     max_steps: int = 500
+    memory_strategy: str | None = None
+    voxel_pruning: VoxelPruning | None = None
+    intrinsics: ArrayLike | None = None
 
     def __post_init__(self) -> None:
         for name, least in {
@@ -162,8 +172,12 @@ class StreamVLNAgent:
         style = self._setting("prompt_style")
         self._dialogue = DialogueBuilder(processor.tokenizer, style, self._setting("memory_prompt"))
         self._conjunctions = ConjunctionPicker(self.config.conjunctions, self.config.seed)
+        pruning = self.config.voxel_pruning or VoxelPruning(**model.config.voxel_pruning)
+        self._strategy = make_strategy(self._setting("memory_strategy"), pruning)
+        centres = token_centres(model.config)
+        self._geometry = PatchGeometry(centres, pruning.max_depth, self.config.intrinsics)
         self._memory = SlowMemory(
-            self._setting("num_history"),
+            self._setting("num_history") if self._strategy.shows_memory else 0,
             self._setting("window_steps"),
             chunk_size,
             self.config.max_steps,
@@ -259,13 +273,13 @@ class StreamVLNAgent:
             TypeError: an entry of `obs` has the wrong type.
             ValueError: an entry is missing or malformed, or the instruction changed without a `reset`.
         """
-        rgb = self._read(obs)
+        rgb, points = self._read(obs), self._points(obs)
         self._count_chunk(None)
         if self._queue:
             # A window may show this frame although no call has it (chunks that miss the sampling rule's steps).
-            self._memory.add(self._step, picture=rgb.copy())
+            self._memory.add(self._step, picture=rgb.copy(), points=points)
         else:
-            self._queue.push(self._call(rgb))
+            self._queue.push(self._call(rgb, points))
         self._step += 1
         return self._queue.pop()
 
@@ -284,15 +298,15 @@ class StreamVLNAgent:
             TypeError: an entry of `obs` has the wrong type.
             ValueError: as in `act`; or `n_executed` is negative, or 0 although the agent has already seen this step.
         """
-        rgb = self._read(obs)
+        rgb, points = self._read(obs), self._points(obs)
         self._count_chunk(n_executed)
         self._queue.clear()
-        chunk = self._call(rgb)
+        chunk = self._call(rgb, points)
         self._uncounted = len(chunk)
         return chunk
 
     @torch.inference_mode()
-    def _call(self, rgb: NDArray[np.uint8]) -> list[int]:
+    def _call(self, rgb: NDArray[np.uint8], points: NDArray[np.float32] | None) -> list[int]:
         """One model call: prefill the carried ids and the new turn, decode, remember the frame."""
         step = self._step
         memory: Tensor | None = None
@@ -306,13 +320,13 @@ class StreamVLNAgent:
             self.stats.windows += 1
             instruction = self._instruction or ""
             text = self._dialogue.first_turn(instruction, self._conjunctions.next(), memory is not None)
-        frame = self._encode([self.processor.resize(rgb)])
+        frame, kept = self._encode([self.processor.resize(rgb)])
         self.stats.current_frames += 1
         kv_before = self.session.kv_length
         self.session.rules = self._answer_rules()
         self.session.append(self._dialogue.encode(text), frame, memory)
         answer = self.session.generate()
-        self._memory.add(step, tokens=frame[0])
+        self._memory.add(step, tokens=kept[0], points=points)
         self.stats.calls += 1
         self.stats.generated_tokens += len(answer)
         self.last_call = Call(
@@ -337,15 +351,23 @@ class StreamVLNAgent:
         missing = list({id(frame): frame for frame in frames if frame.tokens is None}.values())
         if missing:
             pictures = [self.processor.resize(frame.picture) for frame in missing if frame.picture is not None]
-            for frame, tokens in zip(missing, self._encode(pictures), strict=True):
+            for frame, tokens in zip(missing, self._encode(pictures)[1], strict=True):
                 frame.tokens, frame.picture = tokens, None
             self.stats.history_frames += len(missing)
-        tokens = torch.cat([frame.tokens for frame in frames if frame.tokens is not None])
-        return tokens, [frame.step for frame in frames]
+        kept = torch.stack([frame.tokens for frame in frames if frame.tokens is not None])
+        points = [frame.points for frame in frames if frame.points is not None]
+        steps = [frame.step for frame in frames]
+        return self._strategy.select(kept, steps, np.stack(points) if points else None), steps
 
-    def _encode(self, pictures: list[NDArray[np.uint8]]) -> Tensor:
+    def _encode(self, pictures: list[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
+        """Pooled tokens (frames, tokens_per_frame, hidden), and what the memory keeps (frames, kept, hidden)."""
         pixels = torch.from_numpy(self.processor.pixel_values(pictures))
-        return self.model.encode_images(pixels.to(self.device, self.model.dtype))
+        patches = self.model.encode_patches(pixels.to(self.device, self.model.dtype))
+        pooled = self.model.pool(patches)
+        return pooled, self._strategy.frame_tokens(patches, pooled)
+
+    def _points(self, obs: Observation) -> NDArray[np.float32] | None:
+        return self._geometry.points(obs) if self._strategy.needs_geometry else None
 
     def _read(self, obs: Observation) -> NDArray[np.uint8]:
         rgb, instruction = read_rgb(obs), read_instruction(obs)
