@@ -40,6 +40,8 @@ class Agent(Protocol):
                 * `gps`: float32 (2,), metres (forward, right) in the start frame.
                 * `compass`: float32 (1,), radians.
                 * `camera_pose`: float32 (4, 4), camera (x right, y down, z forward) to episode frame.
+                * `intrinsics`: float (3, 3), `info["intrinsics"]` of `env.reset()`, which a caller adds for agents
+                  that back-project the depth picture.
                 * `semantic`: int32 (height, width, 1), class ids.
 
         Returns:

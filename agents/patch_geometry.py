@@ -40,15 +40,15 @@ class PatchGeometry:
         Raises:
             ValueError: the observation lacks something, or it has another shape.
         """
-        intrinsics = self._read(obs, "intrinsics") if self._intrinsics is None else self._intrinsics
-        depth, pose = self._read(obs, "depth"), self._read(obs, "camera_pose")
+        missing = [key for key in _REMEDIES if key not in obs and (key != "intrinsics" or self._intrinsics is None)]
+        if missing:
+            raise ValueError(
+                f"the memory strategy 'voxel' needs obs[{missing[0]!r}]: {_REMEDIES[missing[0]]}; or use 'pooled'"
+                + (f" (also missing: {', '.join(missing[1:])})" if missing[1:] else "")
+            )
+        intrinsics = obs["intrinsics"] if self._intrinsics is None else self._intrinsics
+        depth = np.asarray(obs["depth"])
         try:
-            return patch_points(np.asarray(depth), intrinsics, pose, self._centres, self._max_depth)
+            return patch_points(depth, intrinsics, obs["camera_pose"], self._centres, self._max_depth)
         except ValueError as error:
             raise ValueError(f"the memory strategy 'voxel' cannot use the observation: {error}") from error
-
-    @staticmethod
-    def _read(obs: Mapping[str, Any], key: str) -> Any:
-        if key not in obs:
-            raise ValueError(f"the memory strategy 'voxel' needs obs[{key!r}]: {_REMEDIES[key]}; or use 'pooled'")
-        return obs[key]

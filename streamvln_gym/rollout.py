@@ -137,12 +137,13 @@ def play(env: gym.Env, agent: Any, episode_id: str, video: Path | None = None, l
     observation, info = env.reset(options={"episode_id": episode_id})
     agent.reset()
     actions: list[int] = []
+    intrinsics = info["intrinsics"]
     file = None if video is None else video / f"{info['dataset']}_{info['split']}_{info['episode_id']}.mp4"
     with VideoWriter(file, label) as film:
         film.shoot(env)
         finished = False
         while not finished:
-            action = agent.act(observation)
+            action = agent.act({**observation, "intrinsics": intrinsics})
             observation, _, terminated, truncated, info = env.step(action)
             actions.append(int(action))
             film.shoot(env)
