@@ -163,12 +163,12 @@ def _check_listing(source: str, folder: Path, count: int) -> str:
     if missing := sorted(expected - names):
         raise DatasetError(
             f"{source}: {count} actions need pictures 000{suffix} to {count - 1:03d}{suffix} in {folder}, "
-            f"but {len(missing)} are missing: {_some(missing)}"
+            f"but {len(missing)} {'is' if len(missing) == 1 else 'are'} missing: {_some(missing)}"
         )
     if surplus := sorted(names - expected):
         raise DatasetError(
-            f"{source}: {folder} holds {len(surplus)} pictures more than the {count} actions: {_some(surplus)}; "
-            "pictures and actions do not belong together"
+            f"{source}: {folder} holds pictures beyond its {count} actions: {_some(surplus)}; "
+            "they do not belong together"
         )
     return suffix
 
