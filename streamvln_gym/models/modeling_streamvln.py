@@ -154,10 +154,13 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
         ids = torch.as_tensor(input_ids, dtype=torch.long, device=self.lm_head.weight.device)
         ids = expand_special_ids(ids, image_features, memory_features)
         embeddings = self.get_input_embeddings()(ids.clamp(min=0))
+        # Out of place: with frozen embeddings and gradient checkpointing, this is a leaf that requires gradients.
         if image_features is not None:
-            embeddings[ids == IMAGE_TOKEN_ID] = image_features.flatten(0, 1).to(embeddings.dtype)
+            places = (ids == IMAGE_TOKEN_ID)[:, None]
+            embeddings = embeddings.masked_scatter(places, image_features.flatten(0, 1).to(embeddings.dtype))
         if memory_features is not None:
-            embeddings[ids == MEMORY_TOKEN_ID] = memory_features.to(embeddings.dtype)
+            places = (ids == MEMORY_TOKEN_ID)[:, None]
+            embeddings = embeddings.masked_scatter(places, memory_features.to(embeddings.dtype))
         return embeddings[None]
 
     def extend(self, inputs_embeds: Tensor, cache: Cache) -> Tensor:

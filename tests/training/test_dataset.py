@@ -123,6 +123,17 @@ def test_loss_falls(folder, processor):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_frozen_embeddings_with_gradient_checkpointing(folder, processor):
+    """What adapters do: the inputs' embeddings are a leaf of the graph, and must not be written into."""
+    model = StreamVLNForConditionalGeneration.from_seed(processor.config, seed=0).train()
+    model.requires_grad_(False)
+    adapted = model.language_model.layers[0].self_attn.q_proj.weight.requires_grad_(True)
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    model(**StreamVLNCollator()([StreamVLNWindows(folder, processor, SHORT_WINDOWS)[1]])).loss.backward()
+    assert adapted.grad.norm() > 0
+
+
 def test_points_of_history_frames(writer):
     """Depth and poses become points per history frame, which the network prunes by; batches mix memory lengths."""
     processor = small_processor(memory_strategy="voxel", voxel_pruning={"voxel_size": 0.5})
