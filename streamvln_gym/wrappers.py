@@ -29,7 +29,7 @@ class _InstructionIds:
     def __init__(self, tokenize: Tokenize, max_length: int) -> None:
         if not callable(tokenize):
             raise TypeError(f"tokenize must be a callable str -> ids, got {tokenize!r}")
-        if max_length < 1:
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
             raise ValueError(f"max_length must be a positive number of ids, got {max_length!r}")
         self._tokenize = tokenize
         self._last: tuple[str | None, NDArray[np.int64]] = (None, np.empty(0, np.int64))
@@ -38,13 +38,17 @@ class _InstructionIds:
     def __call__(self, text: str) -> NDArray[np.int64]:
         if text != self._last[0]:
             (max_length,) = self.space.shape
-            ids = np.asarray(self._tokenize(text), dtype=np.int64)
+            ids = np.asarray(self._tokenize(text))
+            if len(ids.shape) == 1 and len(ids) and not np.issubdtype(ids.dtype, np.integer):
+                raise TypeError(
+                    f"tokenize must give integer ids, got {ids[0]!r} as the first: pass a tokenizer's `encode`, say"
+                )
             if ids.ndim != 1 or len(ids) > max_length:
                 raise ValueError(
                     f"tokenize gave ids of shape {ids.shape} for an instruction of {len(text)} characters, but "
                     f"max_length is {max_length}: pass a larger max_length"
                 )
-            self._last = (text, np.pad(ids, (0, max_length - len(ids)), constant_values=PAD))
+            self._last = (text, np.pad(ids.astype(np.int64), (0, max_length - len(ids)), constant_values=PAD))
         return self._last[1].copy()
 
 
@@ -128,6 +132,7 @@ class ActionChunk(gym.Wrapper):
             raise ValueError(f"chunk must be a positive integer, got {chunk!r}")
         if not 0.0 <= gamma <= 1.0:
             raise ValueError(f"gamma must lie in [0, 1], got {gamma!r}")
+        _base(env)
         self.chunk = chunk
         self.gamma = gamma
         self.action_space = spaces.MultiDiscrete([len(Action)] * chunk)
@@ -168,6 +173,7 @@ class ExpertAction(gym.Wrapper):
         super().__init__(env)
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"n must be a positive integer, got {n!r}")
+        _base(env)
         self.n = n
         self._expert: GeodesicFollower | None = None
         self._seen = 0
@@ -201,7 +207,17 @@ class ExpertAction(gym.Wrapper):
 
 
 def _base(env: gym.Env) -> VLNEnv:
-    return cast("VLNEnv", env.unwrapped)
+    """The environment inside all wrappers.
+
+    Raises:
+        TypeError: it is no `VLNEnv`.
+    """
+    from streamvln_gym.env import VLNEnv
+
+    base = env.unwrapped
+    if not isinstance(base, VLNEnv):
+        raise TypeError(f"this wrapper goes around a VLNEnv, e.g. gym.make('StreamVLN-Flats-v0'), not {base!r}")
+    return base
 
 
 def _sensor_spaces(env: gym.Env) -> Mapping[str, spaces.Space]:

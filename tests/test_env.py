@@ -287,6 +287,7 @@ def test_steps_outside_an_episode_are_refused(env: VLNEnv) -> None:
         ({"max_steps": 0}, ValueError, "max_steps must be a positive integer"),
         ({"max_steps": True}, ValueError, "max_steps must be a positive integer"),
         ({"success_distance": 0.0}, ValueError, "success_distance"),
+        ({"success_distance": "3"}, ValueError, "success_distance must be a positive number of metres, got '3'"),
         ({"render_mode": "human"}, ValueError, "render_mode must be 'rgb_array' or None"),
         ({"camera": {"width": 3}}, TypeError, "camera must be a CameraConfig"),
         ({"reward": 2.5}, TypeError, "reward must be a RewardConfig"),

@@ -168,6 +168,17 @@ def test_wrong_wrapper_arguments_are_refused(env: VLNEnv) -> None:
         ActionChunk(env, gamma=1.5)
     with pytest.raises(ValueError, match="n must be a positive integer"):
         ExpertAction(env, 0)
+    with pytest.raises(ValueError, match="max_length must be a positive number of ids, got '9'"):
+        TokenizeInstruction(env, bytes_of, max_length="9")  # type: ignore[arg-type]
+    words = TokenizeInstruction(env, str.split)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tokenize must give integer ids"):
+        words.reset()
+
+
+def test_wrappers_name_an_environment_that_they_cannot_wrap() -> None:
+    for wrapper in (ActionChunk, ExpertAction):
+        with pytest.raises(TypeError, match=r"goes around a VLNEnv.*CartPole"):
+            wrapper(gym.make("CartPole-v1"))
 
 
 def test_a_chunk_passes_gymnasiums_checker(tiny_flats: TinyFlats) -> None:

@@ -79,6 +79,7 @@ class FlatsDataset:
 
     Raises:
         EpisodeNotFoundError: the split or a scene is unknown.
+        ValueError: there are no scenes.
     """
 
     name = DATASET_NAME
@@ -94,6 +95,8 @@ class FlatsDataset:
         self.split = split
         self.root = Path(root) if root is not None else cache_dir() / DATASET_NAME
         self.scenes_dir = scenes_root(self.root)
+        if isinstance(scenes, bool) or (scenes is not None and not isinstance(scenes, int) and not len(scenes)):
+            raise ValueError(f"scenes must be a number of scenes or at least one scene name, got {scenes!r}")
         if scenes is None or isinstance(scenes, int):
             self.seeds = split_seeds(split, scenes)
         else:

@@ -100,6 +100,12 @@ def test_a_wrong_number_of_scenes(scenes):
         FlatsDataset("val_unseen", scenes=scenes)
 
 
+@pytest.mark.parametrize("scenes", [True, []])
+def test_no_scenes(scenes):
+    with pytest.raises(ValueError, match="at least one scene name"):
+        FlatsDataset("val_unseen", scenes=scenes)
+
+
 def test_an_unknown_scene_is_named(flats_root):
     with pytest.raises(EpisodeNotFoundError, match="flat_000001"):
         FlatsDataset("val_unseen", flats_root, scenes=["flat_000001"])
