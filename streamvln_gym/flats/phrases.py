@@ -290,8 +290,8 @@ SEE_SENTENCE: tuple[str, ...] = (
 VISIT: tuple[str, ...] = (
     "[walk|go|head|step] [over|up|] to <it>",
     "go [as far as|up to] <it>",
-    "[visit|approach|touch|check|look at] <it>",
-    "[pause|stop briefly|halt for a moment|take a look] [at|by|next to|in front of] <it>",
+    "[visit|approach|touch|check|look at|take a look at] <it>",
+    "[pause|stop briefly|halt for a moment] [at|by|next to|in front of] <it>",
 )
 STOP: tuple[str, ...] = (
     "[stop|wait|halt|stop and wait|come to a stop|stand still|pause there and wait] [next to|near|beside|by|close to|at] <it>",
