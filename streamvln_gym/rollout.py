@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -59,7 +60,11 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
 
     Raises:
         StreamVLNGymError: data, checkpoint or simulator cannot be had; the message says what to do.
+        ValueError: the seed is negative, or the results cannot be written.
     """
+    if config.seed is not None and config.seed < 0:
+        raise ValueError(f"the seed must not be negative, got {config.seed}")
+    _check_writable(config)
     options: dict[str, Any] = {"split": config.split, "max_steps": config.max_steps}
     if config.data is not None:
         options["dataset"] = config.data
@@ -82,6 +87,20 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         return records
     finally:
         env.close()
+
+
+def _check_writable(config: RolloutConfig) -> None:
+    """Finds out before the first episode whether its results can be written."""
+    for option, folder in (("video", config.video), ("json", config.json.parent if config.json else None)):
+        if folder is None:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            writable = os.access(folder, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise ValueError(f"cannot write into the folder {folder}: give another one with --{option}")
 
 
 def make_agent(config: RolloutConfig, env: gym.Env) -> tuple[Any, str]:

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import imageio
 import numpy as np
@@ -124,6 +125,9 @@ def test_no_half_written_video_is_left(tiny_flats, tmp_path, monkeypatch):
         ({"agent": "oracle", "checkpoint": "somewhere"}, ValueError, "leave one of them out"),
         ({"agent": "streamvln", "checkpoint": "/no/such/folder"}, CheckpointError, "/no/such/folder"),
         ({"agent": "me"}, ValueError, "unknown agent 'me'"),
+        ({"seed": -1}, ValueError, "the seed must not be negative, got -1"),
+        ({"json": Path("/dev/null/r.jsonl")}, ValueError, "cannot write into the folder /dev/null.*--json"),
+        ({"video": Path("/dev/null/films")}, ValueError, "cannot write into the folder /dev/null/films.*--video"),
         ({"data": "/no/such/file.json.gz"}, DatasetError, "/no/such/file.json.gz"),
         ({"data": None, "split": "nowhere", "env": "StreamVLN-Flats-v0"}, EpisodeNotFoundError, "no split 'nowhere'"),
     ],
