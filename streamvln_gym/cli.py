@@ -49,6 +49,23 @@ class BuildFlatsConfig:
 
 
 @dataclass(frozen=True)
+class ConvertConfig:
+    """What `convert` reads and writes.
+
+    Attributes:
+        source: folder of a published StreamVLN checkpoint.
+        target: folder to write, in this package's format; with the checksum of every tensor in conversion.json.
+        tokenizer: folder with the tokenizer, where the checkpoint lacks it.
+        vision_config: JSON file with the vision tower's sizes (a SigLIP config.json); default: SO400M/14-384.
+    """
+
+    source: tyro.conf.Positional[Path]
+    target: tyro.conf.Positional[Path]
+    tokenizer: Path | None = None
+    vision_config: Path | None = None
+
+
+@dataclass(frozen=True)
 class DoctorConfig:
     """What `doctor` looks at.
 
@@ -82,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             BuildFlatsConfig, tyro.conf.subcommand("build-flats", description="Build furnished flats and episodes.")
         ]
         | Annotated[BudgetConfig, tyro.conf.subcommand("budget", description="Count what frames cost the model.")]
+        | Annotated[ConvertConfig, tyro.conf.subcommand("convert", description="Convert a published checkpoint.")]
         | Annotated[DoctorConfig, tyro.conf.subcommand("doctor", description="Say what is installed and found.")],
         prog="streamvln-gym",
         description="Vision-and-language navigation as a Gymnasium environment, and StreamVLN as a policy.",
@@ -93,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _rollout(config)
         elif isinstance(config, BuildFlatsConfig):
             _build_flats(config)
+        elif isinstance(config, ConvertConfig):
+            _convert(config)
         elif isinstance(config, BudgetConfig):
             _budget(config)
         else:
@@ -177,6 +197,20 @@ def _budget(config: BudgetConfig) -> None:
 
     strategies = (config.strategy,) if config.strategy else MEMORY_STRATEGIES
     print(format_budget(read_budget_config(config.config), config.batch, strategies))
+
+
+def _convert(config: ConvertConfig) -> None:
+    from streamvln_gym.models import conversion
+
+    vision = conversion.read_json(config.vision_config) if config.vision_config else None
+    if vision is not None:
+        vision = vision.get("vision_config", vision)
+    report = conversion.convert_checkpoint(
+        config.source, config.target, vision, config.tokenizer, progress=lambda name: print(f"writing {name}")
+    )
+    print(f"{len(report['tensors'])} tensors, {report['bytes'] / 1e9:.2f} GB, in {config.target.resolve()}")
+    print(f"checksums: {(config.target / conversion.CHECKSUMS_NAME).resolve()}")
+    print(f"left out, as the published network does not use them: {', '.join(report['left_out']) or 'nothing'}")
 
 
 def _doctor(config: DoctorConfig) -> None:

@@ -285,18 +285,20 @@ def convert_checkpoint(
     source: str | Path,
     target: str | Path,
     vision_config: Mapping[str, Any] | SiglipVisionConfig | None = None,
+    tokenizer: str | Path | None = None,
     max_shard_bytes: int = 4 * 10**9,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Writes a published checkpoint in our format: the same bytes under our names.
 
     `target` appears only when everything is written. It holds `conversion.json`: for every tensor its published name,
-    shape, dtype and the sha256 of its bytes, the files' sha256, and the published keys that were left out.
+    shape, dtype and the sha256 of its bytes; and the published keys that were left out.
 
     Args:
-        source: folder in the published format, tokenizer included.
+        source: folder in the published format.
         target: folder to write; must not exist, or be empty.
         vision_config: see `config_from_published`.
+        tokenizer: folder with the tokenizer, where `source` lacks it.
         max_shard_bytes: size at which a new weight file is begun.
         progress: called with a word on what is being written.
 
@@ -317,7 +319,7 @@ def convert_checkpoint(
         )
     found = find_tensors(source)
     config = published_config(source, vision_config)
-    processor = published_processor(config, source)
+    processor = published_processor(config, Path(tokenizer or source))
     tensors = match_tensors(found, config, published=True)
     config.architectures = ["StreamVLNForConditionalGeneration"]
     config.dtype = _stored_dtype(tensors, on_cpu=False)

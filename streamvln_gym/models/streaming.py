@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -78,8 +78,8 @@ class StreamingSession:
     @property
     def keys_and_values(self) -> list[tuple[Tensor, Tensor]]:
         """Per layer (keys, values), each (1, kv_heads, kv_length, head_dim); views, not copies."""
-        layers = [] if self._cache is None else self._cache.layers
-        return [(layer.keys, layer.values) for layer in layers if layer.keys is not None and layer.values is not None]
+        layers: list[Any] = [] if self._cache is None else list(self._cache.layers)
+        return [(layer.keys, layer.values) for layer in layers]
 
     @torch.inference_mode()
     def append(
