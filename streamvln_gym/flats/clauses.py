@@ -96,7 +96,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Stop:
-    """Stop at an object, or (`object_id` None) in the "middle" or just inside the "doorway" of the room (`place`)."""
+    """Stop at an object, or (`object_id` None) in the "middle" of the room (`place`)."""
 
     object_id: int | None
     with_mark: bool = False

@@ -313,11 +313,6 @@ STOP_MIDDLE: tuple[str, ...] = (
     "[walk|go|move] to the [middle|centre] of [the room|<here>] and [stop|wait]",
     "[stop|wait|halt] [once you are well inside|when you are in the middle of] <here>",
 )
-STOP_DOORWAY: tuple[str, ...] = (
-    "[stop|wait|halt|pause] just inside [the door|the doorway|<here>]",
-    "[stop|wait] [as soon as you are|once you are] inside [the room|<here>]",
-    "take [a step or two|a couple of steps] [inside|into <here>|into the room] and [stop|wait]",
-)
 RETURN: tuple[str, ...] = (
     "[go|walk|head|make your way|come|find your way] back to [the room where you started|the room you started in|where you began|the place where you set off|the room you came from in the beginning|your starting point]",
     "return to [the room where you started|the room you started in|where you began|the place you set out from|your starting place|the room you were in at the beginning]",
@@ -338,7 +333,6 @@ OPENINGS: tuple[str, ...] = (
     "[Starting|Beginning] in the <start>, ",
     "From the <start>, ",
 )
-JOINERS: tuple[str, ...] = (", then ", " and ", ", and then ", ", ", " and then ")
 SENTENCE_OPENERS: tuple[str, ...] = (
     "",
     "",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamvln_gym.flats.landmarks import distance_to
-from streamvln_gym.flats.scene_graph import Door, Room, SceneGraph, SceneObject
+from streamvln_gym.flats.scene_graph import Room, SceneGraph, SceneObject
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 
 _CLEARANCE = 0.15  # metres to the edge of the navigation mesh at which nobody stands squeezed in
@@ -84,19 +84,6 @@ class Places:
                 point = self.stand_at(x - reach * math.sin(yaw), z - reach * math.cos(yaw), room.id)
                 if point is not None:
                     return point
-        return None
-
-    def inside_door(self, room: Room, door: Door) -> NDArray[np.float64] | None:
-        """A place (3,) one or two steps inside a room behind a door."""
-        x, z = door.position
-        cx, cz = room.centre
-        for reach in (0.8, 1.0, 0.6):
-            if door.axis == "x":
-                point = self.stand_at(x + math.copysign(reach, cx - x), z, room.id)
-            else:
-                point = self.stand_at(x, z + math.copysign(reach, cz - z), room.id)
-            if point is not None:
-                return point
         return None
 
     def path_over(self, places: list[NDArray[np.float64]]) -> NDArray[np.float64] | None:

@@ -309,8 +309,7 @@ class _Voice:
         named = self._task.kind is None  # else the room's type may be what tells it from the others
         here = f"the {self._room(leg.room.type)}" if named else "the room"
         if clause.object_id is None:
-            templates = phrases.STOP_MIDDLE if clause.place == "middle" else phrases.STOP_DOORWAY
-            return _Step(expand(draw(templates, rng), rng, {"here": here}))
+            return _Step(expand(draw(phrases.STOP_MIDDLE, rng), rng, {"here": here}))
         slots = {"it": self._the(clause.object_id, clause.with_mark), "side": clause.side or "", "here": here}
         templates = phrases.STOP if clause.side is None else phrases.STOP_SIDE
         text = expand(draw(templates, rng), rng, slots)
