@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +151,8 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         self.sensors = check_sensors(sensors)
         if isinstance(max_steps, bool) or not isinstance(max_steps, (int, np.integer)) or max_steps < 1:
             raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
-        if isinstance(success_distance, bool) or not isinstance(success_distance, Real) or not success_distance > 0.0:
+        numeric = isinstance(success_distance, (int, float, np.number)) and not isinstance(success_distance, bool)
+        if not numeric or not success_distance > 0.0:
             raise ValueError(f"success_distance must be a positive number of metres, got {success_distance!r}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
