@@ -95,6 +95,7 @@ class SlowMemory:
         """Forgets the episode."""
         self._kept: list[MemoryFrame] = []
         self._latest: MemoryFrame | None = None
+        self._first_step: int | None = None
         self._spacing = 0
 
     def __len__(self) -> int:
@@ -136,6 +137,8 @@ class SlowMemory:
         if self._latest is not None:
             self._latest.until = step
             self._file(self._latest, step)
+        else:
+            self._first_step = step
         self._latest = MemoryFrame(step, step + 1, tokens, picture, points)
 
     def sample(self, t0: int) -> list[MemoryFrame]:
@@ -171,7 +174,9 @@ class SlowMemory:
             self._spacing *= 2
 
     def _needed(self, frame: MemoryFrame, now: int) -> bool:
-        uses = self._last_use[frame.step : frame.until]
+        # The first frame shown stands for the steps before it too.
+        begin = 0 if frame.step == self._first_step else frame.step
+        uses = self._last_use[begin : frame.until]
         return bool((uses >= now).any())
 
     def _start_spacing(self) -> None:

@@ -28,6 +28,8 @@ from streamvln_gym.models.streaming import StreamingSession
 from streamvln_gym.models.voxel_pruning import VoxelPruning, token_centres
 
 STOP = 0
+# An unrestricted answer may be longer than a chunk, so a window's first call may come that much later.
+ANSWER_SLACK = 4
 # The published loop sets no limit of its own beyond this one.
 PUBLISHED_MAX_NEW_TOKENS = 10_000
 
@@ -179,7 +181,7 @@ class StreamVLNAgent:
         self._memory = SlowMemory(
             self._setting("num_history") if self._strategy.shows_memory else 0,
             self._setting("window_steps"),
-            chunk_size,
+            chunk_size + ANSWER_SLACK,
             self.config.max_steps,
             shrink=processor.resize,
         )
@@ -187,7 +189,7 @@ class StreamVLNAgent:
         self._queue = ActionQueue()
         constrained = style == "trained" if self.config.constrained is None else self.config.constrained
         self._grammar = self._make_grammar(chunk_size) if constrained else None
-        default_cut = chunk_size + 4 if style == "trained" else PUBLISHED_MAX_NEW_TOKENS
+        default_cut = chunk_size + ANSWER_SLACK if style == "trained" else PUBLISHED_MAX_NEW_TOKENS
         self._max_new_tokens = self.config.max_new_tokens or default_cut
         self._logits_processor = tuple(logits_processor)
         closing_id = processor.turn_end_id if style == "trained" else None
