@@ -114,6 +114,8 @@ class _Voice:
         for index, clauses in enumerate(told):
             steps += self._leg(index, clauses, opening)
         text = self._join(steps)
+        if opening.endswith(", ") and self._room(self._task.route.legs[0].room.type) in text.split(".")[0]:
+            return text  # not "From the kitchen, leave the kitchen"
         return opening + (_lower(text) if opening.endswith(", ") else text)
 
     # ------------------------------------------------------------------------------------------------------ nouns

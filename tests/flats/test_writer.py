@@ -128,6 +128,12 @@ def test_only_what_comes_into_sight_is_told():
     assert told == {(1,): set(), (0, 1): {"plant"}}
 
 
+def test_an_opening_does_not_name_the_room_that_the_sentence_names():
+    openings = [w.text.split(".")[0] for w in write(plain_task(), range(60)) if re.match("(From|Start|Begin)", w.text)]
+    assert openings
+    assert all(sentence.count("kitchen") == 1 for sentence in openings), openings
+
+
 def test_no_word_is_said_twice_in_a_row():
     for written in write(plain_task(), range(40)):
         assert not re.search(r"\b(\w+) \1\b|[Tt]o finish, (finish|end)", written.text), written.text
