@@ -15,6 +15,9 @@ _LAZY = {
     "AnswerRules": "decoding",
     "StreamingSession": "streaming",
     "pool_patches": "pooling",
+    "VoxelPruning": "voxel_pruning",
+    "make_strategy": "memory_strategies",
+    "memory_tokens": "memory_strategies",
     "token_budget": "budget",
     "format_budget": "budget",
 }

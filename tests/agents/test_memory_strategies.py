@@ -181,3 +181,33 @@ def test_rollout_gives_the_intrinsics(parts, tiny_flats):
     env = tiny_flats.make(max_steps=6)
     record = play(env, agent, env.dataset.episode_ids[0])
     assert 1 <= len(record["actions"]) <= 6
+
+
+@pytest.mark.parametrize("strategy", MEMORY_STRATEGIES)
+def test_agent_and_training_see_the_same_window(parts, strategy):
+    """The embeddings that open the second window equal those of a training sample of the same prompt and frames."""
+    model, processor = parts
+    agent = StreamVLNAgent(model, processor, memory_strategy=strategy)
+    agent.session.record = True
+    points = {}
+    for step in range(0, 36, 4):
+        points[step] = agent._geometry.points(observe(step))
+        agent.predict_chunk(observe(step), n_executed=4 if step else 0)
+    assert agent.last_call.step == 32
+    history = agent.last_call.history_steps
+    pixels = torch.from_numpy(processor.images([observe(step)["rgb"] for step in [*history, 32]]))
+    geometry = torch.from_numpy(np.stack([points[step] for step in history])) if history else None
+    model.config.memory_strategy = strategy
+    try:
+        with torch.no_grad():
+            expected, _, _ = model._embed_batch(
+                torch.tensor([agent.last_call.prompt_ids]),
+                pixels,
+                (torch.tensor([len(history)]), torch.tensor(history), geometry),
+                None,
+                None,
+            )
+    finally:
+        model.config.memory_strategy = "pooled"
+    torch.testing.assert_close(agent.session.embeddings[0], expected, rtol=1e-5, atol=1e-5)
+    assert (strategy == "none") == (not history)
