@@ -85,6 +85,7 @@ class SlowMemory:
         shrink: Callable[[Picture], Picture] = np.copy,
     ) -> None:
         self.num_history = num_history
+        self.window_steps = window_steps
         self.max_steps = max_steps
         self._last_use, peak = _last_uses(num_history, window_steps, chunk_size, max_steps)
         self.capacity = max(peak, num_history, 1)
@@ -96,6 +97,7 @@ class SlowMemory:
         self._kept: list[MemoryFrame] = []
         self._latest: MemoryFrame | None = None
         self._first_step: int | None = None
+        self._next_window = 0
         self._spacing = 0
 
     def __len__(self) -> int:
@@ -150,6 +152,12 @@ class SlowMemory:
         nearest = np.searchsorted(steps, history_steps(t0, self.num_history), side="right") - 1
         return [past[max(int(index), 0)] for index in nearest]
 
+    def window_opened(self, t0: int) -> None:
+        """Drops what only the window that has just opened at step `t0` needed."""
+        self._next_window = (t0 // self.window_steps + 1) * self.window_steps
+        if not self._spacing:
+            self._kept = [frame for frame in self._kept if self._needed(frame, t0)]
+
     def _frames(self) -> list[MemoryFrame]:
         return self._kept if self._latest is None else [*self._kept, self._latest]
 
@@ -177,7 +185,7 @@ class SlowMemory:
         # The first frame shown stands for the steps before it too.
         begin = 0 if frame.step == self._first_step else frame.step
         uses = self._last_use[begin : frame.until]
-        return bool((uses >= now).any())
+        return bool((uses >= max(now, self._next_window)).any())
 
     def _start_spacing(self) -> None:
         """Goes over from the exact schedule to even spacing, where an episode passes `max_steps`."""

@@ -328,6 +328,8 @@ class StreamVLNAgent:
         self.session.rules = self._answer_rules()
         self.session.append(self._dialogue.encode(text), frame, memory)
         answer = self.session.generate()
+        if kv_before == 0:
+            self._memory.window_opened(step)
         self._memory.add(step, tokens=kept[0], points=points)
         self.stats.calls += 1
         self.stats.generated_tokens += len(answer)
