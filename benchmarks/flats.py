@@ -81,7 +81,7 @@ def ambiguity(dataset: FlatsDataset, flats: int) -> None:
     """How often the re-walk check rejects what the composer proposes (what is rejected is never shipped)."""
     from streamvln_gym.flats import writer
     from streamvln_gym.flats.files import first_episode_id
-    from streamvln_gym.flats.scene_graph import SceneGraph
+    from streamvln_gym.scene_graph import SceneGraph
     from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 
     counts: collections.Counter[str] = collections.Counter()

@@ -35,6 +35,6 @@ def make_writable(folder: Path) -> Path:
 
 def _unwritable(folder: Path, reason: str) -> str:
     return (
-        f"cannot write to {folder} ({reason}). Set the environment variable {CACHE_VARIABLE} to a folder that you can "
-        "write to, or build elsewhere with `streamvln-gym build-flats --out DIR` and use it with dataset=DIR."
+        f"cannot write to {folder} ({reason}). Build in a folder that you can write to: `streamvln-gym build-flats "
+        f"--out DIR`, used with dataset=DIR, or for the cache the environment variable {CACHE_VARIABLE}."
     )

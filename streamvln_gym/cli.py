@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import gymnasium
 import tyro
 
 from streamvln_gym.errors import StreamVLNGymError
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _budget(config)
         else:
             _doctor(config)
-    except (StreamVLNGymError, ValueError, OSError) as error:
+    except (StreamVLNGymError, gymnasium.error.Error, ValueError, OSError) as error:
         sys.exit(f"streamvln-gym: {error}")
     except KeyboardInterrupt:
         sys.exit("streamvln-gym: interrupted; finished episodes and scenes are kept")

@@ -141,7 +141,8 @@ def _flats() -> list[Finding]:
         seeds = split_seeds(split)
         built = sum(episode_file(root, split, seed).exists() for seed in seeds)
         detail = f"{built} of {len(seeds)} scenes built"
-        remedy = "" if built == len(seeds) else "the rest is built on first use, or now by `streamvln-gym build-flats`"
+        build = f"the rest is built on first use, or now by `streamvln-gym build-flats --split {split}`"
+        remedy = "" if built == len(seeds) else build
         findings.append(Finding(f"flats '{split}'", "ok", detail, remedy))
     return findings
 

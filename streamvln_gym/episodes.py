@@ -391,7 +391,7 @@ def _check(path: Path, records: Sequence[Any]) -> None:
         problem = _problem(record)
         if problem:
             where = f"episode {record['episode_id']!r}" if "episode_id" in record else f"episode number {index}"
-            raise DatasetError(f"{path}: {where}: {problem}. Correct the file. {GET_DATA}")
+            raise DatasetError(f"{path}: {where}: {problem}. Correct the file, or: {GET_DATA}")
         episode_id = str(record["episode_id"])
         if episode_id in seen:
             raise DatasetError(

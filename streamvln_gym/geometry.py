@@ -35,13 +35,6 @@ def forward_vector(yaw: float) -> NDArray[np.float64]:
     return np.array([-math.sin(yaw), 0.0, -math.cos(yaw)])
 
 
-def heading_to(origin: ArrayLike, target: ArrayLike) -> float:
-    """Yaw in radians that faces from `origin` to `target` (both (3,), metres) in the horizontal plane."""
-    dx = float(np.asarray(target)[0]) - float(np.asarray(origin)[0])
-    dz = float(np.asarray(target)[2]) - float(np.asarray(origin)[2])
-    return math.atan2(-dx, -dz)
-
-
 def yaw_matrix(yaw: float) -> NDArray[np.float64]:
     """Rotation matrix (3, 3) around +Y: agent frame to world frame."""
     c, s = math.cos(yaw), math.sin(yaw)

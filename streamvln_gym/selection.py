@@ -16,6 +16,7 @@ from streamvln_gym.simulators.base import CameraConfig, Simulator
 EPISODE_FILES = {"r2r": "datasets/r2r/{split}/{split}.json.gz", "rxr": "datasets/rxr/{split}/{split}_guide.json.gz"}
 """Where the downloaded datasets lie under `data_dir`."""
 
+_TITLES = {"r2r": "R2R-CE", "rxr": "RxR-CE"}
 _GET = {
     "r2r": "the R2R-CE episodes (https://github.com/jacobkrantz/VLN-CE#data)",
     "rxr": "the RxR-CE episodes (https://github.com/jacobkrantz/VLN-CE#data)",
@@ -97,7 +98,7 @@ def _warn_about_flats(wanted: str, missing: DatasetError) -> None:
         return
     warnings.warn(
         f"{missing} Until then this environment uses the embedded, generated flats (dataset='flats'): its numbers are "
-        f"NOT {wanted.upper()} numbers. Pass dataset='flats' to silence this warning.",
+        f"NOT {_TITLES[wanted]} numbers. Pass dataset='flats' to silence this warning.",
         UserWarning,
         stacklevel=4,
     )
@@ -113,15 +114,16 @@ def _open_downloaded(name: str, split: str, data_dir: Path, scenes: int | Collec
         present = sorted(entry.name for entry in path.parents[1].glob("*") if entry.is_dir())
         have = f" (splits found there: {', '.join(present)})" if present else ""
         raise _MissingDataError(
-            f"There are no {name.upper()} episodes of the split {split!r}: {path} is missing{have}. Get {_GET[name]} "
+            f"There are no {_TITLES[name]} episodes of the split {split!r}: {path} is missing{have}. Get {_GET[name]} "
             f"and {_GET_SCANS}, and put them under {data_dir}/datasets/{name} and {data_dir}/scene_datasets/mp3d."
         )
     dataset = VLNCEDataset.load(path, data_dir / "scene_datasets", name, split, scenes)
     missing = [scene for scene in dataset.scene_ids if not dataset.scene_path(scene).exists()]
     if missing:
         raise _MissingDataError(
-            f"{len(missing)} of the {len(dataset.scene_ids)} scans of {name.upper()} {split} are missing, the first is "
-            f"{dataset.scene_path(missing[0])}. Get {_GET_SCANS} and put them under {data_dir}/scene_datasets/mp3d, or "
+            f"{len(missing)} of the {len(dataset.scene_ids)} scans of {_TITLES[name]} {split} are missing, the first "
+            f"is {dataset.scene_path(missing[0])}. Get {_GET_SCANS} and put them under "
+            f"{data_dir}/scene_datasets/mp3d, or "
             "choose `scenes` that you have."
         )
     return dataset

@@ -113,9 +113,12 @@ def check_sensors(sensors: Iterable[str]) -> tuple[str, ...]:
 
     Raises:
         ValueError: a name is unknown or given twice, or there is none.
+        TypeError: it is no sequence.
     """
     if isinstance(sensors, str):
         raise ValueError(f"sensors must be a sequence of names such as ({sensors!r},), got the string {sensors!r}")
+    if not isinstance(sensors, Iterable):
+        raise TypeError(f"sensors must be a sequence of names such as ('rgb', 'instruction'), got {sensors!r}")
     names = tuple(sensors)
     unknown = [name for name in names if name not in SENSORS]
     if unknown:

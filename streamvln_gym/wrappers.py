@@ -147,6 +147,8 @@ class ActionChunk(gym.Wrapper):
         actions = np.asarray(action)
         if actions.shape != (self.chunk,):
             raise ValueError(f"a chunk must hold {self.chunk} actions, got shape {actions.shape}")
+        if np.issubdtype(actions.dtype, np.integer) and not np.isin(actions, list(Action)).all():
+            raise ValueError(f"the actions of a chunk must lie in 0..{len(Action) - 1}, got {actions.tolist()}")
         reward, n_executed = 0.0, 0
         with _base(self).without_rendering():
             for single in actions:

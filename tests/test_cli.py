@@ -92,3 +92,8 @@ def test_help_is_quick_and_needs_no_torch():
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
     assert printed.splitlines()[-1] == "[]"
     assert "build-flats" in printed
+
+
+def test_an_unknown_environment_is_one_line(capsys):
+    with pytest.raises(SystemExit, match=r"streamvln-gym: .*NoSuchEnv"):
+        main(["rollout", "--env", "NoSuchEnv-v0", "--video", "None"])

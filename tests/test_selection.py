@@ -48,12 +48,12 @@ def test_otherwise_takes_the_flats_with_one_warning(
     with pytest.warns(UserWarning) as caught:
         env = VLNEnv(data_dir=tmp_path)
     assert len(caught) == 1 and words in str(caught[0].message)
-    assert "NOT R2R numbers" in str(caught[0].message) and "Get " in str(caught[0].message)
+    assert "NOT R2R-CE numbers" in str(caught[0].message) and "Get " in str(caught[0].message)
     assert env.dataset.name.startswith("flats")
 
 
 def test_the_registered_ids_warn_once(tmp_path: Path) -> None:
-    for env_id, name in (("StreamVLN-R2R-v0", "R2R"), ("StreamVLN-RxR-v0", "RXR")):
+    for env_id, name in (("StreamVLN-R2R-v0", "R2R-CE"), ("StreamVLN-RxR-v0", "RxR-CE")):
         with pytest.warns(UserWarning) as caught:
             gym.make(env_id, data_dir=tmp_path).close()
         assert len(caught) == 1 and f"NOT {name} numbers" in str(caught[0].message)
@@ -75,14 +75,14 @@ def test_a_vector_environment_of_processes_warns_once(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": root}
     command = [sys.executable, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
-    assert done.stderr.count("NOT R2R numbers") == 1
+    assert done.stderr.count("NOT R2R-CE numbers") == 1
 
 
 def test_explicit_data_that_is_missing_is_an_error(tiny_flats: TinyFlats, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="There are no R2R episodes of the split 'val_unseen'"):
+    with pytest.raises(DatasetError, match="There are no R2R-CE episodes of the split 'val_unseen'"):
         VLNEnv(dataset="r2r", data_dir=tmp_path)
     root = install(tiny_flats, tmp_path, scans=False)
-    with pytest.raises(DatasetError, match="2 of the 2 scans of R2R val_unseen are missing"):
+    with pytest.raises(DatasetError, match="2 of the 2 scans of R2R-CE val_unseen are missing"):
         VLNEnv(dataset="r2r", data_dir=root)
     with pytest.raises(DatasetError, match=r"split 'train'.*splits found there: val_unseen"):
         VLNEnv(dataset="r2r", split="train", data_dir=root)

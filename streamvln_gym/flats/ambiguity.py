@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from streamvln_gym.flats.clauses import Clause, Standpoint, Stop, TakeDoor, Visit, doors_meant
 from streamvln_gym.flats.landmarks import objects_meant
 from streamvln_gym.flats.routes import entry_heading
-from streamvln_gym.flats.scene_graph import SceneGraph
+from streamvln_gym.scene_graph import SceneGraph
 
 
 def ambiguities(

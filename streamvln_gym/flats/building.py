@@ -29,7 +29,7 @@ from streamvln_gym.flats.files import (
 from streamvln_gym.flats.generator import Flat, generate_flat
 from streamvln_gym.flats.glb import write_glb, write_stage_config
 from streamvln_gym.flats.sampling import sample_episodes
-from streamvln_gym.flats.scene_graph import SceneGraph
+from streamvln_gym.scene_graph import SceneGraph
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 from streamvln_gym.simulators.embedded.navmesh_builder import build_navigation_mesh, walkable_area
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator

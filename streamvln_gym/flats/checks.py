@@ -11,7 +11,7 @@ from shapely.ops import unary_union
 
 from streamvln_gym.flats.palette import PALETTE, WALL_COLOURS
 from streamvln_gym.flats.placement import overlap
-from streamvln_gym.flats.scene_graph import SceneObject
+from streamvln_gym.scene_graph import SceneObject
 
 if TYPE_CHECKING:
     from streamvln_gym.flats.generator import Flat

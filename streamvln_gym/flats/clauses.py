@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from streamvln_gym.flats.routes import Leg, bearing
-from streamvln_gym.flats.scene_graph import Door, Room, SceneGraph, SceneObject
+from streamvln_gym.scene_graph import Door, Room, SceneGraph, SceneObject
 
 HALLWAY = "hallway"
 _STRICT_AHEAD, _LOOSE_AHEAD = math.radians(22), math.radians(35)

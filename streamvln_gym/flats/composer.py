@@ -33,8 +33,8 @@ from streamvln_gym.flats.landmarks import (
     visit_point,
 )
 from streamvln_gym.flats.routes import Leg, bearing
-from streamvln_gym.flats.scene_graph import Door, SceneGraph, SceneObject
 from streamvln_gym.flats.task import Task
+from streamvln_gym.scene_graph import Door, SceneGraph, SceneObject
 
 
 @dataclass(frozen=True)

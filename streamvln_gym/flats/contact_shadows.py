@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from streamvln_gym.flats.mesh import Model, Polygon
 from streamvln_gym.flats.palette import RGB
-from streamvln_gym.flats.scene_graph import Rect
 from streamvln_gym.flats.textures import Texture
+from streamvln_gym.scene_graph import Rect
 
 _RIM = 0.12
 _DARK, _DIM = 0.62, 0.84

@@ -18,7 +18,6 @@ from streamvln_gym.flats.mesh import MeshArrays, MeshBuilder, Model
 from streamvln_gym.flats.palette import WALL_COLOURS, colour_name
 from streamvln_gym.flats.placement import WALKING_HEIGHT, Placed, RoomPlanner
 from streamvln_gym.flats.programmes import furnish
-from streamvln_gym.flats.scene_graph import Door, Rect, Room, SceneGraph, SceneObject
 from streamvln_gym.flats.structure import (
     ceiling_model,
     doorway_rect,
@@ -28,6 +27,7 @@ from streamvln_gym.flats.structure import (
     wall_model,
 )
 from streamvln_gym.flats.textures import make_textures
+from streamvln_gym.scene_graph import Door, Rect, Room, SceneGraph, SceneObject
 
 ATTEMPTS = 24
 

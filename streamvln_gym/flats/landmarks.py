@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streamvln_gym.flats.clauses import Standpoint, side_of
 from streamvln_gym.flats.routes import Leg, bearing
-from streamvln_gym.flats.scene_graph import SceneGraph, SceneObject
+from streamvln_gym.scene_graph import SceneGraph, SceneObject
 
 _PASS_METRES = 1.9
 UNREMARKABLE = {"ceiling lamp", "window", "curtain", "radiator"}

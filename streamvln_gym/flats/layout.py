@@ -10,7 +10,7 @@ import numpy as np
 
 from streamvln_gym.errors import SceneError
 from streamvln_gym.flats.room_types import assign_room_types
-from streamvln_gym.flats.scene_graph import Rect
+from streamvln_gym.scene_graph import Rect
 
 WALL_THICKNESS = 0.12
 WALL_HEIGHT = 2.6

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from streamvln_gym.flats.layout import WALL_HEIGHT
 from streamvln_gym.flats.mesh import MeshArrays, VertexData
 from streamvln_gym.flats.palette import GLOW
-from streamvln_gym.flats.scene_graph import SceneGraph
 from streamvln_gym.flats.textures import Texture
+from streamvln_gym.scene_graph import SceneGraph
 
 REACH = 0.4
 """Metres over which a corner darkens; walls, floors and ceilings have vertices there."""

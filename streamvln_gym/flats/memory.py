@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from streamvln_gym.expert import Demonstration
 from streamvln_gym.flats.proposals import Proposal
-from streamvln_gym.flats.scene_graph import SceneGraph
+from streamvln_gym.scene_graph import SceneGraph
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.simulators.embedded.renderer import Renderer
 

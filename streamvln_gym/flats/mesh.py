@@ -124,10 +124,6 @@ class Model:
         """Adds a picture on a plane that faces -z."""
         self.picture((x[1], y[0], z), (x[0], y[0], z), (x[0], y[1], z), (x[1], y[1], z), cell, colour)
 
-    def panel(self, x: tuple[float, float], y: tuple[float, float], z: float, colour: Colour) -> None:
-        """Adds a plain rectangle that faces -z: a drawer, a door, a pane."""
-        self.quad((x[1], y[0], z), (x[0], y[0], z), (x[0], y[1], z), (x[1], y[1], z), colour)
-
     def cylinder(
         self,
         centre: tuple[float, float],

@@ -11,9 +11,9 @@ from scipy import ndimage
 
 from streamvln_gym.flats.furniture.piece import Piece
 from streamvln_gym.flats.layout import WALL_HEIGHT, Opening, Plan
-from streamvln_gym.flats.scene_graph import Rect
 from streamvln_gym.flats.structure import FACING, FRAME_WIDTH, Wall, openings_of, walls_of
 from streamvln_gym.geometry import wrap_angle
+from streamvln_gym.scene_graph import Rect
 
 CELL = 0.1
 DOOR_ZONE = 0.8

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamvln_gym.flats.landmarks import distance_to
-from streamvln_gym.flats.scene_graph import Room, SceneGraph, SceneObject
+from streamvln_gym.scene_graph import Room, SceneGraph, SceneObject
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 
 _CLEARANCE = 0.15  # metres to the edge of the navigation mesh at which nobody stands squeezed in

@@ -24,8 +24,8 @@ from streamvln_gym.flats.clauses import (
 from streamvln_gym.flats.landmarks import distance_to, is_landmark, is_unique
 from streamvln_gym.flats.places import Places
 from streamvln_gym.flats.routes import Leg, Route, trace_route
-from streamvln_gym.flats.scene_graph import Door, Room, SceneGraph, SceneObject
 from streamvln_gym.flats.task import Task
+from streamvln_gym.scene_graph import Door, Room, SceneGraph, SceneObject
 
 _PLAIN_METRES = (5.0, 20.0)
 _MEMORY_METRES = (7.0, 40.0)

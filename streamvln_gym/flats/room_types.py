@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamvln_gym.flats.scene_graph import Rect
+from streamvln_gym.scene_graph import Rect
 
 
 @dataclass(frozen=True)

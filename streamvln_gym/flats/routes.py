@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamvln_gym.flats.scene_graph import Door, Room, SceneGraph
 from streamvln_gym.geometry import wrap_angle
+from streamvln_gym.scene_graph import Door, Room, SceneGraph
 
 _SPACING = 0.1  # metres between the points of a dense path
 

@@ -23,12 +23,12 @@ from streamvln_gym.flats.proposals import (
     propose_same_as,
     propose_second_room,
 )
-from streamvln_gym.flats.scene_graph import SceneGraph
 from streamvln_gym.flats.sight import objects_in_sight
 from streamvln_gym.flats.task import Task
 from streamvln_gym.flats.writer import Written, write_instructions
 from streamvln_gym.geometry import path_length, yaw_to_quaternion
 from streamvln_gym.metrics import drop_repeats
+from streamvln_gym.scene_graph import SceneGraph
 from streamvln_gym.simulators.base import AgentState
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 

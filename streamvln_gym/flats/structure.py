@@ -12,8 +12,8 @@ from streamvln_gym.flats.layout import WALL_HEIGHT, WALL_THICKNESS, Opening, Pla
 from streamvln_gym.flats.lighting import REACH
 from streamvln_gym.flats.mesh import Colour, Model, Point
 from streamvln_gym.flats.palette import RGB
-from streamvln_gym.flats.scene_graph import Rect
 from streamvln_gym.flats.textures import Texture
+from streamvln_gym.scene_graph import Rect
 
 SIDES = ("west", "north", "east", "south")
 """Walls of a room: at x0, z0, x1 and z1."""

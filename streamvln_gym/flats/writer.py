@@ -26,8 +26,8 @@ from streamvln_gym.flats.files import MAX_INSTRUCTION_LENGTH
 from streamvln_gym.flats.landmarks import needs_mark
 from streamvln_gym.flats.phrases import draw, expand
 from streamvln_gym.flats.routes import Leg
-from streamvln_gym.flats.scene_graph import Door, Room, SceneGraph, SceneObject
 from streamvln_gym.flats.task import Task
+from streamvln_gym.scene_graph import Door, Room, SceneGraph, SceneObject
 
 _TRIES = 6
 

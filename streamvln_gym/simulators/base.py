@@ -60,6 +60,8 @@ class CameraConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 < value < 180.0:
                 raise ValueError(f"CameraConfig.{name} must lie between 0 and 180 degrees, got {value!r}")
+        if not math.isfinite(self.mount_height):
+            raise ValueError(f"CameraConfig.mount_height must be a finite number of metres, got {self.mount_height!r}")
         if not 0.0 <= self.min_depth < self.max_depth:
             raise ValueError(
                 f"CameraConfig needs 0 <= min_depth < max_depth, got {self.min_depth!r} and {self.max_depth!r}"

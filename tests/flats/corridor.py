@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from streamvln_gym.flats.scene_graph import Door, Room, SceneGraph, SceneObject
+from streamvln_gym.scene_graph import Door, Room, SceneGraph, SceneObject
 
 EAST, WEST, NORTH, SOUTH = -math.pi / 2, math.pi / 2, 0.0, math.pi
 

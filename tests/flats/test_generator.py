@@ -17,7 +17,7 @@ from streamvln_gym.flats.checks import check_flat, walkable_parts
 from streamvln_gym.flats.generator import Flat, generate_flat
 from streamvln_gym.flats.glb import glb_bytes, write_glb, write_stage_config
 from streamvln_gym.flats.palette import PALETTE, nearest_colour
-from streamvln_gym.flats.scene_graph import SceneGraph
+from streamvln_gym.scene_graph import SceneGraph
 from tests.flats.test_furniture import first_hits
 
 SEEDS = range(40)

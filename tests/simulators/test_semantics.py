@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from streamvln_gym.flats.furniture.catalogue import BUILDERS
-from streamvln_gym.flats.scene_graph import SceneGraph
+from streamvln_gym.scene_graph import SceneGraph
 from streamvln_gym.simulators.embedded.semantics import CLASS_NAMES, class_table
 from tests.conftest import tiny_graph
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamvln_gym.flats.scene_graph import SceneGraph
+from streamvln_gym.scene_graph import SceneGraph
 
 # fmt: off
 CLASS_NAMES = (

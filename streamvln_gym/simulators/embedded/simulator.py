@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.errors import NavigationError, SceneError
-from streamvln_gym.flats.scene_graph import SceneGraph
 from streamvln_gym.geometry import wrap_angle
+from streamvln_gym.scene_graph import SceneGraph
 from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, AgentState, CameraConfig
 from streamvln_gym.simulators.embedded import detour, navmesh, rasterizer, renderer
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
