@@ -1,0 +1,95 @@
+"""Vision-tower passes over whole episodes; memory that stays bounded however long an episode is."""
+
+import gc
+import os
+
+import psutil
+import pytest
+import torch
+
+from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
+from tests.agents.test_streaming_fuzz import PlannedLength, frame_at
+
+
+@pytest.fixture(scope="module")
+def parts():
+    torch.set_num_threads(1)
+    processor = StreamVLNProcessor.tiny()
+    for part in (processor.config.vision_config, processor.config.text_config):
+        part.num_hidden_layers = 1
+    processor.config.text_config.layer_types = ["full_attention"]
+    return StreamVLNForConditionalGeneration.from_seed(processor.config, seed=0), processor
+
+
+def make_agent(parts, length=4, **settings):
+    _, *arrows = parts[1].action_ids
+    plan = PlannedLength(arrows, parts[1].turn_end_id, length)
+    return StreamVLNAgent(*parts, constrained=False, logits_processor=[plan], **settings)
+
+
+@pytest.mark.parametrize("length", [4, 3, 5])
+def test_tower_passes_of_a_500_step_episode(parts, length):
+    """One per model call with 4-action answers; otherwise also the shown frames that were no call frames, once each."""
+    agent, passes, shown = make_agent(parts, length), [], set()
+    handle = agent.model.vision_tower.register_forward_hook(lambda m, i, o: passes.append(len(o.last_hidden_state)))
+    for step in range(500):
+        agent.act(frame_at(step, 0))
+        if agent.last_call.step == step:
+            shown.update(agent.last_call.history_steps)
+    handle.remove()
+    calls = -(-500 // length)
+    between = {step for step in shown if step % length}
+    assert agent.stats.calls == agent.stats.current_frames == calls
+    assert agent.stats.history_frames == len(between)
+    assert sum(passes) == calls + len(between)
+    assert bool(between) == (length != 4)
+
+
+def test_history_frames_at_most_31_after_a_window_opens(parts):
+    """The rule's own need with 8 frames per window and 32 steps, in episodes of up to 500 steps; 35 between windows."""
+    agent = make_agent(parts)
+    held = []
+    for step in range(500):
+        agent.act(frame_at(step, 0))
+        held.append(len(agent._memory))
+    current = 1
+    assert max(held[::32]) == 31 + current
+    assert max(held) == 35 + current
+    assert agent._memory.nbytes <= 36 * 16 * 256 * 4
+
+
+def tensor_bytes() -> int:
+    """Bytes of all live tensors, each storage once."""
+    gc.collect()
+    tensors = [found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)]
+    storages = {found.untyped_storage().data_ptr(): found.untyped_storage().nbytes() for found in tensors}
+    return sum(storages.values())
+
+
+def check_growth(parts, steps, settle):
+    """After `settle` steps, no window start finds more tensors alive or a larger process (but for 16 MiB of heap)."""
+    agent, process = make_agent(parts), psutil.Process(os.getpid())
+    tensors, resident = [], []
+    for step in range(steps):
+        agent.act(frame_at(step, 0))
+        if step % 32 == 28:
+            tensors.append(tensor_bytes())
+            resident.append(process.memory_info().rss)
+    early = settle // 32
+    frame = 16 * 256 * 4
+    assert max(tensors[early:]) <= max(tensors[:early]) + 2 * frame
+    assert max(resident[early:]) <= max(resident[:early]) + 16 * 2**20
+    return agent
+
+
+def test_memory_over_500_steps(parts):
+    agent = check_growth(parts, 500, 300)
+    assert agent._memory.nbytes <= 36 * 16 * 256 * 4
+
+
+@pytest.mark.long
+def test_memory_over_5000_steps(parts):
+    agent = check_growth(parts, 5000, 600)
+    assert agent._memory.nbytes <= 37 * 16 * 256 * 4
+    assert agent.stats.tower_frames == 1250
