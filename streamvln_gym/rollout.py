@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +23,7 @@ from streamvln_gym.video import VideoWriter
 
 AgentName = Literal["streamvln", "oracle", "random", "forward"]
 UNTRAINED = "untrained weights"
+_SMALL_NETWORK = 50_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -71,19 +74,30 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
     env = gym.make(config.env, render_mode="rgb_array" if config.video else None, **options)
     try:
         agent, label = make_agent(config, env)
-        identity = {"agent": config.agent, "checkpoint": config.checkpoint, "seed": config.seed, "version": __version__}
+        dataset = env.unwrapped.dataset  # type: ignore[attr-defined]
+        identity: dict[str, Any] = {
+            "agent": config.agent,
+            "checkpoint": config.checkpoint,
+            "seed": config.seed,
+            "max_steps": config.max_steps,
+            "version": __version__,
+            "dataset": dataset.name,
+            "split": dataset.split,
+        }
         if label:
             identity["note"] = label
-        dataset = env.unwrapped.dataset  # type: ignore[attr-defined]
         done = read_records(config.json, identity) if config.json else {}
         wanted = choose_episodes(dataset, config.episodes, config.seed)
         records = [done[episode_id] for episode_id in wanted if episode_id in done]
         missing = [episode_id for episode_id in wanted if episode_id not in done]
-        for episode_id in tqdm(missing, desc=f"{config.agent} on {dataset.name}/{dataset.split}", unit="episode"):
-            record = {**identity, **play(env, agent, episode_id, config.video, label)}
-            records.append(record)
-            if config.json:
-                append_record(config.json, record)
+        with _one_thread_for_small_networks(agent):
+            for episode_id in tqdm(missing, desc=f"{config.agent} on {dataset.name}/{dataset.split}", unit="episode"):
+                if config.agent == "random":  # drawn anew for every episode: a run taken up again gives the same
+                    agent = random_agent(config.seed, episode_id)
+                record = {**identity, **play(env, agent, episode_id, config.video, label)}
+                records.append(record)
+                if config.json:
+                    append_record(config.json, record)
         return records
     finally:
         env.close()
@@ -112,7 +126,7 @@ def make_agent(config: RolloutConfig, env: gym.Env) -> tuple[Any, str]:
     if config.agent == "oracle":
         return agents.OracleAgent(env), ""
     if config.agent == "random":
-        return agents.RandomAgent(seed=config.seed if config.seed is not None else 0), ""
+        return random_agent(config.seed, ""), ""
     if config.agent == "forward":
         return agents.ForwardAgent(), ""
     if config.agent != "streamvln":
@@ -122,6 +136,30 @@ def make_agent(config: RolloutConfig, env: gym.Env) -> tuple[Any, str]:
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     agent = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=device)
     return agent, "" if agent.trained else UNTRAINED
+
+
+def random_agent(seed: int | None, episode_id: str) -> Any:
+    """The random agent for one episode; what it does depends on nothing but the run's seed and the episode."""
+    from streamvln_gym.agents import RandomAgent
+
+    return RandomAgent(seed=zlib.crc32(f"{seed}/{episode_id}".encode()))
+
+
+@contextmanager
+def _one_thread_for_small_networks(agent: Any) -> Iterator[None]:
+    """Runs a small network on the CPU on one thread: more of them wait for each other and for the video encoder."""
+    model = getattr(agent, "model", None)
+    if model is None or agent.device.type != "cpu" or sum(p.numel() for p in model.parameters()) > _SMALL_NETWORK:
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def choose_episodes(dataset: EpisodeDataset, count: int, seed: int | None = None) -> list[str]:

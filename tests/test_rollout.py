@@ -140,3 +140,13 @@ def test_what_cannot_be_had_is_named(tiny_flats, changes, error, message):
 def test_habitat_is_refused_with_the_remedy(tiny_flats):
     with pytest.raises(SimulatorUnavailableError, match="simulator='embedded'"):
         tiny_flats.make(simulator="habitat")
+
+
+def test_a_random_run_taken_up_again_gives_the_same(tiny_flats, tmp_path):
+    settings = {"agent": "random", "seed": 3, "max_steps": 20}
+    whole = rollout(config(tiny_flats, episodes=3, **settings))
+    path = tmp_path / "r.jsonl"
+    rollout(config(tiny_flats, episodes=1, json=path, **settings))
+    assert [r["actions"] for r in rollout(config(tiny_flats, episodes=3, json=path, **settings))] == [
+        r["actions"] for r in whole
+    ]
