@@ -14,6 +14,7 @@ TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
+    "psutil>=5.9",
     "setuptools>=77",  # a test builds the wheel
     "embreex>=2.17.7.post6",  # ground truth of the renderer's depth
     "moviepy>=2.0",  # Gymnasium's RecordVideo

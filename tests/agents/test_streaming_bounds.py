@@ -69,7 +69,7 @@ def tensor_bytes() -> int:
 
 def check_growth(parts, steps, settle):
     """After `settle` steps, no window start finds more tensors alive or a larger process (but for 16 MiB of heap)."""
-    agent, process = make_agent(parts), psutil.Process(os.getpid())
+    agent, process = make_agent(parts, conjunctions=["there is "]), psutil.Process(os.getpid())
     tensors, resident = [], []
     for step in range(steps):
         agent.act(frame_at(step, 0))

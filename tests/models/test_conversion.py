@@ -292,3 +292,20 @@ def test_hub_ids_are_downloaded_only_when_named(published, monkeypatch, tmp_path
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(CheckpointError, match=r"'someone/StreamVLN' cannot be downloaded from the hub: no route"):
         StreamVLNAgent.from_pretrained("someone/StreamVLN")
+
+
+def test_convert_on_the_command_line(published, tmp_path, capsys):
+    from streamvln_gym.cli import main
+
+    vision = tmp_path / "siglip.json"
+    vision.write_text(json.dumps(VISION_CONFIG))
+    target = tmp_path / "ours"
+    main(["convert", str(published), str(target), "--vision-config", str(vision)])
+    output = capsys.readouterr().out
+    assert "66 tensors, 0.02 GB" in output
+    assert "conversion.json" in output
+    assert StreamVLNAgent.from_pretrained(target).model.config.num_history == 8
+    with pytest.raises(SystemExit, match="exists already"):
+        main(["convert", str(published), str(target), "--vision-config", str(vision)])
+    with pytest.raises(SystemExit, match="vision_config="):
+        main(["convert", str(published), str(tmp_path / "other")])
