@@ -151,16 +151,16 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: special positions and features do not match.
         """
-        ids = torch.as_tensor(input_ids, dtype=torch.long, device=self.lm_head.weight.device)
+        ids = torch.as_tensor(input_ids, dtype=torch.long, device=self.get_input_embeddings().weight.device)
         ids = expand_special_ids(ids, image_features, memory_features)
         embeddings = self.get_input_embeddings()(ids.clamp(min=0))
         # Out of place: with frozen embeddings and gradient checkpointing, this is a leaf that requires gradients.
         if image_features is not None:
             places = (ids == IMAGE_TOKEN_ID)[:, None]
-            embeddings = embeddings.masked_scatter(places, image_features.flatten(0, 1).to(embeddings.dtype))
+            embeddings = embeddings.masked_scatter(places, image_features.flatten(0, 1).to(embeddings))
         if memory_features is not None:
             places = (ids == MEMORY_TOKEN_ID)[:, None]
-            embeddings = embeddings.masked_scatter(places, memory_features.to(embeddings.dtype))
+            embeddings = embeddings.masked_scatter(places, memory_features.to(embeddings))
         return embeddings[None]
 
     def extend(self, inputs_embeds: Tensor, cache: Cache) -> Tensor:
