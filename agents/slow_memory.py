@@ -155,7 +155,11 @@ class SlowMemory:
     def window_opened(self, t0: int) -> None:
         """Drops what only the window that has just opened at step `t0` needed."""
         self._next_window = (t0 // self.window_steps + 1) * self.window_steps
-        if not self._spacing:
+        if self._spacing:
+            return
+        if self._next_window > self.max_steps:
+            self._start_spacing()  # no window is left that the schedule knows, but the episode may run on
+        else:
             self._kept = [frame for frame in self._kept if self._needed(frame, t0)]
 
     def _frames(self) -> list[MemoryFrame]:

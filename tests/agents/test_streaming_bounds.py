@@ -59,6 +59,17 @@ def test_history_frames_at_most_31_after_a_window_opens(parts):
     assert agent._memory.nbytes <= 36 * 16 * 256 * 4
 
 
+def test_history_beyond_max_steps_spans_the_whole_past(parts):
+    agent = make_agent(parts)
+    for step in range(900):
+        agent.act(frame_at(step, 0))
+        call = agent.last_call
+        if call.step == step and call.history_steps and step > 500:
+            wanted = [index * (step // 8) for index in range(8)]
+            assert all(0 <= index - shown <= 60 for index, shown in zip(wanted, call.history_steps, strict=True))
+        assert len(agent._memory) <= 37
+
+
 def tensor_bytes() -> int:
     """Bytes of all live tensors, each storage once."""
     gc.collect()
