@@ -216,19 +216,19 @@ def _convert(config: ConvertConfig) -> None:
 
 def _doctor(config: DoctorConfig) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
 
     from streamvln_gym.doctor import diagnose
 
     findings = diagnose(config.data_dir)
-    table = Table(title="streamvln-gym doctor")
-    for column in ("what", "status", "found", "what to do"):
-        table.add_column(column, overflow="fold")
     colours = {"ok": "green", "missing": "yellow", "problem": "red"}
+    width = max(len(finding.topic) for finding in findings)
+    console = Console(highlight=False, soft_wrap=True)
     for finding in findings:
-        status = f"[{colours[finding.status]}]{finding.status}[/]"
-        table.add_row(finding.topic, status, finding.detail, finding.remedy)
-    Console().print(table)
+        status = f"[{colours[finding.status]}]{finding.status:<8}[/]"
+        console.print(f"{status}{finding.topic:<{width}}  {finding.detail}")
+        if finding.remedy:
+            console.print(Padding(f"-> {finding.remedy}", (0, 0, 0, 8)), style="dim", soft_wrap=False)
     problems = [finding.topic for finding in findings if finding.status == "problem"]
     if problems:
         sys.exit(f"streamvln-gym: something needed is wrong: {', '.join(problems)}")
