@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -151,9 +151,10 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: special positions and features do not match.
         """
-        ids = torch.as_tensor(input_ids, dtype=torch.long, device=self.get_input_embeddings().weight.device)
+        table = cast(nn.Embedding, self.get_input_embeddings())
+        ids = torch.as_tensor(input_ids, dtype=torch.long, device=table.weight.device)
         ids = expand_special_ids(ids, image_features, memory_features)
-        embeddings = self.get_input_embeddings()(ids.clamp(min=0))
+        embeddings = table(ids.clamp(min=0))
         # Out of place: with frozen embeddings and gradient checkpointing, this is a leaf that requires gradients.
         if image_features is not None:
             places = (ids == IMAGE_TOKEN_ID)[:, None]
