@@ -101,4 +101,5 @@ def test_windows_equal_the_stream(writer, settings, length):
         assert targets == [token for call, _ in within for token in call.answer_ids]
         with torch.inference_mode():
             trained = model(**StreamVLNCollator()([dataset[index]]))
-        torch.testing.assert_close(trained.logits, torch.cat([logits for _, logits in within]), rtol=0, atol=1e-4)
+        streamed_logits = torch.cat([logits for _, logits in within])
+        torch.testing.assert_close(trained.logits, streamed_logits, rtol=2e-5, atol=1e-4)  # logits reach 10
