@@ -9,9 +9,10 @@ import warnings
 from collections.abc import Collection
 from pathlib import Path
 
-from streamvln_gym.episodes import EpisodeDataset, VLNCEDataset
+from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError, SimulatorUnavailableError
 from streamvln_gym.simulators.base import CameraConfig, Simulator
+from streamvln_gym.vlnce import VLNCEDataset
 
 EPISODE_FILES = {"r2r": "datasets/r2r/{split}/{split}.json.gz", "rxr": "datasets/rxr/{split}/{split}_guide.json.gz"}
 """Where the downloaded datasets lie under `data_dir`."""

@@ -13,11 +13,12 @@ import pytest
 import trimesh
 
 from streamvln_gym.env import VLNEnv
-from streamvln_gym.episodes import Episode, Goal, Instruction, VLNCEDataset, write_dataset
+from streamvln_gym.episodes import Episode, Goal, Instruction
 from streamvln_gym.expert import demonstrate, expert_for
 from streamvln_gym.geometry import path_length, yaw_to_quaternion
 from streamvln_gym.scene_graph import Door, Room, SceneGraph, SceneObject
 from streamvln_gym.simulators.base import AgentState, CameraConfig
+from streamvln_gym.vlnce import VLNCEDataset, write_dataset
 
 SMALL_CAMERA = CameraConfig(width=64, height=48)
 HEIGHT = 0.2  # metres, the mesh over the floor

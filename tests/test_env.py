@@ -16,7 +16,6 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from streamvln_gym.env import VLNEnv
-from streamvln_gym.episodes import VLNCEDataset, write_dataset
 from streamvln_gym.errors import (
     DatasetError,
     EpisodeNotFoundError,
@@ -28,6 +27,7 @@ from streamvln_gym.rewards import RewardConfig
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 from streamvln_gym.spaces import SENSORS
+from streamvln_gym.vlnce import VLNCEDataset, write_dataset
 from tests.conftest import HEIGHT, SMALL_CAMERA, TinyFlats, copy_of, tiny_episode
 
 STOP, FORWARD, LEFT, RIGHT = range(4)

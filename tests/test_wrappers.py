@@ -13,10 +13,10 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo, TimeLimit
 
 from streamvln_gym.env import VLNEnv
-from streamvln_gym.episodes import VLNCEDataset, write_dataset
 from streamvln_gym.errors import NavigationError
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.spaces import SENSORS
+from streamvln_gym.vlnce import VLNCEDataset, write_dataset
 from streamvln_gym.wrappers import PAD, ActionChunk, ExpertAction, SB3Observation, TokenizeInstruction
 from tests.conftest import SMALL_CAMERA, TinyFlats
 

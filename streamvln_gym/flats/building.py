@@ -16,7 +16,6 @@ import numpy as np
 from tqdm import tqdm
 
 from streamvln_gym.cache import make_writable
-from streamvln_gym.episodes import VLNCEDataset, write_dataset
 from streamvln_gym.errors import DatasetError, SceneError
 from streamvln_gym.flats.files import (
     episode_file,
@@ -33,6 +32,7 @@ from streamvln_gym.scene_graph import SceneGraph
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 from streamvln_gym.simulators.embedded.navmesh_builder import build_navigation_mesh, walkable_area
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
+from streamvln_gym.vlnce import VLNCEDataset, write_dataset
 
 _FLAT_ATTEMPTS = 8
 _STALE_SECONDS = 3600.0

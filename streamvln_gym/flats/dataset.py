@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from streamvln_gym.cache import cache_dir
-from streamvln_gym.episodes import Episode, VLNCEDataset, not_found
+from streamvln_gym.episodes import Episode, not_found
 from streamvln_gym.errors import EpisodeNotFoundError
 from streamvln_gym.flats.files import (
     DATASET_NAME,
@@ -20,6 +20,7 @@ from streamvln_gym.flats.files import (
     scene_name,
     scenes_root,
 )
+from streamvln_gym.vlnce import VLNCEDataset
 
 _PRINTABLE_ASCII = frozenset(map(chr, range(32, 127)))
 

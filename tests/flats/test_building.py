@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from streamvln_gym.cache import CACHE_VARIABLE
-from streamvln_gym.episodes import VLNCEDataset
 from streamvln_gym.errors import DatasetError, SceneError
 from streamvln_gym.flats import building
 from streamvln_gym.flats.building import build_scene, build_scenes, merge_split
 from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.flats.files import EPISODES_PER_SCENE, episode_file, scene_folder, scenes_root
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
+from streamvln_gym.vlnce import VLNCEDataset
 from tests.flats.conftest import SEEDS
 
 ENDINGS = (".glb", ".navmesh.npz", ".scene_graph.json", ".instances.npy", ".stage_config.json")

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from streamvln_gym.episodes import Episode, EpisodeDataset, Goal, Instruction, VLNCEDataset, write_dataset
+from streamvln_gym.episodes import Episode, EpisodeDataset, Goal, Instruction
 from streamvln_gym.errors import DatasetError, EpisodeNotFoundError
 from streamvln_gym.sampler import EpisodeSampler
+from streamvln_gym.vlnce import VLNCEDataset, write_dataset
 
 RECORD: dict[str, Any] = {
     "episode_id": 7,
