@@ -21,29 +21,36 @@ class DepthAgent:
 
     def reset(self) -> None:
         self.steps = 0
-        self.turning: Action | None = None
+        self.turns_left = 0
+        self.turn = Action.LEFT
+        self.gps = np.full(2, np.inf)
 
     def act(self, obs: dict[str, Any]) -> int:
         self.steps += 1
         if self.steps >= self.max_steps:
             return Action.STOP
+        if self.turns_left:  # keep turning one way until the way should be free
+            self.turns_left -= 1
+            return self.turn
         depth = obs["depth"][:, :, 0]  # float32 (H, W), metres
         height, width = depth.shape
         ahead = depth[height // 3 :, width // 3 : 2 * width // 3]
-        if np.percentile(ahead, 5) > 0.6:
-            self.turning = None
+        blocked = np.linalg.norm(obs["gps"] - self.gps) < 0.1  # the last step forward led nowhere
+        self.gps = obs["gps"]
+        if np.percentile(ahead, 5) > 0.6 and not blocked:
             return Action.FORWARD
-        if self.turning is None:  # keep turning one way until the way is free
-            left, right = depth[:, : width // 2].mean(), depth[:, width // 2 :].mean()
-            self.turning = Action.LEFT if left > right else Action.RIGHT
-        return self.turning
+        left, right = depth[:, : width // 2].mean(), depth[:, width // 2 :].mean()
+        self.turn = Action.LEFT if left > right else Action.RIGHT
+        self.turns_left = 2
+        self.gps = np.full(2, np.inf)
+        return self.turn
 
 
 def main() -> None:
     env = ExpertAction(gym.make("StreamVLN-Flats-v0", split="val_unseen"))
     agent = DepthAgent()
-    for _ in range(2):
-        obs, info = env.reset()
+    for scene in ("flat_020000", "flat_020001"):
+        obs, info = env.reset(options={"scene_id": scene})
         agent.reset()
         print(f"\n{info['scene_id']}: {obs['instruction']}")
         agreed, total_reward, finished = 0, 0.0, False
