@@ -74,7 +74,13 @@ def load_checkpoint(
     if options.device_map is None and options.quantization_config is None:
         model = conversion.load_weights(folder, config, dtype, device, published)
         if options.attn_implementation:
-            model.set_attn_implementation(options.attn_implementation)
+            try:
+                model.set_attn_implementation(options.attn_implementation)
+            except (ValueError, ImportError) as error:
+                raise CheckpointError(
+                    f"attn_implementation={options.attn_implementation!r} cannot be had here: {error}. "
+                    "Use 'sdpa' or 'eager', or install what it needs"
+                ) from error
     else:
         model = _load_with_transformers(folder, config, dtype, device, options, published)
     return model, processor

@@ -275,7 +275,7 @@ class StreamVLNAgent:
             TypeError: an entry of `obs` has the wrong type.
             ValueError: an entry is missing or malformed, or the instruction changed without a `reset`.
         """
-        rgb, points = self._read(obs), self._points(obs)
+        rgb, points = self._read(obs)
         self._count_chunk(None)
         if self._queue:
             # A window may show this frame although no call has it (chunks that miss the sampling rule's steps).
@@ -290,8 +290,9 @@ class StreamVLNAgent:
 
         Args:
             obs: as in `act`.
-            n_executed: actions executed since the previous `predict_chunk` or `act`; None means the whole chunk that
-                the previous `predict_chunk` returned (nothing, after `act`).
+            n_executed: actions executed since the previous `predict_chunk`, or since the previous `act` beyond the one
+                that it returned and counted; None means the whole chunk that the previous `predict_chunk` returned
+                (nothing, after `act`).
 
         Returns:
             At least one action: `chunk_size` moves, or fewer moves and STOP. Unconstrained answers can be longer.
@@ -300,7 +301,7 @@ class StreamVLNAgent:
             TypeError: an entry of `obs` has the wrong type.
             ValueError: as in `act`; or `n_executed` is negative, or 0 although the agent has already seen this step.
         """
-        rgb, points = self._read(obs), self._points(obs)
+        rgb, points = self._read(obs)
         self._count_chunk(n_executed)
         self._queue.clear()
         chunk = self._call(rgb, points)
@@ -326,8 +327,13 @@ class StreamVLNAgent:
         self.stats.current_frames += 1
         kv_before = self.session.kv_length
         self.session.rules = self._answer_rules()
-        self.session.append(self._dialogue.encode(text), frame, memory)
-        answer = self.session.generate()
+        try:
+            self.session.append(self._dialogue.encode(text), frame, memory)
+            answer = self.session.generate()
+        except BaseException:  # out of memory, an interrupt: the dialogue is broken, so the next call opens a window
+            self._window.clear()
+            self.session.restart()
+            raise
         if kv_before == 0:
             self._memory.window_opened(step)
         self._memory.add(step, tokens=kept[0], points=points)
@@ -370,20 +376,19 @@ class StreamVLNAgent:
         pooled = self.model.pool(patches)
         return pooled, self._strategy.frame_tokens(patches, pooled)
 
-    def _points(self, obs: Observation) -> NDArray[np.float32] | None:
-        return self._geometry.points(obs) if self._strategy.needs_geometry else None
-
-    def _read(self, obs: Observation) -> NDArray[np.uint8]:
+    def _read(self, obs: Observation) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """The picture, and where its patches lie if the memory strategy wants to know."""
         rgb, instruction = read_rgb(obs), read_instruction(obs)
         check_depth(obs)
-        if self._instruction is None:
+        points = self._geometry.points(obs) if self._strategy.needs_geometry else None
+        if self._instruction is None:  # last, so that a refused observation leaves no trace
             check_instruction(instruction)
             self._instruction = instruction
         elif instruction != self._instruction:
             raise ValueError(
                 "obs['instruction'] changed within an episode: call agent.reset() at the start of every episode"
             )
-        return rgb
+        return rgb, points
 
     def _count_chunk(self, n_executed: int | None) -> None:
         if n_executed is not None and n_executed < 0:

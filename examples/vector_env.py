@@ -36,7 +36,7 @@ def main() -> None:
     for _ in range(STEPS):
         for k in np.flatnonzero(episode_starts):
             print(f"env {k}: {obs['instruction'][k]}")
-        actions = rng.choice(4, size=NUM_ENVS, p=[0.02, 0.68, 0.15, 0.15])  # agent.act_batch(obs, episode_starts)
+        actions = rng.choice(4, size=NUM_ENVS, p=[0.02, 0.68, 0.15, 0.15])  # your policy here
         obs, rewards, terminations, truncations, infos = envs.step(actions)
         episode_starts = starts.update(terminations, truncations)
         finished += int(np.sum(terminations | truncations))

@@ -1,4 +1,4 @@
-"""The command line `streamvln-gym rollout | build-flats | budget | doctor`; each is also a plain Python call."""
+"""The command line `streamvln-gym`: one function per command, and each command is also a plain Python call."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class EpisodeStarts:
         >>> observations, infos = envs.reset()
         >>> episode_starts = starts.reset()
         >>> while True:
-        ...     actions = agent.act_batch(observations, episode_starts)
+        ...     actions = policy(observations, episode_starts)
         ...     observations, rewards, terminations, truncations, infos = envs.step(actions)
         ...     episode_starts = starts.update(terminations, truncations)
 

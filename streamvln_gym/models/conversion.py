@@ -61,6 +61,14 @@ PUBLISHED_TOKENS = {
     "←": 71858,
     "→": 51018,
 }
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "vocab_size",
+)
 _TEXT_FIELDS = (
     "attention_dropout",
     "bos_token_id",
@@ -118,6 +126,15 @@ def config_from_published(
     Raises:
         CheckpointError: a value is missing or cannot be used.
     """
+    absent = [name for name in _SIZES if values.get(name) is None]
+    if all(values.get(name) is None for name in ("rope_theta", "rope_parameters")):
+        absent.append("rope_theta")
+    if absent:
+        raise CheckpointError(f"the published config.json lacks {', '.join(absent)}: copy it from the checkpoint again")
+    if vision_config is not None and not isinstance(vision_config, (Mapping, SiglipVisionConfig)):
+        raise CheckpointError(
+            f"vision_config must be a SiglipVisionConfig or a dict of its sizes, got {vision_config!r}"
+        )
     given = vision_config.to_dict() if isinstance(vision_config, SiglipVisionConfig) else dict(vision_config or {})
     vision = {**SO400M, **{name: value for name, value in given.items() if name in SO400M}, "vision_use_head": False}
     kept = vision["num_hidden_layers"] - 1
@@ -345,8 +362,15 @@ def convert_checkpoint(
 
 
 def generation_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What greedy decoding takes from a generation_config.json: token ids and the repetition penalty."""
+    """What greedy decoding takes from a generation_config.json: token ids and the repetition penalty.
+
+    Raises:
+        CheckpointError: the penalty is no positive number.
+    """
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "repetition_penalty")
+    penalty = values.get("repetition_penalty")
+    if penalty is not None and (isinstance(penalty, bool) or not isinstance(penalty, (int, float)) or penalty <= 0):
+        raise CheckpointError(f"generation_config.json: repetition_penalty must be a positive number, got {penalty!r}")
     return {name: values[name] for name in names if values.get(name) is not None}
 
 

@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +94,25 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
         return read_header(single)
     try:
         places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+            raise TypeError("'weight_map' must give a file name for every tensor")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index} is no index of safetensors shards: {error}; copy it again") from error
     shards = sorted(set(places.values()))
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"the weights in {folder} lack {len(missing)} of {len(shards)} shards: {_list(missing)}")
+        raise CheckpointError(
+            f"the weights in {folder} lack {len(missing)} of {len(shards)} shards: {_list(missing)}; copy them there"
+        )
     found: dict[str, StoredTensor] = {}
     for name in shards:
         found.update(read_header(folder / name))
     absent = sorted(set(places) - set(found))
     if absent:
-        raise CheckpointError(f"{index} names {len(absent)} tensors that no shard holds: {_list(absent)}")
+        raise CheckpointError(
+            f"{index} names {len(absent)} tensors that no shard holds: {_list(absent)}; copy index and shards again, "
+            "from one checkpoint"
+        )
     return found
 
 
@@ -116,11 +124,15 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """
     size = path.stat().st_size
     try:
+        if size < 8:
+            raise ValueError(f"it has only {size} bytes")
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > size - 8:
                 raise ValueError(f"its header of {length} bytes is longer than the file")
             header: dict[str, Any] = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
         found = {}
         for name, entry in header.items():
             if name == "__metadata__":
@@ -130,7 +142,11 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 raise ValueError(f"it is cut: {name} should end at byte {8 + length + last}, the file has {size}")
             if entry["dtype"] not in DTYPES:
                 raise ValueError(f"{name} has the dtype {entry['dtype']}, which is not supported")
-            found[name] = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), 8 + length + first, last - first)
+            shape = tuple(entry["shape"])
+            needed = prod(shape) * DTYPES[entry["dtype"]].itemsize
+            if first < 0 or last - first != needed:
+                raise ValueError(f"{name} takes {last - first} bytes, but its shape {shape} needs {needed}")
+            found[name] = StoredTensor(path, entry["dtype"], shape, 8 + length + first, needed)
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}; copy the file again") from error
     return found

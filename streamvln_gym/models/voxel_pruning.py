@@ -94,13 +94,15 @@ def patch_points(
         (side * side, 3) float32 metres, row-major; NaN where depth is 0, negative, NaN or at least `max_depth`.
 
     Raises:
-        ValueError: an array has another shape.
+        ValueError: an array has another shape, or a focal length is not positive.
     """
     picture = np.asarray(depth)
     picture = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
     if picture.ndim != 2 or 0 in picture.shape:
         raise ValueError(f"depth must have shape (height, width) or (height, width, 1), got {np.shape(depth)}")
     matrix = _matrix("intrinsics", intrinsics, 3)
+    if not (matrix[0, 0] > 0.0 and matrix[1, 1] > 0.0):
+        raise ValueError(f"the focal lengths of intrinsics must be positive, got {matrix[0, 0]} and {matrix[1, 1]}")
     pose = _matrix("camera_pose", camera_pose, 4)
     height, width = picture.shape
     v = np.floor(centres * height).astype(np.int64)[:, None]

@@ -393,3 +393,35 @@ def test_configuration_refuses_nonsense():
     for name, value in {"window_steps": 0, "chunk_size": 0, "num_history": -1, "max_steps": 0}.items():
         with pytest.raises(ValueError, match=name):
             StreamVLNAgentConfig(**{name: value})
+
+
+def test_a_failed_call_loses_the_window_and_nothing_else(agent, monkeypatch):
+    run_episode(agent, 8)
+    working = agent.session.generate
+
+    def fail():
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(agent.session, "generate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        agent.act(observe(8))
+    monkeypatch.setattr(agent.session, "generate", working)
+    agent.act(observe(8))
+    assert agent.step == 9
+    assert agent.last_call.kv_before == 0
+    assert agent.last_call.history_steps == [0, 0, 0, 0, 4, 4, 4, 4]  # of 0..7, the nearest that is kept
+
+
+def test_a_refused_observation_leaves_no_trace(parts):
+    agent = StreamVLNAgent(*parts, memory_strategy="voxel")
+    with pytest.raises(ValueError, match="depth"):
+        agent.act({**observe(0), "instruction": "Go away."})
+    seen = {
+        "depth": np.ones((60, 80, 1), np.float32),
+        "camera_pose": np.eye(4),
+        "intrinsics": np.diag([60.0, 60.0, 1.0]),
+    }
+    with pytest.raises(ValueError, match="focal lengths"):
+        agent.act({**observe(0), **seen, "intrinsics": np.zeros((3, 3))})
+    agent.act({**observe(0), **seen})
+    assert agent.step == 1

@@ -169,10 +169,10 @@ def test_what_a_voxel_agent_misses_is_said(parts, key):
 def test_configured_intrinsics_count_more_than_the_observations(parts):
     agent = StreamVLNAgent(*parts, memory_strategy="voxel", intrinsics=INTRINSICS)
     obs = observe(0)
-    expected = agent._points(obs)
-    np.testing.assert_array_equal(agent._points({**obs, "intrinsics": np.eye(3)}), expected)
+    expected = agent._read(obs)[1]
+    np.testing.assert_array_equal(agent._read({**obs, "intrinsics": np.eye(3)})[1], expected)
     del obs["intrinsics"]
-    np.testing.assert_array_equal(agent._points(obs), expected)
+    np.testing.assert_array_equal(agent._read(obs)[1], expected)
     assert agent.act(obs) in range(4)
 
 

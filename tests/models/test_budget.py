@@ -89,6 +89,9 @@ def test_published_configurations_are_read(tmp_path):
         "num_hidden_layers": 28,
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "vocab_size": 152064,
+        "rope_theta": 1000000.0,
         "mm_spatial_pool_mode": "average",
         "num_history": 4,
     }

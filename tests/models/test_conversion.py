@@ -309,3 +309,77 @@ def test_convert_on_the_command_line(published, tmp_path, capsys):
         main(["convert", str(published), str(target), "--vision-config", str(vision)])
     with pytest.raises(SystemExit, match="vision_config="):
         main(["convert", str(published), str(tmp_path / "other")])
+
+
+def rewrite_header(path, change):
+    """Replaces a safetensors file's header by what `change` makes of it."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(change(json.loads(data[8 : 8 + length]))).encode()
+    path.unlink()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+
+
+def halved(header):
+    first, last = header["lm_head.weight"]["data_offsets"]
+    header["lm_head.weight"]["data_offsets"] = [first, (first + last) // 2]
+    return header
+
+
+def reversed_range(header):
+    header["lm_head.weight"]["data_offsets"] = header["lm_head.weight"]["data_offsets"][::-1]
+    return header
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (halved, r"lm_head\.weight takes \d+ bytes, but its shape .* needs"),
+        (reversed_range, r"lm_head\.weight takes -\d+ bytes"),
+        (lambda header: list(header), "no JSON object"),
+    ],
+)
+def test_a_header_that_contradicts_itself_is_refused(published, tmp_path, change, message):
+    folder = damaged(published, tmp_path / "header", lambda tensors: None)
+    rewrite_header(folder / "model.safetensors", change)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder, options=OPTIONS)
+
+
+def test_an_empty_file_is_refused(published, tmp_path):
+    folder = damaged(published, tmp_path / "empty", lambda tensors: None)
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="it has only 0 bytes"):
+        load_checkpoint(folder, options=OPTIONS)
+
+
+@pytest.mark.parametrize("places", [["a"], {"lm_head.weight": 3}])
+def test_an_index_of_another_form_is_refused(published, tmp_path, places):
+    folder = shard(published, tmp_path / "shards")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(CheckpointError, match="weight_map"):
+        load_checkpoint(folder, options=OPTIONS)
+
+
+def test_sizes_that_the_published_configuration_lacks_are_listed(published):
+    values = json.loads((published / "config.json").read_text())
+    for name in ("rope_theta", "num_key_value_heads"):
+        values.pop(name)
+    with pytest.raises(CheckpointError, match="lacks num_key_value_heads, rope_theta"):
+        config_from_published(values)
+    with pytest.raises(CheckpointError, match="vision_config must be"):
+        config_from_published(json.loads((published / "config.json").read_text()), vision_config=[1, 2])
+
+
+@pytest.mark.parametrize("penalty", ["high", 0, True])
+def test_a_repetition_penalty_that_is_no_number_is_refused(published, tmp_path, penalty):
+    folder = damaged(published, tmp_path / "penalty", lambda tensors: None)
+    (folder / "generation_config.json").unlink()
+    (folder / "generation_config.json").write_text(json.dumps({"repetition_penalty": penalty}))
+    with pytest.raises(CheckpointError, match="repetition_penalty must be a positive number"):
+        load_checkpoint(folder, options=OPTIONS)
+
+
+def test_an_unknown_attention_is_named(published):
+    with pytest.raises(CheckpointError, match="attn_implementation='flash' cannot be had"):
+        load_checkpoint(published, options=LoadOptions(vision_config=VISION_CONFIG, attn_implementation="flash"))
