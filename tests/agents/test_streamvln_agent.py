@@ -409,7 +409,7 @@ def test_a_failed_call_loses_the_window_and_nothing_else(agent, monkeypatch):
     agent.act(observe(8))
     assert agent.step == 9
     assert agent.last_call.kv_before == 0
-    assert agent.last_call.history_steps == [0, 0, 0, 0, 4, 4, 4, 4]  # of 0..7, the nearest that is kept
+    assert agent.last_call.history_steps == [0, 0, 0, 0, 4, 4, 4, 7]  # nearest kept frames of 0..7
 
 
 def test_a_refused_observation_leaves_no_trace(parts):
