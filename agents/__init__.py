@@ -3,8 +3,9 @@
 The folder is imported as `streamvln_gym.agents`. torch is imported when `StreamVLNAgent` is first used.
 """
 
-from importlib import import_module
 from typing import Any
+
+from streamvln_gym.lazy import lazy_exports
 
 if __name__ != "streamvln_gym.agents":
     raise ImportError(
@@ -24,14 +25,11 @@ _LAZY = {
     "StreamVLNAgentConfig": "streamvln",
 }
 __all__ = sorted(_LAZY)
+_load = lazy_exports(__name__, _LAZY)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+    return _load(name)
 
 
 def __dir__() -> list[str]:

@@ -32,7 +32,7 @@ from streamvln_gym.scene_graph import SceneGraph
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 from streamvln_gym.simulators.embedded.navmesh_builder import build_navigation_mesh, walkable_area
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
-from streamvln_gym.vlnce import VLNCEDataset, write_dataset
+from streamvln_gym.vlnce import VLNCEDataset, ground_truth_path, write_dataset
 
 _FLAT_ATTEMPTS = 8
 _STALE_SECONDS = 3600.0
@@ -75,10 +75,11 @@ def build_scene(root: Path, split: str, seed: int) -> None:
                 problem = error
                 continue
             _publish(staged, folder)
-            made = episode_file(Path(scratch), split, seed)
-            for path in (made, made.with_name(made.name.replace(".json", "_gt.json"))):
-                target = make_writable(episode_file(root, split, seed).parent) / path.name
-                os.replace(path, target)
+            made, target = episode_file(Path(scratch), split, seed), episode_file(root, split, seed)
+            make_writable(target.parent)
+            # The episode file last: where it is, the scene is built.
+            os.replace(ground_truth_path(made), ground_truth_path(target))
+            os.replace(made, target)
             return
     raise SceneError(f"no flat of scene seed {seed} passes the checks: {problem}. Leave this seed out.")
 
@@ -100,7 +101,7 @@ def build_scenes(root: Path, split: str, seeds: Sequence[int], workers: int | No
         return
     make_writable(scenes_root(root) / "flats")
     _remove_stale(scenes_root(root) / "flats")
-    workers = min(workers or len(os.sched_getaffinity(0)), len(missing))
+    workers = min(workers or _cores(), len(missing))
     with tqdm(total=len(missing), desc=f"building {split} flats", unit="flat") as bar:
         if workers == 1:
             for seed in missing:
@@ -135,6 +136,11 @@ def merge_split(root: Path, split: str, seeds: Sequence[int]) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _cores() -> int:
+    """How many CPU cores this process may use (Linux knows; elsewhere all of the machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _home_split(split: str) -> str:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamvln_gym.expert import Demonstration
 from streamvln_gym.flats.proposals import Proposal
+from streamvln_gym.flats.sight import Sight
 from streamvln_gym.scene_graph import SceneGraph
-from streamvln_gym.simulators.base import CameraConfig
-from streamvln_gym.simulators.embedded.renderer import Renderer
 
 WINDOW_STEPS = 32
-_CAMERA = CameraConfig(width=160, height=120)
-_PIXELS = 4  # of 19,200: fewer is a sliver that nobody recognises
+_PIXELS = 4  # of a picture's 19,200: fewer say nothing
 _VISIT_METRES = 0.6
 _DOOR_METRES = 1.0
 
@@ -35,10 +32,8 @@ class MemoryNeed:
     cue_last_seen: int
 
 
-def memory_need(
-    graph: SceneGraph, renderer: Renderer, proposal: Proposal, demonstration: Demonstration
-) -> MemoryNeed | None:
-    """Renders the demonstration and looks for the cue.
+def memory_need(graph: SceneGraph, sight: Sight, proposal: Proposal, demonstration: Demonstration) -> MemoryNeed | None:
+    """Looks for the cue in the demonstration's pictures.
 
     Returns:
         None if the proposal is no memory task, the cue is never seen, or it is still (or again) in sight within the
@@ -55,10 +50,10 @@ def memory_need(
     if proposal.cue_room is not None:
         cue[[o.id for o in graph.objects if o.room == proposal.cue_room]] = True
     window = range(decision, decision - WINDOW_STEPS, -1)
-    if any(_sees(renderer, demonstration, step, cue) for step in window):
+    if any(sight.pixels(step)[cue].sum() >= _PIXELS for step in window):
         return None
     for step in range(decision - WINDOW_STEPS, -1, -1):
-        if _sees(renderer, demonstration, step, cue):
+        if sight.pixels(step)[cue].sum() >= _PIXELS:
             return MemoryNeed(kind, decision, step)
     return None
 
@@ -73,11 +68,3 @@ def _decision_step(proposal: Proposal, demonstration: Demonstration) -> int | No
     if not len(begins):
         return None
     return int(begins[0] if is_return else begins[-1])
-
-
-def _sees(renderer: Renderer, demonstration: Demonstration, step: int, cue: NDArray[np.bool_]) -> bool:
-    frame = renderer.render(demonstration.positions[step], float(demonstration.yaws[step]), _CAMERA, ("instance",))[
-        "instance"
-    ]
-    seen = frame[frame >= 0]
-    return int(np.count_nonzero(cue[seen])) >= _PIXELS

@@ -23,7 +23,7 @@ from streamvln_gym.flats.proposals import (
     propose_same_as,
     propose_second_room,
 )
-from streamvln_gym.flats.sight import objects_in_sight
+from streamvln_gym.flats.sight import Sight
 from streamvln_gym.flats.task import Task
 from streamvln_gym.flats.writer import Written, write_instructions
 from streamvln_gym.geometry import path_length, yaw_to_quaternion
@@ -108,13 +108,13 @@ def _try_out(
         demonstration = _demonstrate(simulator, proposal)
         if demonstration is None:
             continue
-        need = None
+        need, sight = None, Sight(simulator.renderer, demonstration, len(places.graph.objects))
         if proposal.task.kind is not None:
-            need = memory_need(places.graph, simulator.renderer, proposal, demonstration)
+            need = memory_need(places.graph, sight, proposal, demonstration)
             if need is None:
                 continue
         way_back = need.decision_step if need is not None and need.kind == "return" else None
-        seen = objects_in_sight(simulator.renderer, demonstration, way_back)
+        seen = sight.objects(way_back)
         if not seen.issuperset(_told_objects(proposal.task)):
             continue  # nobody can stop at what is never seen
         instructions = write_instructions(places.graph, proposal.task, INSTRUCTIONS_PER_PATH, rng, seen)

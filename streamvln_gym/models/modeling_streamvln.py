@@ -169,10 +169,6 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output = self.language_model(inputs_embeds=inputs_embeds, use_cache=True, **{CACHE_ARGUMENT: cache})
         return output.last_hidden_state[:, -1]
 
-    def decode_step(self, inputs_embeds: Tensor, cache: Cache) -> Tensor:
-        """Appends embeddings to the cache and returns the logits (batch, vocab) after the last of them."""
-        return self.lm_head(self.extend(inputs_embeds, cache))
-
     def forward(
         self,
         input_ids: Tensor | None = None,

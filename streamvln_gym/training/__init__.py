@@ -3,8 +3,9 @@
 Names are imported when they are used, so `import streamvln_gym.training` needs no torch.
 """
 
-from importlib import import_module
 from typing import Any
+
+from streamvln_gym.lazy import lazy_exports
 
 _LAZY = {
     "Trajectory": "trajectories",
@@ -17,14 +18,11 @@ _LAZY = {
     "StreamVLNCollator": "collator",
 }
 __all__ = sorted(_LAZY)
+_load = lazy_exports(__name__, _LAZY)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+    return _load(name)
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,8 @@ import pytest
 
 from streamvln_gym.flats.furniture import BUILDERS, Piece, Style, build
 from streamvln_gym.flats.mesh import MeshArrays, MeshBuilder, Model
-from streamvln_gym.flats.palette import PALETTE, colour_name, colour_rgb, nearest_colour
+from streamvln_gym.flats.palette import PALETTE, colour_name, colour_rgb
+from tests.flats.colours import nearest_colour
 
 
 def piece_of(name: str, seed: int = 0) -> Piece:

@@ -16,8 +16,9 @@ from shapely.ops import unary_union
 from streamvln_gym.flats.checks import check_flat, walkable_parts
 from streamvln_gym.flats.generator import Flat, generate_flat
 from streamvln_gym.flats.glb import glb_bytes, write_glb, write_stage_config
-from streamvln_gym.flats.palette import PALETTE, nearest_colour
+from streamvln_gym.flats.palette import PALETTE
 from streamvln_gym.scene_graph import SceneGraph
+from tests.flats.colours import nearest_colour
 from tests.flats.test_furniture import first_hits
 
 SEEDS = range(40)

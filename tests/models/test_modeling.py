@@ -150,7 +150,8 @@ def test_streaming_equals_one_shot_prefill(model, frames):
     turns = [([3, 4, IMAGE, 5], 0), ([6, IMAGE, 7, 8], 1), ([9, IMAGE, 10], 2)]
     cache, streamed = model.new_cache(), []
     for ids, frame in turns:
-        streamed.append(model.decode_step(model.embed(ids, features[frame : frame + 1]), cache)[0])
+        hidden = model.extend(model.embed(ids, features[frame : frame + 1]), cache)
+        streamed.append(model.lm_head(hidden)[0])
     whole = model(inputs_embeds=model.embed([token for ids, _ in turns for token in ids], features[:3])).logits[0]
     ends = np.cumsum([len(ids) - 1 + 16 for ids, _ in turns]) - 1
     assert cache.get_seq_length() == ends[-1] + 1
