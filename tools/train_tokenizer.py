@@ -1,7 +1,8 @@
 """Trains the small tokenizer that ships with the package (streamvln_gym/models/assets/tiny_tokenizer).
 
-A byte-level BPE on navigation sentences that this script makes up: any text round-trips, the words of instructions
-are mostly one token each, and the dialogue's own markers are single tokens.
+A byte-level BPE on the instructions of generated flats (train) and on navigation sentences that this script makes up:
+any text round-trips, the words of instructions are mostly one token each, and so are the dialogue's markers and its
+fixed sentences, which every prompt repeats.
 
     python tools/train_tokenizer.py
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.models.dialogue import (
     CONJUNCTIONS,
     MEMORY_PROMPTS,
@@ -25,10 +27,24 @@ from streamvln_gym.models.dialogue import (
 )
 
 TARGET = Path(__file__).parents[1] / "streamvln_gym" / "models" / "assets" / "tiny_tokenizer"
-VOCAB_SIZE = 1536
+VOCAB_SIZE = 1344
+FLATS = 60
+REPEATS = 60  # of a flat's instructions, so that their words weigh as much as the made-up ones'
 SENTENCES = 60_000
 PADDING = "<|endoftext|>"
 ACTIONS = ["↑", "←", "→", "STOP"]
+OPENING, CLOSING = USER_PROMPT.split("<instruction>.")
+PHRASES = [
+    f"system\n{SYSTEM_PROMPT}",
+    f"user\n{OPENING}",
+    CLOSING,
+    *(text.partition("<memory>")[0] for text in MEMORY_PROMPTS.values()),
+    *CONJUNCTIONS,
+    *(f" {conjunction}" for conjunction in CONJUNCTIONS),
+    "user\n",
+    "assistant\n",
+]
+"""The dialogue's fixed sentences, each between two markers, frames or the instruction."""
 # Words with their leading space, single digits, punctuation, white space.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -115,8 +131,13 @@ def sentence(rng: random.Random) -> str:
 
 
 def corpus(seed: int = 0) -> Iterator[str]:
-    """Instructions, and now and then the dialogue's own sentences."""
+    """Instructions of flats, made-up ones, and now and then the dialogue's own sentences."""
     rng = random.Random(seed)
+    flats = FlatsDataset("train", scenes=FLATS)
+    flats.build()
+    texts = [flats.episode(episode_id).instruction.text for episode_id in flats.episode_ids]
+    for _ in range(REPEATS):
+        yield from texts
     for index in range(SENTENCES):
         yield sentence(rng)
         if index % 10 == 0:
@@ -135,13 +156,13 @@ def train() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = [PADDING, TURN_START, TURN_END]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE - len(ACTIONS),
+        vocab_size=VOCAB_SIZE - len(ACTIONS) - len(PHRASES),
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    tokenizer.add_tokens([AddedToken(action, normalized=False) for action in ACTIONS])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*ACTIONS, *PHRASES)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=TURN_END,
@@ -154,7 +175,7 @@ def train() -> PreTrainedTokenizerFast:
 
 def main() -> None:
     tokenizer = train()
-    for word in (*ACTIONS, TURN_START, TURN_END, "user", "assistant", "system", "\n"):
+    for word in (*ACTIONS, TURN_START, TURN_END, *PHRASES, "\n"):
         ids = tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
             raise SystemExit(f"{word!r} is no single token: {ids}; put it into the corpus more often")

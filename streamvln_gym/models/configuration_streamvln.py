@@ -156,11 +156,13 @@ class StreamVLNConfig(PretrainedConfig):
         text = Qwen2Config(
             vocab_size=vocab_size,
             hidden_size=256,
-            intermediate_size=688,
+            intermediate_size=672,
             num_hidden_layers=6,
             num_attention_heads=4,
             num_key_value_heads=4,
             max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            initializer_range=256**-0.5,
         )
         return cls(vision_config=vision, text_config=text, **overrides)
 
