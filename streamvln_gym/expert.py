@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamvln_gym.errors import NavigationError
+from streamvln_gym.geometry import wrap_angle
 from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, AgentState, Simulator
 
 if TYPE_CHECKING:
@@ -67,6 +70,25 @@ class GeodesicFollower:
     def waypoint(self) -> NDArray[np.float64]:
         """The way-point (3,) that is headed for."""
         return self._waypoints[self._index]
+
+    def remaining(self, state: AgentState) -> float:
+        """Geodesic metres from `state` over all way-points still to be visited."""
+        return self._simulator.geodesic_distance(state.position, self.waypoint) + self._metres_after[self._index]
+
+    def bearing(self, state: AgentState) -> float:
+        """Where the way leads, in radians from the heading of `state`, left positive; 0 at the way-point itself."""
+        path = self._simulator.shortest_path(state.position, self.waypoint)
+        ahead = self.waypoint if path is None else next((p for p in path if _apart(p, state.position)), self.waypoint)
+        if not _apart(ahead, state.position):
+            return 0.0
+        east, _, south = ahead - state.position
+        return wrap_angle(math.atan2(-east, -south) - state.yaw)
+
+    @cached_property
+    def _metres_after(self) -> list[float]:
+        """For every way-point the geodesic metres from it over those after it."""
+        legs = [self._simulator.geodesic_distance(a, b) for a, b in pairwise(self._waypoints)]
+        return [sum(legs[k:]) for k in range(len(self._waypoints))]
 
     def next_action(self, state: AgentState) -> int:
         """The expert's action in `state`.
@@ -126,6 +148,11 @@ class GeodesicFollower:
             if score > best_score:
                 best_score, best_turns = score, turns
         return best_turns
+
+
+def _apart(place: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Whether two positions lie far enough apart on the floor for a direction to mean something."""
+    return math.hypot(place[0] - other[0], place[2] - other[2]) > 0.05
 
 
 def _fewest_first() -> list[int]:

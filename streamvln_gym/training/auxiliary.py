@@ -1,0 +1,83 @@
+"""Auxiliary heads: what helps a small network to see and to find its way, and is thrown away after training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from streamvln_gym.models.configuration_streamvln import StreamVLNConfig
+from streamvln_gym.training.privileged import CLASSES, DEPTH_LEVELS_PER_METRE, POSE_TARGETS, ROOM_NAMES
+
+# Targets of order one: bearing (2), remaining way (10 m), start (10 m, 10 m).
+_POSE_WEIGHTS = (1.0, 1.0, 2.0, 1.0, 1.0)
+_ROOM_WEIGHT = 0.3
+
+
+@dataclass(frozen=True)
+class AuxiliaryConfig:
+    """Weights of the auxiliary losses beside the loss of the actions; 0 leaves one out.
+
+    Attributes:
+        vision: class and depth of every patch, from the vision tower's features.
+        pose: bearing and length of the way, the start's place and the room, from the hidden state that decides an
+            answer's first action.
+    """
+
+    vision: float = 0.3
+    pose: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("vision", "pose"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"AuxiliaryConfig.{name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def wanted(self) -> bool:
+        return self.vision > 0.0 or self.pose > 0.0
+
+
+class AuxiliaryHeads(nn.Module):
+    """Linear read-outs for `Privileged` targets; kept beside the network, never inside its checkpoint.
+
+    Args:
+        config: of the network.
+    """
+
+    def __init__(self, config: StreamVLNConfig) -> None:
+        super().__init__()
+        self.patch = nn.Linear(config.vision_config.hidden_size, CLASSES + 1)
+        self.decision = nn.Linear(config.text_config.hidden_size, POSE_TARGETS + len(ROOM_NAMES))
+
+    def vision_loss(self, features: Tensor, patch_class: Tensor, patch_depth: Tensor, weight: Tensor) -> Tensor:
+        """Cross-entropy of the patches' classes plus squared error of log depth, averaged.
+
+        Args:
+            features: (frames, patches, vision hidden) of the tower.
+            patch_class: (frames, patches) integer ids.
+            patch_depth: (frames, patches) integer levels of 1/25 m.
+            weight: (frames,) 1 for frames that count, 0 for padding.
+        """
+        out = self.patch(features).float()
+        classes = functional.cross_entropy(
+            out[..., :CLASSES].flatten(0, 1), patch_class.flatten().long(), reduction="none"
+        ).view(patch_class.shape)
+        depth = (out[..., CLASSES] - torch.log1p(patch_depth.float() / DEPTH_LEVELS_PER_METRE)) ** 2
+        return ((classes + depth).mean(1) * weight).sum() / weight.sum().clamp(min=1.0)
+
+    def pose_loss(self, hidden: Tensor, pose: Tensor, room: Tensor, weight: Tensor) -> Tensor:
+        """Squared error of the pose targets plus cross-entropy of the room, averaged.
+
+        Args:
+            hidden: (decisions, text hidden): the states from which the first action of an answer is predicted.
+            pose: (decisions, 5), see `Privileged`.
+            room: (decisions,) integer ids.
+            weight: (decisions,) 1 for those that count, 0 for padding.
+        """
+        out = self.decision(hidden).float()
+        scales = torch.tensor(_POSE_WEIGHTS, device=out.device)
+        errors = ((out[..., :POSE_TARGETS] - pose) ** 2 * scales).sum(-1)
+        rooms = functional.cross_entropy(out[..., POSE_TARGETS:], room.long(), reduction="none")
+        return ((errors + _ROOM_WEIGHT * rooms) * weight).sum() / weight.sum().clamp(min=1.0)

@@ -1,0 +1,109 @@
+"""What a simulator knows about a frame and the agent does not: targets of the auxiliary losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamvln_gym.errors import DatasetError
+from streamvln_gym.expert import GeodesicFollower
+from streamvln_gym.flats.room_types import ROOM_TYPES
+from streamvln_gym.geometry import yaw_matrix
+from streamvln_gym.scene_graph import SceneGraph
+from streamvln_gym.simulators.base import AgentState
+from streamvln_gym.simulators.embedded.semantics import CLASS_NAMES
+
+ROOM_NAMES = ("", "hallway", *(room.name for room in ROOM_TYPES))
+"""Room types by id; 0 is a doorway, or a scene without a scene graph."""
+CLASSES = len(CLASS_NAMES)
+DEPTH_LEVELS_PER_METRE = 25.0
+POSE_TARGETS = 5
+PRIVILEGED_SENSORS = ("rgb", "depth", "semantic")
+
+
+@dataclass(frozen=True)
+class Privileged:
+    """Targets of one frame, or of several where the arrays have one more leading axis.
+
+    Attributes:
+        patch_class: uint8 (patches,), class id (`semantics.CLASS_NAMES`) at the centre of each of the vision tower's
+            patches, row-major; 0 is "nothing".
+        patch_depth: uint8 (patches,), depth there in 1/25 m.
+        pose: float32 (5,): sine and cosine of the bearing of the expert's way (from the heading, left positive), its
+            remaining length in units of 10 m, and the start's place (ahead, right) in units of 10 m.
+        room: uint8 scalar, index of `ROOM_NAMES`: the room the agent stands in.
+    """
+
+    patch_class: NDArray[np.uint8]
+    patch_depth: NDArray[np.uint8]
+    pose: NDArray[np.float32]
+    room: NDArray[np.uint8]
+
+    @classmethod
+    def stack(cls, records: list[Privileged]) -> Privileged:
+        """Frames of an episode as one record."""
+        return cls(**{item.name: np.stack([getattr(r, item.name) for r in records]) for item in fields(cls)})
+
+    def save(self, path: Path) -> None:
+        """Writes an episode's record as a compressed npz file, the same bytes for the same values."""
+        with path.open("wb") as file:  # numpy stamps no times into the archive
+            np.savez_compressed(file, **{item.name: getattr(self, item.name) for item in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> Privileged:
+        """Reads an episode's record.
+
+        Raises:
+            DatasetError: the file is missing or malformed.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                return cls(**{item.name: content[item.name] for item in fields(cls)})
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise DatasetError(
+                f"{path} cannot be read as auxiliary targets: {error}; record with them, or train without auxiliary "
+                "losses"
+            ) from error
+
+
+def patch_targets(
+    pictures: Mapping[str, NDArray[Any]], patches_per_side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Class and depth at the patches' centres.
+
+    Args:
+        pictures: "semantic" (H, W, 1) int32 and "depth" (H, W, 1) metres of one frame.
+        patches_per_side: of the vision tower.
+
+    Returns:
+        `Privileged.patch_class` and `Privileged.patch_depth`.
+    """
+    height, width = pictures["depth"].shape[:2]
+    centres = (np.arange(patches_per_side) + 0.5) / patches_per_side
+    pixels = np.ix_((centres * height).astype(int), (centres * width).astype(int))
+    classes = pictures["semantic"][..., 0][pixels].ravel()
+    levels = np.minimum(pictures["depth"][..., 0][pixels].ravel() * DEPTH_LEVELS_PER_METRE, 255.0)
+    # Scenes may have classes beyond the fixed ones.
+    return np.where(classes < CLASSES, classes, 0).astype(np.uint8), levels.astype(np.uint8)
+
+
+def pose_targets(follower: GeodesicFollower, state: AgentState, start: AgentState) -> NDArray[np.float32]:
+    """`Privileged.pose` in `state` of an episode that began at `start`."""
+    bearing = follower.bearing(state)
+    to_start = yaw_matrix(-state.yaw) @ (start.position - state.position)
+    values = [math.sin(bearing), math.cos(bearing), follower.remaining(state) / 10.0]
+    return np.array([*values, -to_start[2] / 10.0, to_start[0] / 10.0], dtype=np.float32)
+
+
+def room_target(graph: SceneGraph | None, state: AgentState) -> np.uint8:
+    """`Privileged.room` in `state`."""
+    room = None if graph is None else graph.room_at(float(state.position[0]), float(state.position[2]))
+    if graph is None or room is None or graph.rooms[room].type not in ROOM_NAMES:
+        return np.uint8(0)
+    return np.uint8(ROOM_NAMES.index(graph.rooms[room].type))
