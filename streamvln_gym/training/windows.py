@@ -35,7 +35,8 @@ class WindowConfig:
         conjunctions: cycled through within a window, one per turn; None draws each at random.
         seed: of the draws. They depend on seed, epoch and the window's number, not on workers or order.
         published_label_mask: learn what the published training learns: the whole assistant turns, and every newline,
-            `<|im_start|>` and `<|im_end|>` of the other turns. Off: the answers with their `<|im_end|>`, nothing else.
+            `<|im_start|>` and `<|im_end|>` of the other turns; a newline that the tokenizer joins with a word ("user" and
+            its newline, in the package's own) is left out. Off: the answers with their `<|im_end|>`, nothing else.
     """
 
     num_history: int | None = None

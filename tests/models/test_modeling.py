@@ -167,10 +167,11 @@ def answer_to(model, prompt, **rules):
 
 def test_generate_of_transformers_agrees_with_the_session(model, frames):
     with torch.inference_mode():
-        prompt = model.embed([3, IMAGE, 5, 6], model.encode_images(frames[:1]))
+        prompt = model.embed([8, IMAGE, 5, 6], model.encode_images(frames[:1]))
     ours = answer_to(model, prompt, max_new_tokens=40)
     theirs = model.generate(inputs_embeds=prompt, max_new_tokens=40, do_sample=False, eos_token_id=2, pad_token_id=0)
     assert theirs[0].tolist() == ours
+    assert len(ours) > len(set(ours)) > 10, "a long answer, with tokens to be penalised"
     penalised = answer_to(model, prompt, max_new_tokens=40, repetition_penalty=3.0)
     theirs = model.generate(
         inputs_embeds=prompt,

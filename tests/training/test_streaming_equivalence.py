@@ -34,7 +34,8 @@ def make_parts(**settings):
         part.initializer_range = 0.2
     config.text_config.layer_types = ["full_attention"] * 2
     config.initializer_range = 0.2
-    return StreamVLNForConditionalGeneration.from_seed(config, seed=0), processor
+    # Weights this wide amplify rounding: float64 leaves none that matters.
+    return StreamVLNForConditionalGeneration.from_seed(config, seed=0).double(), processor
 
 
 def stream(agent, stop, frames):
@@ -102,4 +103,5 @@ def test_windows_equal_the_stream(writer, settings, length):
         with torch.inference_mode():
             trained = model(**StreamVLNCollator()([dataset[index]]))
         streamed_logits = torch.cat([logits for _, logits in within])
-        torch.testing.assert_close(trained.logits, streamed_logits, rtol=2e-5, atol=1e-4)  # float32
+        # The loss takes its logits in float32, that is rounded.
+        torch.testing.assert_close(trained.logits, streamed_logits.float(), rtol=1e-6, atol=1e-6)

@@ -112,7 +112,7 @@ def test_only_answers_are_learned(processor, trajectory):
 def test_published_mask_adds_headers_and_markup(processor, trajectory):
     window = encoded(processor, trajectory, Window(0, 0, 0, 10), published_label_mask=True, conjunctions=("you see ",))
     learned = [label for label in window.labels if label != IGNORE_LABEL]
-    other_turn = "<|im_start|>\n<|im_end|>\n"
+    other_turn = "<|im_start|><|im_end|>\n"  # "user\n" is a single token: its newline is not learned by itself
     answers = ("↑←→↑", "↑↑←←", "↑STOP")
     expected = [f"{other_turn}<|im_start|>assistant\n{answer}<|im_end|>\n" for answer in answers]
     assert text_of(processor, learned) == other_turn + "".join(expected)
