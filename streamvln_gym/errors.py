@@ -30,3 +30,7 @@ class EpisodeNotFoundError(StreamVLNGymError, KeyError):
 
 class CheckpointError(StreamVLNGymError):
     """A model checkpoint is missing, corrupt or does not fit the model."""
+
+
+class TrainingError(StreamVLNGymError):
+    """Training cannot start, go on or be resumed."""
