@@ -2,11 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from streamvln_gym.agents.patch_geometry import PatchGeometry
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What an agent reads in an observation.
+
+    Attributes:
+        rgb: (height, width, 3) uint8; the caller may overwrite it later.
+        instruction: not blank.
+        points: (tokens_per_frame, 3) where the picture's patches lie, metres in the episode frame; None without
+            geometry.
+    """
+
+    rgb: NDArray[np.uint8]
+    instruction: str
+    points: NDArray[np.float32] | None = None
+
+
+def read_sight(obs: Mapping[str, Any], geometry: PatchGeometry | None = None) -> Sight:
+    """Checks and reads an observation.
+
+    Args:
+        obs: see `Agent.act`.
+        geometry: finds the patches' places, where they are wanted.
+
+    Raises:
+        TypeError: an entry has the wrong type.
+        ValueError: an entry is missing or malformed.
+    """
+    rgb, instruction = read_rgb(obs), read_instruction(obs)
+    check_depth(obs)
+    return Sight(rgb, instruction, None if geometry is None else geometry.points(obs))
+
+
+def split_observations(
+    observations: Sequence[Mapping[str, Any]] | Mapping[str, Any], streams: int
+) -> list[Mapping[str, Any]]:
+    """The observations of a batch one by one.
+
+    Args:
+        observations: one mapping per stream; or one mapping whose entries hold all streams, as a vector environment
+            makes: arrays (streams, ...) and sequences of that length. `intrinsics` may be one (3, 3) for all.
+        streams: how many there are.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: there are more or fewer.
+    """
+    if isinstance(observations, Mapping):
+        parts: dict[str, Any] = {}
+        for key, value in observations.items():
+            if key == "intrinsics" and np.ndim(value) == 2:
+                value = [value] * streams
+            if isinstance(value, str) or not hasattr(value, "__len__"):
+                raise TypeError(f"observations[{key!r}] must hold one entry per stream, got {type(value).__name__}")
+            if len(value) != streams:
+                raise ValueError(f"observations[{key!r}] has {len(value)} entries, but there are {streams} streams")
+            parts[key] = value
+        return [{key: value[index] for key, value in parts.items()} for index in range(streams)]
+    if isinstance(observations, (str, np.ndarray)) or not isinstance(observations, Sequence):
+        raise TypeError(
+            "observations must be a sequence of dicts, or a vector environment's dict of arrays, got "
+            f"{type(observations).__name__}"
+        )
+    if len(observations) != streams:
+        raise ValueError(f"there are {len(observations)} observations, but {streams} streams")
+    return list(observations)
 
 
 def read_rgb(obs: Mapping[str, Any]) -> NDArray[np.uint8]:

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
-from streamvln_gym.agents.action_queue import ActionQueue
 from streamvln_gym.agents.base import Observation
+from streamvln_gym.agents.batch import Observations, StreamBatch, read_mask
 from streamvln_gym.agents.checkpoint import LoadOptions, load_checkpoint
 from streamvln_gym.agents.fast_window import FastWindow
-from streamvln_gym.agents.observation import check_depth, read_instruction, read_rgb
+from streamvln_gym.agents.model_calls import ModelCaller, OneDialogue
+from streamvln_gym.agents.observation import read_sight
 from streamvln_gym.agents.patch_geometry import PatchGeometry
 from streamvln_gym.agents.slow_memory import SlowMemory
+from streamvln_gym.agents.stream import Call, Moment, Stream, StreamStats
+from streamvln_gym.models.batched_streaming import BatchedStreamingSession
 from streamvln_gym.models.decoding import ActionGrammar, AnswerRules, LogitsProcessor
-from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder, check_instruction
+from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder
 from streamvln_gym.models.memory_strategies import make_strategy
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.models.streaming import StreamingSession
 from streamvln_gym.models.voxel_pruning import VoxelPruning, token_centres
 
-STOP = 0
 # An unrestricted answer may be longer than a chunk, so a window's first call may come that much later.
 ANSWER_SLACK = 4
 # The published loop sets no limit of its own beyond this one.
@@ -84,75 +85,29 @@ class StreamVLNAgentConfig:
                 raise ValueError(f"StreamVLNAgentConfig.{name} must be at least {least}, got {value}")
 
 
-@dataclass
-class StreamStats:
-    """Counters since the agent was made (they survive `reset`).
-
-    Attributes:
-        calls: model calls.
-        windows: windows opened.
-        current_frames: frames encoded as the current frame of a call: one each, never again.
-        history_frames: frames encoded only when a window showed them, because no call had had them.
-        generated_tokens: tokens decoded.
-        parse_failures: answers without any action, taken as STOP.
-    """
-
-    calls: int = 0
-    windows: int = 0
-    current_frames: int = 0
-    history_frames: int = 0
-    generated_tokens: int = 0
-    parse_failures: int = 0
-
-    @property
-    def tower_frames(self) -> int:
-        """Frames that went through the vision tower."""
-        return self.current_frames + self.history_frames
-
-
-@dataclass(frozen=True)
-class Call:
-    """What the last model call saw and said; for inspection and tests.
-
-    Attributes:
-        step: environment step.
-        prompt_ids: ids of the prefill, special positions unexpanded; they open with what was carried from the last
-            answer.
-        prefill_length: embeddings prefilled.
-        answer_ids: generated ids.
-        history_steps: steps of the frames shown as memory (empty within a window).
-        kv_before: positions in the KV cache before the prefill.
-        kv_after: positions after the answer; its last token is not among them.
-    """
-
-    step: int
-    prompt_ids: list[int]
-    prefill_length: int
-    answer_ids: list[int]
-    history_steps: list[int] = field(default_factory=list)
-    kv_before: int = 0
-    kv_after: int = 0
-
-
 class StreamVLNAgent:
     """The streaming agent of StreamVLN (slow memory, fast window, action queue).
 
     The clock is the number of executed actions since `reset`. `act` counts one action a call. With `predict_chunk` the
     caller executes the chunk; where it executed another number of actions, it says so with `n_executed`.
 
+    `act_batch` and `predict_chunk_batch` do the same for many environments at once. Their streams are apart from the
+    single one of `act`, but for `stats`.
+
     Args:
         model: the network, in eval mode on its device.
         processor: pictures, tokenizer and actions of that network.
         config: how to stream.
         logits_processor: transformers' logits processors; they see the current answer's ids and run after the
-            repetition penalty and before the action grammar.
+            repetition penalty and before the action grammar. In a batch they see many answers at once, as rows.
         **settings: fields of `StreamVLNAgentConfig`, in place of those of `config`.
 
     Attributes:
         trained: False while the weights are random.
         session: the dialogue with the network: KV cache, positions, carried ids.
         stats: counters, see `StreamStats`.
-        last_call: the latest model call, None before the first.
+        stream: the state of the single episode.
+        batch: the streams of `act_batch`, None before its first call.
     """
 
     def __init__(
@@ -169,32 +124,23 @@ class StreamVLNAgent:
         self.config = replace(config or StreamVLNAgentConfig(), **settings)
         self.trained: bool = bool(model.config.trained)
         self.stats = StreamStats()
-        self.last_call: Call | None = None
-        chunk_size = self._setting("chunk_size")
+        self._chunk_size = self._setting("chunk_size")
         style = self._setting("prompt_style")
-        self._dialogue = DialogueBuilder(processor.tokenizer, style, self._setting("memory_prompt"))
-        self._conjunctions = ConjunctionPicker(self.config.conjunctions, self.config.seed)
+        dialogue = DialogueBuilder(processor.tokenizer, style, self._setting("memory_prompt"))
         pruning = self.config.voxel_pruning or VoxelPruning(**model.config.voxel_pruning)
         self._strategy = make_strategy(self._setting("memory_strategy"), pruning)
-        centres = token_centres(model.config)
-        self._geometry = PatchGeometry(centres, pruning.max_depth, self.config.intrinsics)
-        self._memory = SlowMemory(
-            self._setting("num_history") if self._strategy.shows_memory else 0,
-            self._setting("window_steps"),
-            chunk_size + ANSWER_SLACK,
-            self.config.max_steps,
-            shrink=processor.resize,
-        )
-        self._window = FastWindow(self._setting("window_steps"))
-        self._queue = ActionQueue()
+        geometry = PatchGeometry(token_centres(model.config), pruning.max_depth, self.config.intrinsics)
+        self._geometry = geometry if self._strategy.needs_geometry else None
         constrained = style == "trained" if self.config.constrained is None else self.config.constrained
-        self._grammar = self._make_grammar(chunk_size) if constrained else None
-        default_cut = chunk_size + ANSWER_SLACK if style == "trained" else PUBLISHED_MAX_NEW_TOKENS
+        self._grammar = self._make_grammar(dialogue) if constrained else None
+        default_cut = self._chunk_size + ANSWER_SLACK if style == "trained" else PUBLISHED_MAX_NEW_TOKENS
         self._max_new_tokens = self.config.max_new_tokens or default_cut
         self._logits_processor = tuple(logits_processor)
-        closing_id = processor.turn_end_id if style == "trained" else None
-        self.session = StreamingSession(model, self._answer_rules(), closing_id)
-        self.reset()
+        self._closing_id = processor.turn_end_id if style == "trained" else None
+        self._caller = ModelCaller(model, processor, dialogue, self._strategy, self._answer_rules, self.stats)
+        self.session = StreamingSession(model, self._answer_rules(), self._closing_id)
+        self.stream = self._new_stream()
+        self.batch: StreamBatch | None = None
 
     @classmethod
     def from_pretrained(
@@ -249,18 +195,18 @@ class StreamVLNAgent:
     @property
     def step(self) -> int:
         """Actions executed since `reset`, as far as the agent knows."""
-        return self._step
+        return self.stream.step
+
+    @property
+    def last_call(self) -> Call | None:
+        """The latest model call of the single episode, None before the first; streams of a batch have their own."""
+        return self.stream.last_call
 
     def reset(self) -> None:
-        """Forgets the episode."""
-        self._step = 0
-        self._uncounted = 0
-        self._instruction: str | None = None
-        self._memory.reset()
-        self._window.clear()
+        """Forgets the episode, and the whole batch."""
+        self.stream.reset()
         self.session.restart()
-        self._queue.clear()
-        self._conjunctions.reset()
+        self.batch = None
 
     def act(self, obs: Observation) -> int:
         """Chooses the next action; the model is called whenever no decided action is left.
@@ -275,15 +221,7 @@ class StreamVLNAgent:
             TypeError: an entry of `obs` has the wrong type.
             ValueError: an entry is missing or malformed, or the instruction changed without a `reset`.
         """
-        rgb, points = self._read(obs)
-        self._count_chunk(None)
-        if self._queue:
-            # A window may show this frame although no call has it (chunks that miss the sampling rule's steps).
-            self._memory.add(self._step, picture=rgb.copy(), points=points)
-        else:
-            self._queue.push(self._call(rgb, points))
-        self._step += 1
-        return self._queue.pop()
+        return self._caller.act([self._look(obs)], OneDialogue(self.session))[0]
 
     def predict_chunk(self, obs: Observation, n_executed: int | None = None) -> list[int]:
         """Calls the model now and returns its whole answer; actions pending from `act` are dropped.
@@ -301,104 +239,88 @@ class StreamVLNAgent:
             TypeError: an entry of `obs` has the wrong type.
             ValueError: as in `act`; or `n_executed` is negative, or 0 although the agent has already seen this step.
         """
-        rgb, points = self._read(obs)
-        self._count_chunk(n_executed)
-        self._queue.clear()
-        chunk = self._call(rgb, points)
-        self._uncounted = len(chunk)
-        return chunk
+        return self._caller.predict([self._look(obs, n_executed)], OneDialogue(self.session))[0]
 
-    @torch.inference_mode()
-    def _call(self, rgb: NDArray[np.uint8], points: NDArray[np.float32] | None) -> list[int]:
-        """One model call: prefill the carried ids and the new turn, decode, remember the frame."""
-        step = self._step
-        memory: Tensor | None = None
-        history: list[int] = []
-        if self._window.covers(step):
-            text = self._dialogue.later_turn(self._conjunctions.next())
-        else:
-            memory, history = self._show_memory(step)
-            self._window.open(step)
-            self.session.restart()
-            self.stats.windows += 1
-            instruction = self._instruction or ""
-            text = self._dialogue.first_turn(instruction, self._conjunctions.next(), memory is not None)
-        frame, kept = self._encode([self.processor.resize(rgb)])
-        self.stats.current_frames += 1
-        kv_before = self.session.kv_length
-        self.session.rules = self._answer_rules()
-        try:
-            self.session.append(self._dialogue.encode(text), frame, memory)
-            answer = self.session.generate()
-        except BaseException:  # out of memory, an interrupt: the dialogue is broken, so the next call opens a window
-            self._window.clear()
-            self.session.restart()
-            raise
-        if kv_before == 0:
-            self._memory.window_opened(step)
-        self._memory.add(step, tokens=kept[0], points=points)
-        self.stats.calls += 1
-        self.stats.generated_tokens += len(answer)
-        self.last_call = Call(
-            step,
-            self.session.prompt_ids,
-            self.session.prefill_length,
-            answer,
-            history,
-            kv_before,
-            self.session.kv_length,
-        )
-        actions = self.processor.parse_actions(answer)
-        if not actions:
-            self.stats.parse_failures += 1
-        return actions or [STOP]
+    def act_batch(
+        self, observations: Observations, episode_starts: ArrayLike, active: ArrayLike | None = None
+    ) -> list[int]:
+        """`act` for N environments: the streams whose decided actions are used up call the model together.
 
-    def _show_memory(self, step: int) -> tuple[Tensor | None, list[int]]:
-        """Tokens (memory_tokens, hidden) of the frames that open a window at `step`, and the frames' steps."""
-        frames = self._memory.sample(step)
-        if not frames:
-            return None, []
-        missing = list({id(frame): frame for frame in frames if frame.tokens is None}.values())
-        if missing:
-            pictures = [self.processor.resize(frame.picture) for frame in missing if frame.picture is not None]
-            for frame, tokens in zip(missing, self._encode(pictures)[1], strict=True):
-                frame.tokens, frame.picture = tokens, None
-            self.stats.history_frames += len(missing)
-        kept = torch.stack([frame.tokens for frame in frames if frame.tokens is not None])
-        points = [frame.points for frame in frames if frame.points is not None]
-        steps = [frame.step for frame in frames]
-        return self._strategy.select(kept, steps, np.stack(points) if points else None), steps
+        Each stream has a clock, window, memory, queue and conjunctions of its own, and does what an agent of its own
+        would do.
 
-    def _encode(self, pictures: list[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
-        """Pooled tokens (frames, tokens_per_frame, hidden), and what the memory keeps (frames, kept, hidden)."""
-        pixels = torch.from_numpy(self.processor.pixel_values(pictures))
-        patches = self.model.encode_patches(pixels.to(self.device, self.model.dtype))
-        pooled = self.model.pool(patches)
-        return pooled, self._strategy.frame_tokens(patches, pooled)
+        Args:
+            observations: N observations as of `act`; or a vector environment's dict of arrays (N, ...), whose
+                `instruction` is a sequence of N str. They may be overwritten after the call.
+            episode_starts: (N,) bool, streams whose episode begins with this observation; they are reset first. N can
+                change only where all of them are.
+            active: (N,) bool, streams that take part; None means all. What the others see is not read, and their
+                clocks stand still.
 
-    def _read(self, obs: Observation) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """The picture, and where its patches lie if the memory strategy wants to know."""
-        rgb, instruction = read_rgb(obs), read_instruction(obs)
-        check_depth(obs)
-        points = self._geometry.points(obs) if self._strategy.needs_geometry else None
-        if self._instruction is None:  # last, so that a refused observation leaves no trace
-            check_instruction(instruction)
-            self._instruction = instruction
-        elif instruction != self._instruction:
+        Returns:
+            N actions as of `act`. A stream that takes no part gets 0, STOP, which an environment that is over ignores.
+
+        Raises:
+            TypeError: an argument, or an entry of an observation, has the wrong type.
+            ValueError: as in `act`, and where sizes do not fit. The message names the stream. No stream has changed.
+        """
+        starts = read_mask("episode_starts", episode_starts)
+        return self._batch(starts).act(observations, starts, active)
+
+    def predict_chunk_batch(
+        self,
+        observations: Observations,
+        episode_starts: ArrayLike,
+        n_executed: Sequence[int | None] | NDArray[np.integer] | None = None,
+        active: ArrayLike | None = None,
+    ) -> list[list[int]]:
+        """`predict_chunk` for N environments: all active streams call the model together.
+
+        Args:
+            observations: as in `act_batch`.
+            episode_starts: as in `act_batch`.
+            n_executed: per stream as in `predict_chunk`, such as `info["n_executed"]` of chunked environments; not
+                read where an episode starts. None means the whole last chunk everywhere.
+            active: as in `act_batch`.
+
+        Returns:
+            N chunks as of `predict_chunk`, empty for streams that take no part.
+
+        Raises:
+            TypeError: as in `act_batch`.
+            ValueError: as in `act_batch`; or `n_executed` does not fit.
+        """
+        starts = read_mask("episode_starts", episode_starts)
+        return self._batch(starts).predict(observations, starts, n_executed, active)
+
+    def _look(self, obs: Observation, n_executed: int | None = None) -> Moment:
+        sight = read_sight(obs, self._geometry)
+        return Moment(self.stream, sight, self.stream.expect(sight, n_executed))
+
+    def _batch(self, episode_starts: NDArray[np.bool_]) -> StreamBatch:
+        """The streams of the batch; new ones where their number is new."""
+        count = len(episode_starts)
+        if self.batch is None or (len(self.batch) != count and episode_starts.all()):
+            session = BatchedStreamingSession(self.model, count, self._closing_id)
+            streams = [self._new_stream() for _ in range(count)]
+            self.batch = StreamBatch(streams, session, self._caller, self._geometry)
+        elif len(self.batch) != count:
             raise ValueError(
-                "obs['instruction'] changed within an episode: call agent.reset() at the start of every episode"
+                f"the batch has {len(self.batch)} streams, but episode_starts has {count}: their number can change "
+                "only where all episodes start, or after agent.reset()"
             )
-        return rgb, points
+        return self.batch
 
-    def _count_chunk(self, n_executed: int | None) -> None:
-        if n_executed is not None and n_executed < 0:
-            raise ValueError(f"n_executed must not be negative, got {n_executed}")
-        step = self._step + (self._uncounted if n_executed is None else n_executed)
-        seen = self._memory.steps
-        if seen and step <= seen[-1]:
-            raise ValueError(f"the agent has already seen step {step}: pass n_executed >= 1, or call act() per step")
-        self._step = step
-        self._uncounted = 0
+    def _new_stream(self) -> Stream:
+        window_steps = self._setting("window_steps")
+        memory = SlowMemory(
+            self._setting("num_history") if self._strategy.shows_memory else 0,
+            window_steps,
+            self._chunk_size + ANSWER_SLACK,
+            self.config.max_steps,
+            shrink=self.processor.resize,
+        )
+        return Stream(memory, FastWindow(window_steps), ConjunctionPicker(self.config.conjunctions, self.config.seed))
 
     def _answer_rules(self) -> AnswerRules:
         """Read anew for each call, so that a changed generation configuration counts at once."""
@@ -411,10 +333,10 @@ class StreamVLNAgent:
         end_ids.pop(None, None)
         return AnswerRules(tuple(end_ids), self._max_new_tokens, self._grammar, penalty, self._logits_processor)
 
-    def _make_grammar(self, chunk_size: int) -> ActionGrammar:
+    def _make_grammar(self, dialogue: DialogueBuilder) -> ActionGrammar:
         stop_id, *move_ids = self.processor.action_ids
-        header = self._dialogue.encode(self._dialogue.answer_header)
-        return ActionGrammar(stop_id, tuple(move_ids), self.processor.turn_end_id, chunk_size, tuple(header))
+        header = dialogue.encode(dialogue.answer_header)
+        return ActionGrammar(stop_id, tuple(move_ids), self.processor.turn_end_id, self._chunk_size, tuple(header))
 
     def _setting(self, name: str) -> Any:
         value = getattr(self.config, name)

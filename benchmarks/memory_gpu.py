@@ -80,7 +80,7 @@ def main() -> None:
         peak = torch.cuda.max_memory_allocated() / GIB
         print(
             f"{name:13}  {peak:10.2f}  {longest:15,}  {min(opening) * 1e3:17.0f}  {min(others) * 1e3:16.0f}  "
-            f"{agent._memory.nbytes / 1e6:16.1f}  {agent.stats.history_frames - encoded:7}"
+            f"{agent.stream.memory.nbytes / 1e6:16.1f}  {agent.stats.history_frames - encoded:7}"
         )
         del agent
         torch.cuda.empty_cache()

@@ -62,8 +62,8 @@ def main() -> None:
         return scores
 
     agent = StreamVLNAgent(agent.model, agent.processor, logits_processor=[never_stop])
-    plain = agent._dialogue
-    agent._dialogue = TimedDialogue(plain.tokenizer, plain.style, plain.memory_prompt)
+    plain = agent._caller.dialogue
+    agent._caller.dialogue = TimedDialogue(plain.tokenizer, plain.style, plain.memory_prompt)
     frames = np.random.default_rng(0).integers(0, 256, (16, 480, 640, 3), dtype=np.uint8)
     prompts: list[float] = []
     calls: dict[str, list[float]] = {"first call of the episode": [], "window's first call": [], "later call": []}

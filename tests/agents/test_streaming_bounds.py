@@ -52,11 +52,11 @@ def test_history_frames_at_most_31_after_a_window_opens(parts):
     held = []
     for step in range(500):
         agent.act(frame_at(step, 0))
-        held.append(len(agent._memory))
+        held.append(len(agent.stream.memory))
     current = 1
     assert max(held[::32]) == 31 + current
     assert max(held) == 35 + current
-    assert agent._memory.nbytes <= 36 * 16 * 256 * 4
+    assert agent.stream.memory.nbytes <= 36 * 16 * 256 * 4
 
 
 def test_history_beyond_max_steps_spans_the_whole_past(parts):
@@ -67,7 +67,7 @@ def test_history_beyond_max_steps_spans_the_whole_past(parts):
         if call.step == step and call.history_steps and step > 500:
             wanted = [index * (step // 8) for index in range(8)]
             assert all(0 <= index - shown <= 60 for index, shown in zip(wanted, call.history_steps, strict=True))
-        assert len(agent._memory) <= 37
+        assert len(agent.stream.memory) <= 37
 
 
 def tensor_bytes() -> int:
@@ -96,11 +96,11 @@ def check_growth(parts, steps, settle):
 
 def test_memory_over_500_steps(parts):
     agent = check_growth(parts, 500, 300)
-    assert agent._memory.nbytes <= 36 * 16 * 256 * 4
+    assert agent.stream.memory.nbytes <= 36 * 16 * 256 * 4
 
 
 @pytest.mark.long
 def test_memory_over_5000_steps(parts):
     agent = check_growth(parts, 5000, 600)
-    assert agent._memory.nbytes <= 37 * 16 * 256 * 4
+    assert agent.stream.memory.nbytes <= 37 * 16 * 256 * 4
     assert agent.stats.tower_frames == 1250

@@ -119,7 +119,7 @@ def test_chunks_that_miss_the_sampled_steps_encode_history_once(parts):
 @pytest.mark.parametrize("strategy", MEMORY_STRATEGIES)
 def test_memory_stays_bounded(parts, strategy):
     agent = StreamVLNAgent(*parts, memory_strategy=strategy, max_steps=64)
-    memory = agent._memory
+    memory = agent.stream.memory
     per_frame = {"none": 0, "pooled": 16, "full": 64, "temporal_pool": 64, "voxel": 16}[strategy] * 256 * 4
     points = 16 * 3 * 4 if strategy == "voxel" else 0
     sizes = []
@@ -169,10 +169,10 @@ def test_what_a_voxel_agent_misses_is_said(parts, key):
 def test_configured_intrinsics_count_more_than_the_observations(parts):
     agent = StreamVLNAgent(*parts, memory_strategy="voxel", intrinsics=INTRINSICS)
     obs = observe(0)
-    expected = agent._read(obs)[1]
-    np.testing.assert_array_equal(agent._read({**obs, "intrinsics": np.eye(3)})[1], expected)
+    expected = agent._look(obs).sight.points
+    np.testing.assert_array_equal(agent._look({**obs, "intrinsics": np.eye(3)}).sight.points, expected)
     del obs["intrinsics"]
-    np.testing.assert_array_equal(agent._read(obs)[1], expected)
+    np.testing.assert_array_equal(agent._look(obs).sight.points, expected)
     assert agent.act(obs) in range(4)
 
 
@@ -190,20 +190,21 @@ def test_agent_and_training_see_the_same_window(parts, strategy):
     agent = StreamVLNAgent(model, processor, memory_strategy=strategy)
     agent.session.record = True
     points = {}
+    geometry = StreamVLNAgent(model, processor, memory_strategy="voxel")._geometry
     for step in range(0, 36, 4):
-        points[step] = agent._geometry.points(observe(step))
+        points[step] = geometry.points(observe(step))
         agent.predict_chunk(observe(step), n_executed=4 if step else 0)
     assert agent.last_call.step == 32
     history = agent.last_call.history_steps
     pixels = torch.from_numpy(processor.images([observe(step)["rgb"] for step in [*history, 32]]))
-    geometry = torch.from_numpy(np.stack([points[step] for step in history])) if history else None
+    shown = torch.from_numpy(np.stack([points[step] for step in history])) if history else None
     model.config.memory_strategy = strategy
     try:
         with torch.no_grad():
             expected, _, _ = model._embed_batch(
                 torch.tensor([agent.last_call.prompt_ids]),
                 pixels,
-                (torch.tensor([len(history)]), torch.tensor(history), geometry),
+                (torch.tensor([len(history)]), torch.tensor(history), shown),
                 None,
                 None,
             )
