@@ -69,7 +69,7 @@ def test_scenes_stay_loaded_within_a_limit(tiny_flats: TinyFlats, monkeypatch: p
     for scene in ("tiny_a", "tiny_b", "tiny_a", "tiny_b"):
         env.reset(options={"scene_id": scene})
     assert loaded == ["tiny_a", "tiny_b"]
-    monkeypatch.setattr(embedded, "CACHED_TRIANGLES", 1)
+    env.unwrapped.simulator.cached_triangles = 1
     for scene in ("tiny_a", "tiny_b"):
         env.reset(options={"scene_id": scene})
     assert loaded == ["tiny_a", "tiny_b", "tiny_b"]  # tiny_a was there still, and pushed tiny_b out

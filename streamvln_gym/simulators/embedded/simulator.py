@@ -24,9 +24,6 @@ from streamvln_gym.simulators.embedded.scene import load_glb, scene_up_axis
 from streamvln_gym.simulators.embedded.semantics import class_table
 
 SENSORS = ("rgb", "depth", "semantic")
-CACHED_TRIANGLES = 200_000
-"""Scenes stay loaded, the last used ones, as long as they have no more triangles than this together."""
-
 _compiled = False
 _TURN = math.radians(TURN_DEGREES)
 
@@ -62,11 +59,14 @@ class EmbeddedSimulator:
 
     Args:
         camera: of the agent.
+        cached_triangles: scenes stay loaded, the last used ones, as long as they have no more triangles than this
+            together.
     """
 
     name = "embedded"
 
-    def __init__(self, camera: CameraConfig | None = None) -> None:
+    def __init__(self, camera: CameraConfig | None = None, cached_triangles: int = 200_000) -> None:
+        self.cached_triangles = cached_triangles
         self.camera = camera or CameraConfig()
         self._scenes: OrderedDict[Path, _LoadedScene] = OrderedDict()
         self._scene: _LoadedScene | None = None
@@ -87,7 +87,7 @@ class EmbeddedSimulator:
             loaded = self._scenes[scene] = _load(scene)
         self._scenes.move_to_end(scene)
         self._scene, self._state = loaded, None
-        while len(self._scenes) > 1 and sum(s.triangles for s in self._scenes.values()) > CACHED_TRIANGLES:
+        while len(self._scenes) > 1 and sum(s.triangles for s in self._scenes.values()) > self.cached_triangles:
             self._scenes.popitem(last=False)
 
     @property

@@ -1,0 +1,166 @@
+"""What online DAgger does, how long and with how much."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.training.auxiliary import AuxiliaryConfig
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """How the environments are driven.
+
+    Attributes:
+        workers: processes that simulate; default: one for each CPU core but two.
+        builders: processes that build flats ahead of the workers.
+        streams: environments per worker.
+        expert_until: share of the training over which the expert's part falls from 1 to `expert_least`.
+        expert_least: probability that the expert drives a chunk, from then on.
+        random_chunks: probability that a chunk is driven at random.
+        sampled_streams: share of the streams whose policy samples its actions; the others are greedy.
+        stop_radius: metres from the goal at which the expert says STOP.
+        via_radius: metres from a position to be visited at which the expert takes it for visited.
+        ignored_stops: expert STOPs that a stream may ignore before its episode is given up.
+        spare_steps: steps beyond one and a half demonstrations after which an episode is given up.
+        plays: times that an episode is played before its scene is put away.
+        shelf: scenes a worker draws episodes from at a time.
+        supersampling: of the camera, see `CameraConfig`.
+    """
+
+    workers: int | None = None
+    builders: int = 0
+    streams: int = 32
+    expert_until: float = 0.35
+    expert_least: float = 0.1
+    random_chunks: float = 0.1
+    sampled_streams: float = 0.5
+    stop_radius: float = 0.6
+    via_radius: float = 1.0
+    ignored_stops: int = 8
+    spare_steps: int = 40
+    plays: int = 4
+    shelf: int = 16
+    supersampling: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("expert_until", "expert_least", "random_chunks", "sampled_streams"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"CollectConfig.{name} must lie between 0 and 1, got {getattr(self, name)}")
+        for name in ("streams", "plays", "shelf", "supersampling"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"CollectConfig.{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def processes(self) -> int:
+        """Worker processes."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.workers if self.workers is not None else max(cores - 2, 1)
+
+    def expert_share(self, progress: float) -> float:
+        """Probability that the expert drives a chunk after `progress` (0 to 1) of the training."""
+        if self.expert_until <= 0.0:
+            return self.expert_least
+        return max(self.expert_least, 1.0 - progress / self.expert_until)
+
+
+@dataclass(frozen=True)
+class OptimizeConfig:
+    """How the network learns.
+
+    Attributes:
+        updates: optimizer steps of the whole training.
+        updates_per_turn: optimizer steps for each chunk that every environment executes.
+        frames_per_update: frames in a batch, at most; whole episodes are drawn.
+        buffer_frames: frames that the buffer holds; the oldest are overwritten.
+        learning_rate: highest.
+        warmup: updates until it is reached.
+        decay: updates at the end over which it falls to a fiftieth; None means all after the warm-up (cosine).
+        weight_decay: of matrices; biases, norms and embeddings have none.
+        clip: largest norm of the gradient.
+        stop_weight: weight of a STOP label beside 1 for a move.
+        ema: decay per update of the averaged weights that are evaluated and saved.
+        row_groups: groups of similar length that the windows of a batch are padded in.
+        compile: compile the network's layers with torch.compile; default: on a GPU.
+    """
+
+    updates: int = 2000
+    updates_per_turn: int = 2
+    frames_per_update: int = 1024
+    buffer_frames: int = 30_000
+    learning_rate: float = 1e-3
+    warmup: int = 150
+    decay: int | None = None
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    stop_weight: float = 2.0
+    ema: float = 0.998
+    row_groups: int = 3
+    compile: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "updates_per_turn", "frames_per_update", "buffer_frames", "row_groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"OptimizeConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0.0:
+            raise ValueError(f"OptimizeConfig.learning_rate must be positive, got {self.learning_rate}")
+
+    def rate(self, update: int) -> float:
+        """The learning rate of an update (counted from 0)."""
+        warm = min(1.0, (update + 1) / max(self.warmup, 1))
+        begin = self.warmup if self.decay is None else max(self.updates - self.decay, 0)
+        done = min(max((update - begin) / max(self.updates - begin, 1), 0.0), 1.0)
+        return self.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Online DAgger, see `train_online`.
+
+    Attributes:
+        out: folder of the state, the log and the checkpoint; a run that was interrupted goes on from there.
+        checkpoint: folder to start from; default: a new small network with random weights.
+        data: "flats", or a folder that `build-flats --out` wrote.
+        split: whose scenes are trained on.
+        scenes: how many of them; default: the split's own number. The last `held_out` are kept for evaluation.
+        held_out: scenes to evaluate on while training, never trained on; 0 evaluates on the training scenes.
+        evaluate_every: updates between two evaluations.
+        evaluate_at_most: episodes of an evaluation.
+        save_every: updates between two saved states.
+        minutes: stop (and save) after so long; the same command then goes on. Default: no limit.
+        memory: train with slow memory; without, `num_history` is 0 in the saved configuration too.
+        seed: of everything random.
+        device: "auto", "cpu" or "cuda".
+        collect: how the environments are driven.
+        optimize: how the network learns.
+        auxiliary: weights of the auxiliary losses.
+    """
+
+    out: Path = Path("runs/online")
+    checkpoint: str | None = None
+    data: str = "flats"
+    split: str = "train"
+    scenes: int | None = None
+    held_out: int = 10
+    evaluate_every: int = 500
+    evaluate_at_most: int = 180
+    save_every: int = 500
+    minutes: float | None = None
+    memory: bool = True
+    seed: int = 0
+    device: str = "auto"
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
+
+
+def training_camera(image_size: int, supersampling: int) -> CameraConfig:
+    """A camera of the network's own resolution that sees what the 640x480 one sees, squeezed as the network's input."""
+    full = CameraConfig()
+    fx, fy = full.focal_lengths
+    vfov = math.degrees(2.0 * math.atan(full.height / 2.0 / fy))
+    return CameraConfig(image_size, image_size, hfov=full.hfov, vfov=vfov, supersampling=supersampling)

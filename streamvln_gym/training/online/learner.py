@@ -1,0 +1,184 @@
+"""One update of online DAgger: the loss of a batch of episodes, and the optimizer."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
+from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.training.auxiliary import AuxiliaryConfig, AuxiliaryHeads
+from streamvln_gym.training.online.batches import WindowRows, make_rows
+from streamvln_gym.training.online.config import OptimizeConfig
+from streamvln_gym.training.online.layout import DialogueLayout
+from streamvln_gym.training.online.policy import to_pixels
+from streamvln_gym.training.online.replay import EpisodeBatch, FrameBuffer
+
+STATISTICS = ("loss", "action_loss", "accuracy", "vision_loss", "pose_loss", "gradient_norm")
+
+
+class Learner:
+    """The network that is trained, its averaged copy, auxiliary heads and optimizer.
+
+    Args:
+        model: the network, on the training device.
+        layout: of its dialogue.
+        config: how to learn.
+        auxiliary: weights of the auxiliary losses.
+
+    Attributes:
+        average: exponential average of the weights; what is evaluated and saved.
+        updates: optimizer steps taken.
+    """
+
+    def __init__(
+        self,
+        model: StreamVLNForConditionalGeneration,
+        layout: DialogueLayout,
+        config: OptimizeConfig,
+        auxiliary: AuxiliaryConfig,
+    ) -> None:
+        self.model = model
+        self.layout = layout
+        self.config = config
+        self.auxiliary = auxiliary
+        self.device = model.lm_head.weight.device
+        self.heads = AuxiliaryHeads(model.config).to(self.device)
+        self.average = copy.deepcopy(model).eval()
+        self.updates = 0
+        self._trained: list[nn.Parameter] = [*model.parameters(), *self.heads.parameters()]
+        matrices = [p for p in self._trained if p.ndim > 1]
+        others = [p for p in self._trained if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+            fused=self.device.type == "cuda",
+        )
+        self._statistics: list[Tensor] = []
+        compiled = config.compile if config.compile is not None else self.device.type == "cuda"
+        if compiled:
+            for layer in (*model.vision_tower.encoder.layers, *model.language_model.layers):
+                layer.compile(dynamic=True)
+
+    def update(self, batch: EpisodeBatch, buffer: FrameBuffer, generator: torch.Generator) -> None:
+        """One optimizer step on a batch."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(self.updates)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss, parts = self._loss(batch, buffer, generator)
+        loss.backward()
+        self._reduce_gradients()
+        norm = nn.utils.clip_grad_norm_(self._trained, self.config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        decay = min(self.config.ema, (1 + self.updates) / (10 + self.updates))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1.0 - decay)
+        self._statistics.append(torch.stack([loss.detach(), *parts, norm.detach()]))
+
+    def statistics(self) -> dict[str, float]:
+        """Means since the last call; waits for the device."""
+        if not self._statistics:
+            return {}
+        means = torch.stack(self._statistics).mean(0).tolist()
+        self._statistics.clear()
+        return dict(zip(STATISTICS, means, strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """Everything that an interrupted training goes on from."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.heads.load_state_dict(state["heads"])
+        if state.get("optimizer") is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = int(state["updates"])
+
+    def _loss(
+        self, batch: EpisodeBatch, buffer: FrameBuffer, generator: torch.Generator
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The loss, and its parts for the log."""
+        model = self.model
+        places, counted = self._padded(batch)
+        features = model.vision_tower(pixel_values=to_pixels(buffer.rgb[places], torch.float32)).last_hidden_state
+        tokens = model.pool(model.projector(features))
+        zero = torch.zeros((), device=self.device)
+        action_sum, weight_sum, right, answered = zero, zero, zero, zero
+        decisions: list[tuple[Tensor, Tensor]] = []
+        for rows in make_rows(batch, buffer, self.layout, self.config.row_groups, generator):
+            hidden = self._answer_states(rows, tokens)
+            learned = rows.labels != IGNORE_LABEL
+            logits = model.lm_head(hidden).float()
+            losses = functional.cross_entropy(
+                logits.flatten(0, 2), rows.labels.flatten(), ignore_index=IGNORE_LABEL, reduction="none"
+            ).view(rows.labels.shape)
+            weights = learned * (1.0 + rows.stops * (self.config.stop_weight - 1.0))
+            action_sum = action_sum + (losses * weights).sum()
+            weight_sum = weight_sum + weights.sum()
+            acts = learned[..., :-1]
+            right = right + ((logits.argmax(-1) == rows.labels)[..., :-1] & acts).sum()
+            answered = answered + acts.sum()
+            decisions.append((hidden[:, :, 0].flatten(0, 1), rows.current.flatten()))
+        action = action_sum / weight_sum.clamp(min=1.0)
+        vision = pose = zero
+        if self.auxiliary.vision > 0.0:
+            targets = buffer.patch_class[places], buffer.patch_depth[places]
+            vision = self.heads.vision_loss(features, *targets, counted)
+        if self.auxiliary.pose > 0.0:
+            states = torch.cat([states for states, _ in decisions])
+            frames = torch.cat([frames for _, frames in decisions])
+            ring = places[frames.clamp(min=0)]
+            pose = self.heads.pose_loss(states, buffer.pose[ring], buffer.room[ring], (frames >= 0).float())
+        loss = action + self.auxiliary.vision * vision + self.auxiliary.pose * pose
+        accuracy = (right / answered.clamp(min=1)).detach()
+        return loss, [action.detach(), accuracy, vision.detach(), pose.detach()]
+
+    def _answer_states(self, rows: WindowRows, tokens: Tensor) -> Tensor:
+        """(rows, turns, chunk + 1, hidden): the states that each token of each answer is predicted from."""
+        tk, width = tokens.shape[1:]
+        ids, places = self.layout.build(rows.windows, rows.length)
+        frame = rows.frames.gather(1, (places.clamp(min=0) // tk))
+        source = (frame * tk + places.clamp(min=0) % tk).flatten()
+        pictures = tokens.flatten(0, 1).index_select(0, source).view(*places.shape, width)
+        words = self.model.language_model.embed_tokens(ids).to(pictures.dtype)
+        embeddings = torch.where((places >= 0)[..., None], pictures, words)
+        output = self.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        at = self.layout.deciding_positions(rows.windows).clamp(max=rows.length - 1)
+        flat = output.gather(1, at.flatten(1)[..., None].expand(-1, -1, width))
+        return flat.view(*at.shape, width)
+
+    def _padded(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        """Ring positions of the batch's frames, always equally many, and which count."""
+        size = max(self.config.frames_per_update, len(batch.frames))
+        places = torch.zeros(size, dtype=torch.int64)
+        places[: len(batch.frames)] = torch.from_numpy(batch.frames)
+        counted = (torch.arange(size) < len(batch.frames)).float()
+        return places.to(self.device, non_blocking=True), counted.to(self.device, non_blocking=True)
+
+    def _reduce_gradients(self) -> None:
+        """Averages the gradients over the processes of a distributed training."""
+        if not distributed.is_initialized():
+            return
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        distributed.all_reduce(flat)
+        flat /= distributed.get_world_size()
+        offset = 0
+        for gradient in gradients:
+            gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+            offset += gradient.numel()

@@ -1,0 +1,162 @@
+"""The policy for many streams in step: one chunk for all of them at a time, every tensor on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.models.slot_cache import SlotCache
+from streamvln_gym.training.online.batches import memory_turns
+from streamvln_gym.training.online.layout import DialogueLayout, Windows
+
+_FRAMES_AT_ONCE = 512
+
+
+def to_pixels(rgb: Tensor, dtype: torch.dtype) -> Tensor:
+    """(frames, size, size, 3) uint8 to network inputs (frames, 3, size, size) in [-1, 1]."""
+    return (rgb.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1.0).contiguous()
+
+
+class StreamsPolicy:
+    """Streams whose calls come every `chunk_size` steps, as `StreamVLNAgent` would answer them.
+
+    Args:
+        model: the network, in eval mode.
+        layout: of its dialogue.
+        streams: how many.
+        max_turns: chunks of an episode at most.
+        instruction_length: longest instruction, tokens.
+        encode: (frames, size, size, 3) uint8 to (frames, tokens, hidden); default: the model's own tower.
+    """
+
+    def __init__(
+        self,
+        model: StreamVLNForConditionalGeneration,
+        layout: DialogueLayout,
+        streams: int,
+        max_turns: int,
+        instruction_length: int,
+        encode: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.model = model
+        self.layout = layout
+        self.device = model.lm_head.weight.device
+        self._encode = encode or self._encode_frames
+        self._longest = int(
+            layout.lengths(torch.tensor([instruction_length]), torch.tensor([True]), torch.tensor([layout.turns]))[0]
+        )
+        self._cache = SlotCache(model, streams, self._longest)
+        hidden = model.config.text_config.hidden_size
+        shape = (streams, max_turns, layout.tokens_per_frame, hidden)
+        self._tokens = torch.zeros(shape, dtype=model.dtype, device=self.device)
+        self._all = torch.arange(streams, device=self.device)
+        self._turns = np.zeros(streams, dtype=np.int64)
+        self._instructions = torch.zeros((streams, instruction_length), dtype=torch.int64, device=self.device)
+        self._instruction_lengths = np.zeros(streams, dtype=np.int64)
+
+    @property
+    def turns(self) -> NDArray[np.int64]:
+        """(streams,) number of the turn that the next `act` decides, where no episode starts."""
+        return self._turns
+
+    def begin(self, instructions: dict[int, list[int]]) -> None:
+        """Starts episodes.
+
+        Args:
+            instructions: token ids by stream.
+        """
+        if not instructions:
+            return
+        streams = list(instructions)
+        self._turns[streams] = 0
+        padded = np.zeros((len(streams), self._instructions.shape[1]), dtype=np.int64)
+        for k, ids in enumerate(instructions.values()):
+            padded[k, : len(ids)] = ids
+            self._instruction_lengths[streams[k]] = len(ids)
+        rows = torch.tensor(streams, device=self.device)
+        self._instructions[rows] = torch.from_numpy(padded).to(self.device)
+
+    @torch.inference_mode()
+    def act(self, rgb: Tensor, executed: Tensor, conjunctions: Tensor, sampled: Tensor | None = None) -> Tensor:
+        """Answers every stream's present frame.
+
+        Args:
+            rgb: (streams, size, size, 3) uint8.
+            executed: (streams, chunk) int64, what was executed since the last frame (of a new episode: anything).
+            conjunctions: (streams,) int64, index of `CONJUNCTIONS`.
+            sampled: (streams,) bool, whose actions are drawn from the policy's distribution; None: greedy.
+
+        Returns:
+            (streams, chunk) int64 actions; what follows a STOP means nothing.
+        """
+        turn = torch.from_numpy(self._turns).to(self.device)
+        turn = turn.clamp(max=self._tokens.shape[1] - 1)
+        frames = torch.cat([self._encode(part) for part in rgb.split(_FRAMES_AT_ONCE)]).to(self._tokens.dtype)
+        self._tokens[self._all, turn] = frames
+        opening = np.flatnonzero(self._turns % self.layout.turns == 0)
+        if len(opening):
+            self._open(opening)
+        first = turn % self.layout.turns == 0
+        ids, places, counts = self.layout.turn(first, executed, conjunctions)
+        embeddings = self._embed(ids)
+        source = frames.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, frames.shape[-1]))
+        embeddings = torch.where((places >= 0)[..., None], source, embeddings)
+        hidden = self._cache.extend(embeddings, None, counts, longest=self._longest)
+        answer = self._decode(hidden, sampled)
+        self._turns += 1
+        return answer
+
+    def _open(self, opening: NDArray[np.int64]) -> None:
+        """Prefills instruction and memory of the streams whose window begins."""
+        layout = self.layout
+        rows = torch.from_numpy(opening).to(self.device)
+        number = self._turns[opening] // layout.turns
+        later = (number > 0) & (layout.num_history > 0)
+        lengths = torch.from_numpy(self._instruction_lengths[opening])
+        starts = layout.body_start(lengths, torch.from_numpy(later))
+        windows = Windows(
+            self._instructions[rows],
+            lengths.to(self.device),
+            torch.from_numpy(later).to(self.device),
+            torch.full((len(rows), layout.turns, layout.chunk_size), -1, device=self.device),
+            torch.zeros((len(rows), layout.turns), dtype=torch.int64, device=self.device),
+        )
+        ids, places = layout.build(windows, int(starts.max()))
+        embeddings = self._embed(ids)
+        if layout.num_history:
+            shown = memory_turns(int(number.max()), layout.turns * layout.chunk_size, layout)[number]
+            memory = self._tokens[rows[:, None], torch.from_numpy(shown).to(self.device)].flatten(1, 2)
+            inside = (places >= 0) & (places < memory.shape[1])
+            source = memory.gather(1, places.clamp(0, memory.shape[1] - 1)[..., None].expand(-1, -1, memory.shape[-1]))
+            embeddings = torch.where(inside[..., None], source, embeddings)
+        self._cache.restart(rows)
+        self._cache.extend(embeddings, rows, starts.to(self.device), longest=int(starts.max()))
+
+    def _decode(self, hidden: Tensor, sampled: Tensor | None) -> Tensor:
+        """The answers' actions; the cache is left as it was after the prefill."""
+        prefilled = self._cache.lengths.clone()
+        head = self.model.lm_head.weight[self.layout.action_ids]
+        answer: list[Tensor] = []
+        for k in range(self.layout.chunk_size):
+            logits = (hidden @ head.T).float()
+            action = logits.argmax(-1)
+            if sampled is not None:
+                drawn = torch.multinomial(logits.softmax(-1), 1)[:, 0]
+                action = torch.where(sampled, drawn, action)
+            answer.append(action)
+            if k < self.layout.chunk_size - 1:
+                token = self._embed(self.layout.action_ids[action])[:, None]
+                hidden = self._cache.extend(token, longest=self._longest + k + 1)
+        self._cache.lengths.copy_(prefilled)
+        return torch.stack(answer, 1)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.model.language_model.embed_tokens(ids)
+
+    def _encode_frames(self, rgb: Tensor) -> Tensor:
+        return self.model.encode_images(to_pixels(rgb, self.model.dtype))

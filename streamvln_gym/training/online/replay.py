@@ -1,0 +1,158 @@
+"""The frame buffer of online DAgger: a ring of frames on the training device, and the episodes they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from streamvln_gym.training.online.workers import StreamArrays
+
+_FRAME_FIELDS = ("rgb", "patch_class", "patch_depth", "pose", "room")
+
+
+@dataclass
+class EpisodeBatch:
+    """Whole episodes drawn for an update.
+
+    Attributes:
+        frames: (frames,) int64 ring positions, episode after episode.
+        offsets: (episodes + 1,) where each episode's frames begin in `frames`.
+        instructions: (episodes,) int64 rows of the instruction table.
+    """
+
+    frames: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    instructions: NDArray[np.int64]
+
+
+class FrameBuffer:
+    """Frames, what was done and what should have been done after each, and finished episodes.
+
+    Args:
+        frames: frames that fit; the oldest are overwritten.
+        arrays: of the workers, for shapes.
+        max_turns: frames of an episode at most.
+        instruction_length: longest instruction, tokens.
+        device: where the frames lie.
+
+    Attributes:
+        written: frames taken in since the beginning.
+        episodes: episodes finished since the beginning.
+        rgb, patch_class, patch_depth, pose, room: (frames, ...) as in `StreamArrays`.
+        executed, labels: (frames, chunk) int8.
+        instruction_ids: (episode rows, longest) int64; instruction_lengths: (episode rows,), on the CPU too.
+    """
+
+    rgb: Tensor
+    patch_class: Tensor
+    patch_depth: Tensor
+    pose: Tensor
+    room: Tensor
+
+    def __init__(
+        self, frames: int, arrays: StreamArrays, max_turns: int, instruction_length: int, device: torch.device
+    ) -> None:
+        self.capacity = frames
+        self.device = device
+        streams, chunk = arrays.executed.shape
+        for name in _FRAME_FIELDS:
+            field = getattr(arrays, name)
+            kind = torch.from_numpy(np.empty(0, field.dtype)).dtype
+            setattr(self, name, torch.zeros((frames, *field.shape[1:]), dtype=kind, device=device))
+        self.executed = torch.full((frames, chunk), -1, dtype=torch.int8, device=device)
+        self.labels = torch.full((frames, chunk), -1, dtype=torch.int8, device=device)
+        rows = max(frames // 4, streams) + streams
+        self.instruction_ids = torch.zeros((rows, instruction_length), dtype=torch.int64, device=device)
+        self.instruction_lengths = np.zeros(rows, dtype=np.int64)
+        self._positions = np.zeros((rows, max_turns), dtype=np.int64)
+        self._turns = np.zeros(rows, dtype=np.int64)
+        self._begun = np.full(rows, -1, dtype=np.int64)  # frames written when the episode began
+        self._complete = np.zeros(rows, dtype=bool)
+        self._row_of = np.full(streams, -1, dtype=np.int64)  # episode row of each stream
+        self._place_of = np.full(streams, -1, dtype=np.int64)  # ring position of each stream's last frame
+        self._next_row = 0
+        self._margin = streams * 4
+        self.written = 0
+        self.episodes = 0
+
+    def forget_running(self) -> None:
+        """The running episodes will not go on (an evaluation took the streams)."""
+        self._row_of[:] = -1
+        self._place_of[:] = -1
+
+    def finish_turn(self, arrays: StreamArrays) -> None:
+        """Takes in what was executed after the last frames; call before `add`."""
+        alive = np.flatnonzero(self._place_of >= 0)
+        if not len(alive):
+            return
+        places = torch.from_numpy(self._place_of[alive]).to(self.device)
+        self.executed[places] = torch.from_numpy(arrays.executed[alive]).to(self.device)
+        self.labels[places] = torch.from_numpy(arrays.labels[alive]).to(self.device)
+        over = alive[arrays.finished[alive]]
+        self._complete[self._row_of[over]] = True
+        self.episodes += len(over)
+        self._row_of[over] = -1
+        self._place_of[over] = -1
+
+    def add(self, arrays: StreamArrays, rgb: Tensor, instructions: dict[int, list[int]]) -> None:
+        """Takes the present frames in.
+
+        Args:
+            arrays: of the workers.
+            rgb: the pictures, on the device already.
+            instructions: token ids by stream, for every stream whose episode has just started.
+        """
+        streams = len(self._row_of)
+        for stream, ids in instructions.items():
+            row = self._next_row
+            self._next_row = (row + 1) % len(self._turns)
+            self._row_of[stream] = row
+            self._turns[row], self._begun[row], self._complete[row] = 0, self.written, False
+            self.instruction_lengths[row] = len(ids)
+        if instructions:
+            longest = self.instruction_ids.shape[1]
+            padded = np.zeros((len(instructions), longest), dtype=np.int64)
+            for k, ids in enumerate(instructions.values()):
+                padded[k, : len(ids)] = ids
+            rows = torch.from_numpy(self._row_of[list(instructions)]).to(self.device)
+            self.instruction_ids[rows] = torch.from_numpy(padded).to(self.device)
+        # An episode that is too long for the table is cut off: its stream goes on unrecorded.
+        full = (self._row_of >= 0) & (self._turns[self._row_of] >= self._positions.shape[1])
+        self._complete[self._row_of[full]] = True
+        self._row_of[full] = -1
+        recorded = np.flatnonzero(self._row_of >= 0)
+        positions = (self.written + np.arange(len(recorded))) % self.capacity
+        self.written += len(recorded)
+        self._place_of = np.full(streams, -1, dtype=np.int64)
+        self._place_of[recorded] = positions
+        rows_of = self._row_of[recorded]
+        self._positions[rows_of, self._turns[rows_of]] = positions
+        self._turns[rows_of] += 1
+        places = torch.from_numpy(positions).to(self.device)
+        chosen = torch.from_numpy(recorded).to(self.device)
+        self.rgb[places] = rgb[chosen]
+        for name in _FRAME_FIELDS[1:]:
+            getattr(self, name)[places] = torch.from_numpy(getattr(arrays, name)[recorded]).to(self.device)
+        self.executed[places] = -1
+        self.labels[places] = -1
+
+    @property
+    def whole(self) -> NDArray[np.int64]:
+        """Rows of the episodes that can be drawn: finished, and none of their frames overwritten."""
+        kept = self._begun > self.written + self._margin - self.capacity
+        return np.flatnonzero(self._complete & kept & (self._turns > 0))
+
+    def draw(self, rows: NDArray[np.int64], frames: int, rng: np.random.Generator) -> EpisodeBatch:
+        """Draws episodes of `rows` until the next would exceed so many frames."""
+        least = max(int(self._turns[rows].min()), 1)
+        drawn = rows[rng.integers(len(rows), size=max(frames // least, 1))]
+        ends = np.cumsum(self._turns[drawn])
+        count = max(int(np.searchsorted(ends, frames, side="right")), 1)
+        drawn = drawn[:count]
+        turns = self._turns[drawn]
+        taken = np.arange(self._positions.shape[1])[None] < turns[:, None]
+        return EpisodeBatch(self._positions[drawn][taken], np.concatenate([[0], np.cumsum(turns)]), drawn)

@@ -1,0 +1,166 @@
+"""One environment of online DAgger: an episode driven chunk by chunk, with the expert's label in every state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamvln_gym.episodes import Episode, EpisodeDataset
+from streamvln_gym.expert import GeodesicFollower
+from streamvln_gym.metrics import EpisodeMetrics
+from streamvln_gym.simulators.base import Action, AgentState, Simulator
+from streamvln_gym.training.online.config import CollectConfig
+
+NOTHING = -1
+
+
+class EpisodeSupply:
+    """Which episode is played next: scene after scene in a seeded order, a few scenes' episodes mixed at a time.
+
+    Args:
+        dataset: where episodes come from.
+        scenes: the scenes to draw from, endlessly.
+        config: `shelf` scenes are mixed, each episode is played `plays` times.
+        rng: decides.
+    """
+
+    def __init__(
+        self, dataset: EpisodeDataset, scenes: Sequence[str], config: CollectConfig, rng: np.random.Generator
+    ) -> None:
+        self._by_scene: dict[str, list[str]] = {scene: [] for scene in scenes}
+        for episode_id in dataset.episode_ids:
+            if (scene := dataset.scene_of(episode_id)) in self._by_scene:
+                self._by_scene[scene].append(episode_id)
+        self._plays = config.plays
+        self._shelf = min(config.shelf, len(scenes))
+        self._rng = rng
+        self._scenes = self._endless(list(scenes))
+        self._waiting: list[str] = []
+        self._wanted = 0
+
+    def next(self) -> str:
+        """The id of the next episode."""
+        while not self._wanted or len(self._waiting) < self._wanted:
+            fresh = self._by_scene[next(self._scenes)] * self._plays
+            self._waiting += fresh
+            self._wanted = self._wanted or len(fresh) * self._shelf
+        place = int(self._rng.integers(len(self._waiting)))
+        self._waiting[place], self._waiting[-1] = self._waiting[-1], self._waiting[place]
+        return self._waiting.pop()
+
+    @staticmethod
+    def _endless(scenes: list[str]) -> Iterator[str]:
+        while True:
+            yield from scenes
+
+
+@dataclass
+class Stream:
+    """An environment that streams of actions are executed in, one chunk after the other.
+
+    Attributes:
+        simulator: shared by the streams of a process; has the episode's scene loaded whenever this stream uses it.
+        dataset: gives scenes' paths.
+        config: the expert's and the episodes' limits.
+        max_steps: of an evaluated episode.
+        episode: the present one, None if this stream rests.
+        start: its start.
+        state: where the agent stands.
+        steps: actions executed.
+    """
+
+    simulator: Simulator
+    dataset: EpisodeDataset
+    config: CollectConfig
+    max_steps: int = 500
+    episode: Episode | None = None
+    start: AgentState = field(init=False)
+    state: AgentState = field(init=False)
+    steps: int = 0
+
+    def begin(self, episode: Episode | None) -> None:
+        """Starts an episode; None lets the stream rest."""
+        self.episode = episode
+        if episode is None:
+            return
+        self._load()
+        self.state = self.start = AgentState.from_rotation(episode.start_position, episode.start_rotation)
+        self.steps = 0
+        goal = episode.goals[0].position
+        self.follower = GeodesicFollower(
+            self.simulator, [*episode.via, goal], self.config.stop_radius, self.config.via_radius
+        )
+        self._ignored = 0
+        shown = len(episode.gt_actions or ()) or int(self.follower.remaining(self.state) / 0.15)
+        self._limit = int(1.5 * shown) + self.config.spare_steps
+        self._goals = np.array([g.position for g in episode.goals])
+        self._distance = self.simulator.geodesic_distance(self.state.position, self._goals)
+        self.metrics = EpisodeMetrics(episode, self.state.position, self._distance, self.simulator.geodesic_distance)
+
+    def look(self, sensors: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Renders the present state."""
+        self._load()
+        self.simulator.set_state(self.state)
+        return self.simulator.observe(sensors)
+
+    def drive(self, actions: Sequence[int], by_expert: bool) -> tuple[list[int], list[int], bool]:
+        """Executes a chunk.
+
+        A STOP at the wrong place is replaced by the expert's action, for what is to be learned lies beyond it.
+
+        Args:
+            actions: the policy's.
+            by_expert: execute the expert's instead.
+
+        Returns:
+            Executed actions (STOP included), the expert's action in every state that was visited, and whether the
+            episode is over. An episode that is given up ends with a label and without an action for it.
+        """
+        self._load()
+        executed: list[int] = []
+        labels: list[int] = []
+        for wanted in actions:
+            label = self.follower.next_action(self.state)
+            labels.append(label)
+            action = label if by_expert or wanted == Action.STOP else int(wanted)
+            if action == Action.STOP:
+                return [*executed, action], labels, True
+            if label == Action.STOP:
+                self._ignored += 1
+            if self._ignored > self.config.ignored_stops or self.steps >= self._limit:
+                return executed, labels, True
+            self.state, _ = self.simulator.try_step(self.state, action)
+            self.steps += 1
+            executed.append(action)
+        return executed, labels, False
+
+    def play(self, actions: Sequence[int]) -> tuple[list[int], bool]:
+        """Executes a chunk as an evaluation does: what the policy says counts, STOP too.
+
+        Returns:
+            Executed actions, and whether the episode is over; `metrics` has its result.
+        """
+        self._load()
+        executed: list[int] = []
+        for wanted in actions:
+            action = int(wanted)
+            collided = False
+            if action != Action.STOP:
+                self.state, collided = self.simulator.try_step(self.state, action)
+            if action == Action.FORWARD:
+                self._distance = self.simulator.geodesic_distance(self.state.position, self._goals)
+            self.metrics.update(self.state.position, self._distance, collided, action == Action.STOP)
+            self.steps += 1
+            executed.append(action)
+            if action == Action.STOP or self.steps >= self.max_steps:
+                return executed, True
+        return executed, False
+
+    def _load(self) -> None:
+        assert self.episode is not None
+        self.simulator.load_scene(Path(self.dataset.scene_path(self.episode.scene_id)))

@@ -1,0 +1,446 @@
+"""Online DAgger: environments in worker processes act and are labelled while the network learns."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed
+from tqdm import tqdm
+
+from streamvln_gym import __version__
+from streamvln_gym.errors import StreamVLNGymError
+from streamvln_gym.models.dialogue import CONJUNCTIONS, ConjunctionPicker
+from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.online.config import OnlineConfig
+from streamvln_gym.training.online.layout import DialogueLayout
+from streamvln_gym.training.online.learner import Learner
+from streamvln_gym.training.online.policy import StreamsPolicy
+from streamvln_gym.training.online.replay import FrameBuffer
+from streamvln_gym.training.online.workers import (
+    EXPERT,
+    KINDS,
+    POLICY,
+    RESULTS,
+    StreamsSpec,
+    WorkerPool,
+    open_training_data,
+)
+
+MAX_TURNS = 128
+INSTRUCTION_TOKENS = 256
+_RANDOM_MOVES = np.array([[1, 0.5], [2, 0.25], [3, 0.25]])
+
+
+class TrainingError(StreamVLNGymError):
+    """A training cannot begin or go on; the message says why and what to do."""
+
+
+def train_online(config: OnlineConfig) -> list[dict[str, Any]]:
+    """Trains until `config.optimize.updates`, or for `config.minutes`; returns the log's records.
+
+    Under `torchrun` every process trains on its own device with its own environments, and gradients are averaged.
+
+    Writes into `config.out`: state.pt (everything to go on from), log.jsonl (one record per evaluation or saved
+    state), checkpoint/ (the averaged weights, for `StreamVLNAgent.from_pretrained`).
+
+    Raises:
+        TrainingError: the folder belongs to another training, or the loss is no longer finite.
+        WorkerError: a worker process failed or was killed; what was saved is kept.
+    """
+    run = _OnlineRun(config)
+    try:
+        return run.train()
+    finally:
+        run.close()
+
+
+class _OnlineRun:
+    """One process of a training."""
+
+    def __init__(self, config: OnlineConfig) -> None:
+        self.begun = time.monotonic()
+        self.config = config
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        self.main = self.rank == 0
+        config.out.mkdir(parents=True, exist_ok=True)
+        self.processor, model = _initial_network(config)
+        self.scenes, self.held_out, self.held_out_ids = _split_scenes(config)
+        self.pool = WorkerPool(self._specs())
+        self.pool.train()
+        self._build_ahead()
+        self.device = self._choose_device()
+        self.rng = np.random.default_rng([config.seed, self.rank, 1])
+        self.generator = torch.Generator(self.device).manual_seed(config.seed * 1000 + self.rank)
+        torch.manual_seed(config.seed * 1000 + self.rank + 1)
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        model.to(device=self.device)  # type: ignore[call-arg]  # transformers hides the signature
+        self.layout = DialogueLayout(self.processor, self.device)
+        self.learner = Learner(model, self.layout, config.optimize, config.auxiliary)
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.acting = copy.deepcopy(self.learner.average).eval()
+        self.acting.to(dtype=dtype)  # type: ignore[call-arg]
+        streams = self.pool.streams
+        self.policy = StreamsPolicy(self.acting, self.layout, streams, MAX_TURNS, INSTRUCTION_TOKENS)
+        self.buffer = FrameBuffer(
+            config.optimize.buffer_frames, self.pool.arrays, MAX_TURNS, INSTRUCTION_TOKENS, self.device
+        )
+        self.sampled = torch.from_numpy(self.rng.random(streams) < config.collect.sampled_streams).to(self.device)
+        self.log: list[dict[str, Any]] = []
+        self.turns = 0
+        self._tokens_of: dict[str, list[int]] = {}
+        self._conjunctions = _drawn_conjunctions(MAX_TURNS)
+        self._resume()
+
+    def train(self) -> list[dict[str, Any]]:
+        config, learner = self.config, self.learner
+        total = config.optimize.updates
+        bar = tqdm(total=total, initial=learner.updates, desc="online DAgger", unit="update", disable=not self.main)
+        next_evaluation = learner.updates + config.evaluate_every
+        next_save = learner.updates + config.save_every
+        with bar:
+            while learner.updates < total and not self._out_of_time():
+                before = learner.updates
+                self._turn()
+                bar.update(learner.updates - before)
+                if self.held_out_ids and learner.updates >= next_evaluation and learner.updates < total:
+                    next_evaluation += config.evaluate_every
+                    self._evaluate(bar)
+                if learner.updates >= next_save:
+                    next_save += config.save_every
+                    self.save()
+            if self.held_out_ids:
+                self._evaluate(bar, resume=False)
+        self.save()
+        return self.log
+
+    def save(self) -> None:
+        """Writes state and checkpoint, each whole or not at all."""
+        if not self.main:
+            return
+        _write_whole(
+            self.config.out / "state.pt",
+            lambda path: torch.save(
+                {"learner": self.learner.state(), "recipe": _recipe(self.config), "log": self.log, "turns": self.turns},
+                path,
+            ),
+        )
+        save_checkpoint(self.learner.average, self.processor, self.config.out / "checkpoint")
+
+    def close(self) -> None:
+        self.pool.close()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    # ------------------------------------------------------------------------------------------------- one turn
+
+    def _turn(self) -> None:
+        """Decides a chunk for every stream, and learns while the workers execute it."""
+        arrays, config = self.pool.arrays, self.config
+        self.pool.wait()
+        self.buffer.finish_turn(arrays)
+        rgb, starting = self._take_frames()
+        self.policy.begin(starting)
+        self.buffer.add(arrays, rgb, starting)
+        self._load_acting(self.learner.model)
+        conjunctions = torch.randint(
+            len(CONJUNCTIONS), (self.pool.streams,), generator=self.generator, device=self.device
+        )
+        executed = torch.from_numpy(arrays.executed).to(self.device).long()
+        actions = self.policy.act(rgb, executed, conjunctions, self.sampled).cpu().numpy().astype(np.int8)
+        progress = self.learner.updates / config.optimize.updates
+        expert = self.rng.random(self.pool.streams) < config.collect.expert_share(progress)
+        disturbed = self.rng.random(self.pool.streams) < config.collect.random_chunks
+        actions[disturbed] = self._random_chunks(int(disturbed.sum()), actions.shape[1])
+        arrays.actions[:] = actions
+        arrays.driver[:] = np.where(expert & ~disturbed, EXPERT, POLICY)
+        self.pool.turn()
+        self.turns += 1
+        rows = self.buffer.whole
+        if not self._everywhere(len(rows) >= 8):
+            return
+        for _ in range(config.optimize.updates_per_turn):
+            if self.learner.updates >= config.optimize.updates:
+                return
+            batch = self.buffer.draw(rows, config.optimize.frames_per_update, self.rng)
+            self.learner.update(batch, self.buffer, self.generator)
+
+    def _random_chunks(self, count: int, chunk: int) -> NDArray[np.int8]:
+        """Half of them wander, half turn on the spot."""
+        moves, shares = _RANDOM_MOVES.T
+        chunks = self.rng.choice(moves.astype(np.int8), (count, chunk), p=shares)
+        turning = self.rng.random(count) < 0.5
+        chunks[turning] = self.rng.integers(2, 4, (int(turning.sum()), 1))
+        return chunks
+
+    def _take_frames(self) -> tuple[Tensor, dict[int, list[int]]]:
+        """The pictures on the device, and the instructions of episodes that start."""
+        arrays = self.pool.arrays
+        rgb = torch.from_numpy(arrays.rgb).to(self.device)
+        rows = np.flatnonzero(arrays.started & (arrays.episode >= 0))
+        return rgb, {int(row): self._encode(arrays.text(int(row))) for row in rows}
+
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._tokens_of:
+            ids = self.processor.tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) > INSTRUCTION_TOKENS:
+                raise TrainingError(
+                    f"an instruction has {len(ids)} tokens, online training takes {INSTRUCTION_TOKENS}: {text!r}"
+                )
+            self._tokens_of[text] = ids
+        return self._tokens_of[text]
+
+    @torch.no_grad()
+    def _load_acting(self, source: StreamVLNForConditionalGeneration) -> None:
+        torch._foreach_copy_(list(self.acting.parameters()), list(source.parameters()))
+
+    # --------------------------------------------------------------------------------------------- evaluation
+
+    def _evaluate(self, bar: Any, resume: bool = True) -> None:
+        """Evaluates the averaged weights on held-out scenes and logs the result."""
+        begun = time.monotonic()
+        statistics = self.learner.statistics()
+        if not np.isfinite(statistics.get("loss", 0.0)):
+            raise TrainingError(
+                f"the loss is {statistics['loss']} at update {self.learner.updates}: lower the learning rate; the "
+                f"state in {self.config.out} is from before and is kept"
+            )
+        self.pool.wait()
+        self._load_acting(self.learner.average)
+        results = self._sum_over_ranks(self._play_held_out())
+        record = {
+            "updates": self.learner.updates,
+            "frames": self.buffer.written,
+            "episodes": self.buffer.episodes,
+            "seconds": round(time.monotonic() - self.begun, 1),
+            "learning_rate": self.config.optimize.rate(self.learner.updates),
+            **{name: round(value, 4) for name, value in statistics.items()},
+            **_summary(results),
+            "evaluation_seconds": round(time.monotonic() - begun, 1),
+        }
+        self.log.append(record)
+        if self.main:
+            with (self.config.out / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            bar.write(json.dumps(record))
+        if resume:
+            self.buffer.forget_running()
+            self.pool.train()
+
+    def _play_held_out(self) -> NDArray[np.float64]:
+        """(episodes, results) of this process's share."""
+        arrays, policy = self.pool.arrays, self.policy
+        ids = self.held_out_ids[self.rank :: self.ranks]
+        results = []
+        for begin in range(0, len(ids), self.pool.streams):
+            part = ids[begin : begin + self.pool.streams]
+            given = self.pool.evaluate(part, max_steps=(MAX_TURNS - 3) * self.layout.chunk_size)
+            self.pool.wait()
+            while (arrays.episode >= 0).any():
+                rgb, starting = self._take_frames()
+                policy.begin(starting)
+                turns = np.minimum(policy.turns, len(self._conjunctions) - 1)
+                conjunctions = torch.from_numpy(self._conjunctions[turns]).to(self.device)
+                executed = torch.from_numpy(arrays.executed).to(self.device).long()
+                arrays.actions[:] = policy.act(rgb, executed, conjunctions).cpu().numpy()
+                self.pool.turn()
+                self.pool.wait()
+            results.append(arrays.results[given >= 0].astype(np.float64))
+        return np.concatenate(results) if results else np.empty((0, len(RESULTS)))
+
+    def _sum_over_ranks(self, results: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.ranks == 1:
+            return results
+        parts: list[Any] = [None] * self.ranks
+        distributed.all_gather_object(parts, results)
+        return np.concatenate(parts)
+
+    # ------------------------------------------------------------------------------------------------ set-up
+
+    def _specs(self) -> list[StreamsSpec]:
+        config, network = self.config, self.processor.config
+        workers = config.collect.processes if self.ranks == 1 else max(config.collect.processes // self.ranks, 1)
+        return [
+            StreamsSpec(
+                config.data,
+                config.split,
+                config.scenes,
+                tuple(self.scenes[self.rank * workers + worker :: self.ranks * workers]),
+                worker * config.collect.streams,
+                config.collect.streams,
+                network.image_size,
+                network.patches_per_side,
+                network.chunk_size,
+                config.seed * 100_003 + self.rank * 1009 + worker,
+                config.collect,
+            )
+            for worker in range(workers)
+        ]
+
+    def _build_ahead(self) -> None:
+        """Builds the flats that the workers will come to, beside them."""
+        if not self.main or self.config.collect.builders < 1 or self.config.data != "flats":
+            return
+        from streamvln_gym.flats.building import build_scenes
+        from streamvln_gym.flats.dataset import FlatsDataset
+
+        dataset = FlatsDataset(self.config.split, scenes=self.config.scenes)
+        seeds = dict(zip(dataset.scene_ids, dataset.seeds, strict=True))
+        workers = len(self.pool._specs) * self.ranks
+        first = workers * self.config.collect.shelf
+        coming = [*self.held_out, *self.scenes[first:], *self.scenes[:first]]
+        threading.Thread(
+            target=build_scenes,
+            args=(dataset.root, self.config.split, [seeds[scene] for scene in coming], self.config.collect.builders),
+            daemon=True,
+        ).start()
+
+    def _choose_device(self) -> torch.device:
+        name = self.config.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+        else:
+            device = torch.device(name)
+        if self.ranks > 1:
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return device
+
+    def _everywhere(self, here: bool) -> bool:
+        """Whether it holds in every process."""
+        if self.ranks == 1:
+            return here
+        flag = torch.tensor([float(here)], device=self.device)
+        distributed.all_reduce(flag, op=distributed.ReduceOp.MIN)
+        return bool(flag.item() > 0.5)
+
+    def _out_of_time(self) -> bool:
+        minutes = self.config.minutes
+        return minutes is not None and not self._everywhere(time.monotonic() - self.begun < 60.0 * minutes)
+
+    def _resume(self) -> None:
+        path = self.config.out / "state.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch and pickle raise many kinds
+            raise TrainingError(f"{path} cannot be read: {error}. Remove it to begin anew") from error
+        mine, theirs = _recipe(self.config), state["recipe"]
+        if different := sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)):
+            changes = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} now" for key in different)
+            raise TrainingError(f"{path} is from another training ({changes}): use the same options, or another --out")
+        self.learner.load_state(state["learner"])
+        self.log = list(state["log"])
+        self.turns = int(state["turns"])
+        self.rng = np.random.default_rng([self.config.seed, self.rank, 1, self.learner.updates])
+        self.generator.manual_seed(self.config.seed * 1000 + self.rank + 7919 * self.learner.updates)
+
+
+def save_checkpoint(model: StreamVLNForConditionalGeneration, processor: StreamVLNProcessor, folder: Path) -> None:
+    """Writes a checkpoint that `StreamVLNAgent.from_pretrained` loads, weights in bfloat16; whole or not at all."""
+    import shutil
+    import tempfile
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        staged = Path(scratch) / "new"
+        saved = copy.deepcopy(model)
+        saved.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+        saved.config.trained = True
+        saved.save_pretrained(str(staged))
+        processor.save_pretrained(staged)
+        if folder.exists():
+            os.rename(folder, Path(scratch) / "old")
+        os.rename(staged, folder)
+        shutil.rmtree(Path(scratch) / "old", ignore_errors=True)
+
+
+def _initial_network(config: OnlineConfig) -> tuple[StreamVLNProcessor, StreamVLNForConditionalGeneration]:
+    if config.checkpoint is not None:
+        from streamvln_gym.agents.checkpoint import load_checkpoint
+
+        model, processor = load_checkpoint(config.checkpoint, torch.float32)
+        if not config.memory:
+            model.config.num_history = processor.config.num_history = 0
+        return processor, model
+    processor = StreamVLNProcessor.tiny(**({} if config.memory else {"num_history": 0}))
+    return processor, StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
+
+
+def _split_scenes(config: OnlineConfig) -> tuple[list[str], list[str], list[str]]:
+    """Training scenes in the order in which they are played, held-out scenes, and the latter's episodes."""
+    dataset = open_training_data(config.data, config.split, config.scenes)
+    scenes = list(dict.fromkeys(dataset.scene_of(episode_id) for episode_id in dataset.episode_ids))
+    if config.held_out and len(scenes) <= config.held_out:
+        raise TrainingError(
+            f"{config.data}/{config.split} has {len(scenes)} scenes, {config.held_out} of which would be held out: use "
+            "more scenes or a smaller held_out"
+        )
+    held_out = scenes[len(scenes) - config.held_out :] if config.held_out else scenes
+    training = scenes[: len(scenes) - len(held_out)] if config.held_out else scenes
+    order = np.random.default_rng(config.seed).permutation(len(training))
+    chosen = set(held_out)
+    ids = [e for e in dataset.episode_ids if dataset.scene_of(e) in chosen]
+    # Evenly over scenes and episodes, where not all are evaluated.
+    if len(ids) > config.evaluate_at_most:
+        ids = [ids[k] for k in np.linspace(0, len(ids) - 1, config.evaluate_at_most).round().astype(int)]
+    return [training[k] for k in order], held_out, ids
+
+
+def _drawn_conjunctions(turns: int) -> NDArray[np.int64]:
+    """The conjunctions that the agent shows by default, as indices."""
+    picker = ConjunctionPicker()
+    return np.array([CONJUNCTIONS.index(picker.next()) for _ in range(turns)])
+
+
+def _summary(results: NDArray[np.float64]) -> dict[str, float]:
+    """Means, and the success rates of the episodes that need memory and of the others."""
+    if not len(results):
+        return {}
+    summary = {name: round(float(results[:, k].mean()), 4) for k, name in enumerate(RESULTS[:-1])}
+    kinds = results[:, -1].astype(int)
+    for k, kind in enumerate(KINDS):
+        if (kinds == k).any():
+            summary[f"success_{kind or 'plain'}"] = round(float(results[kinds == k, 0].mean()), 4)
+    return {**summary, "evaluated": len(results)}
+
+
+def _recipe(config: OnlineConfig) -> dict[str, Any]:
+    """What must not change when a training goes on: the length may."""
+    free = replace(config.optimize, updates=1, decay=None, updates_per_turn=1, buffer_frames=1, compile=None)
+    recipe = {
+        "checkpoint": config.checkpoint,
+        "data": config.data,
+        "split": config.split,
+        "scenes": config.scenes,
+        "held_out": config.held_out,
+        "memory": config.memory,
+        "seed": config.seed,
+        **{f"optimize.{key}": value for key, value in asdict(free).items()},
+        **{f"auxiliary.{key}": value for key, value in asdict(config.auxiliary).items()},
+    }
+    return {**recipe, "version": __version__}
+
+
+def _write_whole(path: Path, write: Any) -> None:
+    staged = path.with_name(f".{path.name}.new")
+    try:
+        write(staged)
+        os.replace(staged, path)
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written: {error}; the last saved state is kept") from error

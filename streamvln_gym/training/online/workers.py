@@ -1,0 +1,346 @@
+"""Worker processes of online DAgger: each simulates some streams; pictures and actions lie in shared memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamvln_gym.errors import DatasetError, StreamVLNGymError
+from streamvln_gym.flats.task import MEMORY_KINDS
+from streamvln_gym.training.online.config import CollectConfig, training_camera
+from streamvln_gym.training.online.streams import NOTHING, EpisodeSupply, Stream
+from streamvln_gym.training.privileged import POSE_TARGETS, PRIVILEGED_SENSORS, patch_targets, pose_targets, room_target
+
+RESULTS = ("success", "spl", "navigation_error", "oracle_success", "steps", "stopped", "memory_kind")
+KINDS = ("", *MEMORY_KINDS)
+INSTRUCTION_BYTES = 4096
+POLICY, EXPERT = 0, 1
+
+
+class WorkerError(StreamVLNGymError):
+    """A worker process failed or was killed."""
+
+
+@dataclass(frozen=True)
+class StreamsSpec:
+    """What a worker needs to know.
+
+    Attributes:
+        data: see `OnlineConfig.data`.
+        split: of the dataset.
+        scenes: how many scenes the dataset is opened with, None for its own number.
+        training_scenes: scene ids this worker trains on.
+        first: index of its first stream.
+        streams: how many it has.
+        image_size: side of the pictures.
+        patches_per_side: of the vision tower.
+        chunk_size: actions of a turn.
+        seed: of its draws.
+        config: how to collect.
+    """
+
+    data: str
+    split: str
+    scenes: int | None
+    training_scenes: tuple[str, ...]
+    first: int
+    streams: int
+    image_size: int
+    patches_per_side: int
+    chunk_size: int
+    seed: int
+    config: CollectConfig
+
+
+class StreamArrays:
+    """The streams' shared arrays, one row per stream; what a frame shows, and what was done after it.
+
+    Attributes:
+        rgb: uint8 (streams, size, size, 3).
+        patch_class, patch_depth: uint8 (streams, patches); pose: float32 (streams, 5); room: uint8 (streams,). See
+            `Privileged`.
+        episode: int64 (streams,) number of the present episode (an episode id), -1 for a stream that rests.
+        instruction: uint8 (streams, 4096), its instruction in UTF-8, filled up with zeros.
+        started: bool (streams,), the frame is an episode's first.
+        actions: int8 (streams, chunk), the policy's; driver: int8 (streams,), who drives.
+        executed, labels: int8 (streams, chunk), -1 where there is none; of the chunk before the present frame.
+        finished: bool (streams,), the episode before the present frame is over.
+        results: float32 (streams, 7), see `RESULTS`; of an episode that was evaluated.
+    """
+
+    def __init__(self, streams: int, size: int, patches: int, chunk: int, memory: SharedMemory | None = None) -> None:
+        shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "rgb": (np.uint8, (streams, size, size, 3)),
+            "results": (np.float32, (streams, len(RESULTS))),
+            "pose": (np.float32, (streams, POSE_TARGETS)),
+            "episode": (np.int64, (streams,)),
+            "instruction": (np.uint8, (streams, INSTRUCTION_BYTES)),
+            "patch_class": (np.uint8, (streams, patches)),
+            "patch_depth": (np.uint8, (streams, patches)),
+            "room": (np.uint8, (streams,)),
+            "started": (np.bool_, (streams,)),
+            "finished": (np.bool_, (streams,)),
+            "actions": (np.int8, (streams, chunk)),
+            "driver": (np.int8, (streams,)),
+            "executed": (np.int8, (streams, chunk)),
+            "labels": (np.int8, (streams, chunk)),
+        }
+        sizes = {
+            name: -(-int(np.prod(shape)) * np.dtype(kind).itemsize // 64) * 64 for name, (kind, shape) in shapes.items()
+        }
+        self.memory = memory or SharedMemory(create=True, size=sum(sizes.values()))
+        self.owner = memory is None
+        offset = 0
+        for name, (kind, shape) in shapes.items():
+            setattr(self, name, np.ndarray(shape, kind, self.memory.buf, offset))
+            offset += sizes[name]
+
+    rgb: NDArray[np.uint8]
+    results: NDArray[np.float32]
+    pose: NDArray[np.float32]
+    episode: NDArray[np.int64]
+    instruction: NDArray[np.uint8]
+    patch_class: NDArray[np.uint8]
+    patch_depth: NDArray[np.uint8]
+    room: NDArray[np.uint8]
+    started: NDArray[np.bool_]
+    finished: NDArray[np.bool_]
+    actions: NDArray[np.int8]
+    driver: NDArray[np.int8]
+    executed: NDArray[np.int8]
+    labels: NDArray[np.int8]
+
+    def text(self, row: int) -> str:
+        """The instruction of a stream."""
+        return self.instruction[row].tobytes().rstrip(b"\0").decode()
+
+    def close(self) -> None:
+        for name in StreamArrays.__annotations__:
+            setattr(self, name, None)  # views keep the memory open
+        self.memory.close()
+        if self.owner:
+            self.memory.unlink()
+
+
+class WorkerPool:
+    """The worker processes. Every `post` is answered once; `wait` returns when all have answered.
+
+    Args:
+        specs: one per worker.
+    """
+
+    def __init__(self, specs: Sequence[StreamsSpec]) -> None:
+        first = specs[0]
+        self.streams = sum(spec.streams for spec in specs)
+        self.arrays = StreamArrays(self.streams, first.image_size, first.patches_per_side**2, first.chunk_size)
+        context = multiprocessing.get_context("spawn")
+        self._connections: list[Connection] = []
+        self._processes = []
+        for spec in specs:
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(spec, theirs, self.arrays.memory.name, self.streams), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
+        self._specs = list(specs)
+
+    def train(self) -> None:
+        """Lets every stream start a training episode."""
+        self._post([("train",)] * len(self._specs))
+
+    def turn(self) -> None:
+        """Lets every stream execute `arrays.actions`."""
+        self._post([("turn",)] * len(self._specs))
+
+    def evaluate(self, episode_ids: Sequence[str], max_steps: int) -> NDArray[np.int64]:
+        """Lets the streams start these episodes (at most one each); which stream got which, -1 for none."""
+        given = np.full(self.streams, -1, dtype=np.int64)
+        lists: list[list[str | None]] = [[] for _ in self._specs]
+        for number, episode_id in enumerate(episode_ids):
+            worker = number % len(self._specs)
+            given[self._specs[worker].first + len(lists[worker])] = number
+            lists[worker].append(episode_id)
+        self._post([("evaluate", ids, max_steps) for ids in lists])
+        return given
+
+    def ready(self) -> bool:
+        """Whether `wait` would return at once."""
+        return all(connection.poll() for connection in self._connections)
+
+    def wait(self) -> None:
+        """Waits for every worker's answer.
+
+        Raises:
+            WorkerError: a worker failed, or was killed.
+        """
+        for number, connection in enumerate(self._connections):
+            try:
+                answer = connection.recv()
+            except (EOFError, ConnectionError) as error:
+                self._processes[number].join(1.0)
+                code = self._processes[number].exitcode
+                raise WorkerError(
+                    f"worker process {number} died (exit code {code}; out of memory?): run the same command again to "
+                    "go on from the last saved state, or use fewer workers or streams"
+                ) from error
+            if answer is not None:
+                raise WorkerError(f"worker process {number} failed:\n{answer}")
+
+    def close(self) -> None:
+        """Ends the processes and frees the shared memory."""
+        for connection in self._connections:
+            try:
+                connection.send(("quit",))
+            except (BrokenPipeError, ConnectionError):
+                continue  # that worker is dead already
+        for process in self._processes:
+            process.join(5.0)
+            if process.is_alive():
+                process.kill()
+        self.arrays.close()
+
+    def _post(self, messages: Sequence[tuple[Any, ...]]) -> None:
+        for number, (connection, message) in enumerate(zip(self._connections, messages, strict=True)):
+            try:
+                connection.send(message)
+            except (BrokenPipeError, ConnectionError) as error:
+                raise WorkerError(
+                    f"worker process {number} died: run the same command again to go on from the last saved state"
+                ) from error
+
+
+def open_training_data(data: str, split: str, scenes: int | None) -> Any:
+    """The dataset that online training draws from."""
+    from pathlib import Path
+
+    from streamvln_gym.selection import open_dataset
+
+    return open_dataset(data, split, Path("data"), scenes, "r2r")
+
+
+def _serve(spec: StreamsSpec, connection: Connection, memory: str, streams: int) -> None:
+    """A worker's life."""
+    os.environ["NUMBA_NUM_THREADS"] = "1"
+    shared = SharedMemory(memory)
+    arrays = StreamArrays(streams, spec.image_size, spec.patches_per_side**2, spec.chunk_size, shared)
+    try:
+        worker = _Worker(spec, arrays)
+        while True:
+            message = connection.recv()
+            if message[0] == "quit":
+                return
+            getattr(worker, message[0])(*message[1:])
+            connection.send(None)
+    except (EOFError, KeyboardInterrupt):
+        return  # the trainer is gone
+    except Exception:  # reported to the trainer, which raises it
+        connection.send(traceback.format_exc())
+
+
+class _Worker:
+    """Serves `WorkerPool`'s messages."""
+
+    def __init__(self, spec: StreamsSpec, arrays: StreamArrays) -> None:
+        from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
+
+        self._spec = spec
+        self._arrays = arrays
+        self._rows = range(spec.first, spec.first + spec.streams)
+        self._dataset = open_training_data(spec.data, spec.split, spec.scenes)
+        camera = training_camera(spec.image_size, spec.config.supersampling)
+        simulator = EmbeddedSimulator(camera, cached_triangles=50_000 * max(spec.config.shelf, 4))
+        self._simulator = simulator
+        self._streams = [Stream(simulator, self._dataset, spec.config) for _ in self._rows]
+        rng = np.random.default_rng(spec.seed)
+        self._supply = EpisodeSupply(self._dataset, spec.training_scenes, spec.config, rng)
+        self._training = True
+
+    def train(self) -> None:
+        self._training = True
+        for row, stream in zip(self._rows, self._streams, strict=True):
+            self._begin(row, stream)
+
+    def evaluate(self, episode_ids: list[str], max_steps: int) -> None:
+        self._training = False
+        for k, (row, stream) in enumerate(zip(self._rows, self._streams, strict=True)):
+            stream.max_steps = max_steps
+            stream.begin(self._dataset.episode(episode_ids[k]) if k < len(episode_ids) else None)
+            self._show(row, stream, started=True)
+
+    def turn(self) -> None:
+        for row, stream in zip(self._rows, self._streams, strict=True):
+            if stream.episode is None:
+                continue
+            if self._training:
+                self._drive(row, stream)
+            else:
+                self._play(row, stream)
+
+    def _drive(self, row: int, stream: Stream) -> None:
+        arrays = self._arrays
+        executed, labels, over = stream.drive(arrays.actions[row], arrays.driver[row] == EXPERT)
+        _fill(arrays.executed[row], executed)
+        _fill(arrays.labels[row], labels)
+        arrays.finished[row] = over
+        if over:
+            self._begin(row, stream)
+        else:
+            self._show(row, stream, started=False)
+
+    def _play(self, row: int, stream: Stream) -> None:
+        arrays = self._arrays
+        executed, over = stream.play(arrays.actions[row])
+        _fill(arrays.executed[row], executed)
+        arrays.finished[row] = over
+        if over:
+            assert stream.episode is not None
+            result = stream.metrics.result
+            kind = KINDS.index(stream.episode.needs_memory) if stream.episode.needs_memory in KINDS else 0
+            arrays.results[row] = [*(float(result[name]) for name in RESULTS[:5]), executed[-1] == 0, kind]
+            stream.begin(None)
+        self._show(row, stream, started=False)
+
+    def _begin(self, row: int, stream: Stream) -> None:
+        stream.begin(self._dataset.episode(self._supply.next()))
+        self._show(row, stream, started=True)
+
+    def _show(self, row: int, stream: Stream, started: bool) -> None:
+        arrays = self._arrays
+        arrays.started[row] = started
+        arrays.episode[row] = NOTHING if stream.episode is None else int(stream.episode.episode_id)
+        if stream.episode is None:
+            return
+        if started:
+            text = stream.episode.instruction.text.encode()
+            if len(text) > INSTRUCTION_BYTES:
+                raise DatasetError(
+                    f"the instruction of episode {stream.episode.episode_id} is too long: {len(text)} bytes"
+                )
+            arrays.instruction[row] = 0
+            arrays.instruction[row, : len(text)] = np.frombuffer(text, np.uint8)
+        if not self._training:
+            arrays.rgb[row] = stream.look(("rgb",))["rgb"]
+            return
+        pictures = stream.look(PRIVILEGED_SENSORS)
+        arrays.rgb[row] = pictures["rgb"]
+        arrays.patch_class[row], arrays.patch_depth[row] = patch_targets(pictures, self._spec.patches_per_side)
+        stream.follower.advance(stream.state)
+        arrays.pose[row] = pose_targets(stream.follower, stream.state, stream.start)
+        arrays.room[row] = room_target(self._simulator.scene_graph, stream.state)
+
+
+def _fill(row: NDArray[np.int8], values: Sequence[int]) -> None:
+    row[:] = NOTHING
+    row[: len(values)] = values

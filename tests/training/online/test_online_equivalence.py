@@ -1,0 +1,187 @@
+"""The tensors of online training are those of the windows' encoder, the collator and the agent."""
+
+import numpy as np
+import pytest
+import torch
+
+from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
+from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL, IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
+from streamvln_gym.models.dialogue import CONJUNCTIONS
+from streamvln_gym.training.auxiliary import AuxiliaryConfig
+from streamvln_gym.training.collator import StreamVLNCollator
+from streamvln_gym.training.online.batches import make_rows
+from streamvln_gym.training.online.config import OptimizeConfig
+from streamvln_gym.training.online.layout import DialogueLayout
+from streamvln_gym.training.online.learner import Learner
+from streamvln_gym.training.online.policy import StreamsPolicy
+from streamvln_gym.training.online.replay import EpisodeBatch, FrameBuffer
+from streamvln_gym.training.online.workers import StreamArrays
+from streamvln_gym.training.trajectories import Trajectory
+from streamvln_gym.training.windows import WindowConfig, WindowEncoder
+
+CONJUNCTION = 2
+TEXTS = ("Go to the kitchen and stop.", "Leave the bedroom, walk down the hallway, then wait by the grey sofa.", "Wait.")
+
+
+def small_network(**settings):
+    """Two thin layers whose answers depend on what they see."""
+    processor = StreamVLNProcessor.tiny(**settings)
+    config = processor.config
+    for part in (config.vision_config, config.text_config):
+        part.num_hidden_layers = 2
+        part.initializer_range = 0.2
+    config.text_config.layer_types = ["full_attention"] * 2
+    config.initializer_range = 0.2
+    return StreamVLNForConditionalGeneration.from_seed(config, seed=0), processor
+
+
+@pytest.fixture(scope="module", params=[8, 0], ids=["memory", "no memory"])
+def parts(request):
+    torch.set_num_threads(1)
+    return small_network(num_history=request.param)
+
+
+@pytest.fixture
+def fixed_conjunction(monkeypatch):
+    monkeypatch.setattr(torch, "randint", lambda high, size, **_: torch.full(tuple(size), CONJUNCTION))
+
+
+def fill_buffer(processor, lengths, rng):
+    """A buffer with one finished episode per length (in actions), and what was put in."""
+    arrays = StreamArrays(1, 112, 64, 4)
+    buffer = FrameBuffer(200, arrays, 64, 64, torch.device("cpu"))
+    episodes = []
+    for text, length in zip(TEXTS, lengths, strict=True):
+        moves = [*rng.integers(1, 4, length - 1).tolist(), 0]
+        pictures = []
+        for begin in range(0, length, 4):
+            arrays.rgb[:] = rng.integers(0, 256, (1, 7, 7, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
+            pictures.append(arrays.rgb[0].copy())
+            ids = processor.tokenizer.encode(text, add_special_tokens=False)
+            buffer.add(arrays, torch.from_numpy(arrays.rgb.copy()), {0: ids} if begin == 0 else {})
+            chunk = moves[begin : begin + 4]
+            for row in (arrays.executed[0], arrays.labels[0]):
+                row[:] = -1
+                row[: len(chunk)] = chunk
+            arrays.finished[:] = begin + 4 >= length
+            buffer.finish_turn(arrays)
+        episodes.append((text, moves, pictures))
+    arrays.close()
+    return buffer, episodes
+
+
+class Pictures(Trajectory):
+    """A trajectory whose pictures are in memory."""
+
+    shown: list
+
+    def picture(self, step):
+        return self.shown[step // 4]
+
+
+def samples_of(processor, episodes):
+    """The same episodes by way of the encoder, as samples for the collator."""
+    encoder = WindowEncoder(processor, WindowConfig(conjunctions=(CONJUNCTIONS[CONJUNCTION],)))
+    samples = []
+    for text, moves, pictures in episodes:
+        trajectory = Trajectory("memory", 0, (text,), tuple(moves), None)
+        for window in encoder.windows([trajectory]):
+            encoded = encoder.encode(trajectory, window, encoder.picker())
+            steps = encoded.history_steps + encoded.frame_steps
+            samples.append(
+                {
+                    "input_ids": torch.tensor(encoded.input_ids),
+                    "labels": torch.tensor(encoded.labels),
+                    "pixel_values": torch.from_numpy(processor.images([pictures[step // 4] for step in steps])),
+                    "memory_frames": len(encoded.history_steps),
+                }
+            )
+    return samples
+
+
+def expand(ids, processor):
+    """Window ids with one entry per embedding."""
+    tokens, history = processor.config.tokens_per_frame, processor.config.num_history
+    counts = {IMAGE_TOKEN_ID: tokens, MEMORY_TOKEN_ID: tokens * history}
+    return [token for token in ids for _ in range(counts.get(token, 1))]
+
+
+LENGTHS = (70, 32, 5)
+
+
+def test_ids_and_labels_equal_the_encoders(parts, fixed_conjunction):
+    _, processor = parts
+    buffer, episodes = fill_buffer(processor, LENGTHS, np.random.default_rng(0))
+    layout = DialogueLayout(processor)
+    batch = EpisodeBatch(np.arange(buffer.written), np.cumsum([0, *(-(-n // 4) for n in LENGTHS)]), np.arange(3))
+    expected = sorted((expand(s["input_ids"].tolist(), processor) for s in samples_of(processor, episodes)), key=len)
+    labels = [s["labels"][s["labels"] != IGNORE_LABEL].tolist() for s in samples_of(processor, episodes)]
+    found, found_labels = [], []
+    for rows in make_rows(batch, buffer, layout, 2, torch.Generator()):
+        ids, places = layout.build(rows.windows, rows.length)
+        for k in range(len(ids)):
+            turns = int((rows.current[k] >= 0).sum())
+            memory = bool(rows.windows.with_memory[k])
+            length = int(
+                layout.lengths(rows.windows.instruction_lengths[k : k + 1], torch.tensor([memory]), torch.tensor([turns]))
+            )
+            row = [
+                token if place < 0 else MEMORY_TOKEN_ID if place < layout.num_history * 16 else IMAGE_TOKEN_ID
+                for token, place in zip(ids[k, :length].tolist(), places[k, :length].tolist(), strict=True)
+            ]
+            found.append(row)
+            wanted = rows.labels[k]
+            found_labels.append(wanted[wanted != IGNORE_LABEL].tolist())
+    assert len(found) == len(expected) == 5
+    newline = processor.tokenizer.encode("\n")
+    for mine, theirs in zip(sorted(found, key=len), expected, strict=True):
+        theirs = theirs[: -len(newline)]  # closes a training dialogue, and is never learned
+        shared = min(len(mine), len(theirs))  # an answer that ends in STOP has room to spare here
+        assert mine[:shared] == theirs[:shared]
+        assert 0 <= len(mine) - len(theirs) <= 4
+    assert sorted(found_labels) == sorted(labels)
+
+
+def test_loss_equals_the_models(parts, fixed_conjunction):
+    model, processor = parts
+    buffer, episodes = fill_buffer(processor, LENGTHS, np.random.default_rng(1))
+    layout = DialogueLayout(processor)
+    learner = Learner(model, layout, OptimizeConfig(stop_weight=1.0, row_groups=2), AuxiliaryConfig(0.0, 0.0))
+    batch = EpisodeBatch(np.arange(buffer.written), np.cumsum([0, *(-(-n // 4) for n in LENGTHS)]), np.arange(3))
+    with torch.no_grad():
+        loss, _ = learner._loss(batch, buffer, torch.Generator())
+        expected = model(**StreamVLNCollator()(samples_of(processor, episodes))).loss
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_actions_equal_the_agents(parts):
+    model, processor = parts
+    layout = DialogueLayout(processor)
+    streams, calls = 3, 21
+    policy = StreamsPolicy(model, layout, streams, 32, 64)
+    starts = {0: [0, 11], 1: [0], 2: [0, 5, 17]}  # turns at which the streams' episodes start
+    agents = [
+        StreamVLNAgent(model, processor, conjunctions=(CONJUNCTIONS[CONJUNCTION],)) for _ in range(streams)
+    ]
+    rng = np.random.default_rng(2)
+    executed = torch.full((streams, 4), -1)
+    texts = list(TEXTS)
+    moved = 0
+    for turn in range(calls):
+        begun = {k: processor.tokenizer.encode(texts[k], add_special_tokens=False) for k in starts if turn in starts[k]}
+        policy.begin(begun)
+        rgb = rng.integers(0, 256, (streams, 7, 7, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
+        actions = policy.act(torch.from_numpy(rgb), executed, torch.full((streams,), CONJUNCTION))
+        for k, agent in enumerate(agents):
+            if k in begun:
+                agent.reset()
+            chunk = agent.predict_chunk({"rgb": rgb[k], "instruction": texts[k]}, n_executed=None if k in begun else 4)
+            assert actions[k, : len(chunk)].tolist() == chunk
+            moved += len(chunk)
+        # A STOP that is not executed would leave another dialogue: the agent's own answer is what went into its cache.
+        executed = torch.where(actions == 0, 1, actions)
+        stopped = (actions == 0).any(1)
+        for k in np.flatnonzero(stopped.numpy()):
+            starts[int(k)].append(turn + 1)
+    assert moved > streams * calls * 2
