@@ -16,7 +16,7 @@ class OracleAgent:
 
     Args:
         env: a `VLNEnv` or wrappers around one.
-        along_reference: follow the reference path; otherwise go straight to the goal.
+        along_reference: follow the reference path; otherwise take the shortest way that the episode allows.
     """
 
     def __init__(self, env: Any, along_reference: bool = True) -> None:

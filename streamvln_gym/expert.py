@@ -19,6 +19,9 @@ from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, 
 if TYPE_CHECKING:
     from streamvln_gym.episodes import Episode
 
+WAYPOINT_RADIUS = 0.5
+"""Geodesic metres at which a way-point counts as visited, unless told otherwise."""
+
 _HALF_CIRCLE = round(180.0 / TURN_DEGREES)
 # A forward step whose heading is at most half a turn off gains at least this much (1 % left for rounding).
 _GOOD_GAIN = 0.99 * FORWARD_METRES * math.cos(math.radians(TURN_DEGREES / 2.0))
@@ -56,7 +59,7 @@ class GeodesicFollower:
         simulator: Simulator,
         waypoints: Sequence[Sequence[float]] | NDArray,
         goal_radius: float = 0.25,
-        waypoint_radius: float = 0.5,
+        waypoint_radius: float = WAYPOINT_RADIUS,
     ) -> None:
         self._simulator = simulator
         self._waypoints = np.asarray(waypoints, dtype=np.float64).reshape(-1, 3)
@@ -163,13 +166,17 @@ def _fewest_first() -> list[int]:
     return [*order, _HALF_CIRCLE]
 
 
-def expert_for(simulator: Simulator, episode: Episode, along_reference: bool = True) -> GeodesicFollower:
+def expert_for(
+    simulator: Simulator, episode: Episode, along_reference: bool = True, waypoint_radius: float = WAYPOINT_RADIUS
+) -> GeodesicFollower:
     """The expert of an episode.
 
     Args:
         simulator: with the episode's scene loaded.
         episode: needs a goal.
-        along_reference: follow `episode.reference_path`; otherwise go straight to the goal.
+        along_reference: follow `episode.reference_path`; otherwise take the shortest way to the goal, by way of
+            `episode.via` where the episode asks for it.
+        waypoint_radius: geodesic distance in metres at which a point on the way counts as visited.
 
     Raises:
         NavigationError: the episode has no goal (the splits without ground truth).
@@ -177,8 +184,8 @@ def expert_for(simulator: Simulator, episode: Episode, along_reference: bool = T
     if not episode.goals:
         raise NavigationError(f"episode {episode.episode_id} has no goal, so no expert can be had for it")
     goal = episode.goals[0].position
-    path = list(episode.reference_path)[1:-1] if along_reference else []
-    return GeodesicFollower(simulator, [*path, goal])
+    path = episode.reference_path[1:-1] if along_reference else episode.via
+    return GeodesicFollower(simulator, [*path, goal], waypoint_radius=waypoint_radius)
 
 
 def demonstrate(

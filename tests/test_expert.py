@@ -52,6 +52,30 @@ def test_next_actions_change_nothing(env):
     assert env.simulator.state is state
 
 
+def test_the_straight_way_leads_by_way_of_what_the_episode_asks_for(env):
+    env.reset(options={"episode_id": "30"})  # to the kitchen, and back to where it started
+    assert env.episode.via
+    follower = expert_for(env.simulator, env.episode, along_reference=False, waypoint_radius=0.3)
+    run = demonstrate(env.simulator, env.simulator.state, follower)
+    assert len(run.actions) > 40
+    nearest = min(env.simulator.geodesic_distance(place, env.episode.via[0]) for place in run.positions)
+    assert nearest <= 0.3
+    assert env.simulator.geodesic_distance(run.positions[-1], env.episode.goals[0].position) <= 0.25
+
+
+@pytest.mark.parametrize("radius", [0.3, 1.0])
+def test_the_way_points_radius(env, radius):
+    env.reset(options={"episode_id": "10"})
+    follower = expert_for(env.simulator, env.episode, waypoint_radius=radius)
+    door, state = follower.waypoint, env.simulator.state
+    distances = [follower.advance(state)]
+    while (follower.waypoint == door).all():
+        state, _ = env.simulator.try_step(state, follower.next_action(state))
+        distances.append(env.simulator.geodesic_distance(state.position, door))
+        follower.advance(state)
+    assert distances[-1] <= radius < distances[-2]
+
+
 def test_a_demonstration_ends_in_stop_and_visits_the_way_points(env):
     env.reset()
     run = demonstrate(env.simulator, env.simulator.state, expert_for(env.simulator, env.episode))
