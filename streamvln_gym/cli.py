@@ -15,6 +15,7 @@ import tyro
 from streamvln_gym.errors import StreamVLNGymError
 from streamvln_gym.metrics import METRICS, summarize
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig
+from streamvln_gym.training.config import TrainConfig
 
 _COLUMNS = {
     "navigation_error": "NE (m)",
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[
             BuildFlatsConfig, tyro.conf.subcommand("build-flats", description="Build furnished flats and episodes.")
         ]
+        | Annotated[TrainConfig, tyro.conf.subcommand("train", description="Train StreamVLN on trajectory folders.")]
         | Annotated[BudgetConfig, tyro.conf.subcommand("budget", description="Count what frames cost the model.")]
         | Annotated[ConvertConfig, tyro.conf.subcommand("convert", description="Convert a published checkpoint.")]
         | Annotated[DoctorConfig, tyro.conf.subcommand("doctor", description="Say what is installed and found.")],
@@ -112,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _rollout(config)
         elif isinstance(config, BuildFlatsConfig):
             _build_flats(config)
+        elif isinstance(config, TrainConfig):
+            _train(config)
         elif isinstance(config, ConvertConfig):
             _convert(config)
         elif isinstance(config, BudgetConfig):
@@ -190,6 +194,19 @@ def _build_flats(config: BuildFlatsConfig) -> None:
     print(f"{len(seeds)} flats of the split {config.split!r} are in {root}; their episodes in {path}")
     if config.out:
         print(f"play them with: streamvln-gym rollout --data {config.out} --split {config.split}")
+
+
+def _train(config: TrainConfig) -> None:
+    from streamvln_gym.training.sft import train
+
+    result = train(config)
+    if result.loss is not None:
+        print(f"mean loss {result.loss:.4f}" + (f", held out {result.eval_loss:.4f}" if result.eval_loss else ""))
+    for name, folder in {"adapter": result.adapter, "model": result.model}.items():
+        if folder:
+            print(f"{name} after {result.steps} steps: {folder.resolve()}")
+    if result.model:
+        print(f"play it with: streamvln-gym rollout --agent streamvln --checkpoint {result.model}")
 
 
 def _budget(config: BudgetConfig) -> None:

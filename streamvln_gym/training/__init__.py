@@ -1,4 +1,4 @@
-"""Training data: trajectory folders, the windows cut from them, and batches.
+"""Training: trajectory folders, the windows cut from them, batches, and supervised training on them.
 
 Names are imported when they are used, so `import streamvln_gym.training` needs no torch.
 """
@@ -16,6 +16,10 @@ _LAZY = {
     "split_windows": "windows",
     "StreamVLNWindows": "dataset",
     "StreamVLNCollator": "collator",
+    "AugmentationConfig": "augmentation",
+    "TrainConfig": "config",
+    "TrainResult": "sft",
+    "train": "sft",
 }
 __all__ = sorted(_LAZY)
 _load = lazy_exports(__name__, _LAZY)

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.models.memory_strategies import strategy_of
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.augmentation import Augmentation
 from streamvln_gym.training.geometry import history_points
 from streamvln_gym.training.trajectories import MIN_ACTIONS, Trajectory, load_trajectories
 from streamvln_gym.training.windows import EncodedWindow, Window, WindowConfig, WindowEncoder
@@ -25,6 +28,7 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
         processor: tokenizer, picture preprocessing and configuration of the network to be trained.
         config: how to cut and to label.
         check_pictures: look at once whether every picture is there.
+        augmentation: changes the pictures, all of a window alike; None leaves them as they are.
 
     Attributes:
         trajectories: of all folders, in order.
@@ -33,6 +37,7 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
 
     Raises:
         DatasetError: a folder is malformed, or there is no window at all.
+        ValueError: the augmentation moves pixels, and the memory strategy needs to know where they lie.
     """
 
     def __init__(
@@ -41,10 +46,12 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
         processor: StreamVLNProcessor,
         config: WindowConfig | None = None,
         check_pictures: bool = True,
+        augmentation: Augmentation | None = None,
     ) -> None:
         paths = [folders] if isinstance(folders, (str, Path)) else list(folders)
         self.processor = processor
         self.encoder = WindowEncoder(processor, config)
+        self.augmentation = augmentation
         self.trajectories = [found for path in paths for found in load_trajectories(path, check_pictures)]
         self.windows = self.encoder.windows(self.trajectories)
         self.skipped = sum(len(trajectory) < MIN_ACTIONS for trajectory in self.trajectories)
@@ -53,11 +60,16 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
                 f"no training window in {', '.join(map(str, paths)) or 'an empty list of folders'}: "
                 f"{len(self.trajectories)} trajectories, {self.skipped} of them shorter than {MIN_ACTIONS} actions"
             )
+        if augmentation and augmentation.config.moves_pixels and strategy_of(processor.config).needs_geometry:
+            raise ValueError(
+                "augmentation.crop and erase move pixels, but the memory strategy "
+                f"{processor.config.memory_strategy!r} needs them where depth has them: leave both at 0"
+            )
         # Shared, so that a new epoch also reaches worker processes that live on.
         self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws other conjunctions; the same epoch always gives the same samples."""
+        """Draws other conjunctions and other jitters; the same epoch always gives the same samples."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -86,7 +98,7 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
         index = range(len(self))[index]
         trajectory, window, encoded = self.encode(index)
         steps = encoded.history_steps + encoded.frame_steps
-        pixels = self.processor.images([trajectory.picture(step) for step in steps])
+        pixels = self._pixels(index, [trajectory.picture(step) for step in steps])
         sample: dict[str, Any] = {
             "input_ids": torch.tensor(encoded.input_ids),
             "labels": torch.tensor(encoded.labels),
@@ -99,3 +111,11 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
             sample["memory_steps"] = torch.tensor(encoded.history_steps)
             sample["memory_points"] = torch.from_numpy(points)
         return sample
+
+    def _pixels(self, index: int, pictures: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Network inputs of a window's pictures."""
+        if self.augmentation is None:
+            return self.processor.images(pictures)
+        jitter = self.augmentation.jitter(int(self._epoch), index)
+        resized = [self.processor.resize(jitter.crop(picture)) for picture in pictures]
+        return self.processor.pixel_values([jitter.recolour(picture) for picture in resized])

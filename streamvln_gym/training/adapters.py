@@ -1,0 +1,104 @@
+"""Low-rank adapters (LoRA) on StreamVLN, also on a network of 4-bit weights (QLoRA)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from streamvln_gym.errors import CheckpointError, TrainingError
+from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.training.config import LoraSettings, Part
+
+TARGETS: dict[Part, str] = {
+    "vision": r"vision_tower\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    "projector": r"projector\.linear_[12]",
+    "language": r"language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
+}
+
+
+def require(package: str, purpose: str) -> None:
+    """Says what to install.
+
+    Raises:
+        TrainingError: the package is missing.
+    """
+    if importlib.util.find_spec(package) is None:
+        extra = "" if package == "bitsandbytes" else ", or pip install 'streamvln-gym[train]'"
+        raise TrainingError(f"{purpose} needs {package}: pip install {package}{extra}")
+
+
+def add_adapters(
+    model: StreamVLNForConditionalGeneration, settings: LoraSettings, parts: Collection[Part], quantised: bool = False
+) -> Any:
+    """Puts adapters into the parts' linear layers; everything else is frozen.
+
+    Args:
+        model: the network.
+        settings: rank, scale, dropout.
+        parts: of the network that get adapters.
+        quantised: the weights are of 4 bits.
+
+    Returns:
+        The network as a `peft.PeftModel`.
+    """
+    require("peft", "method='lora'")
+    import peft
+
+    if quantised:
+        # Norms and head in float32, and inputs that carry gradients; checkpointing is Trainer's business.
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    # peft writes the name of the base network into the adapter, and ours has one only where it was downloaded.
+    chosen = "|".join(f"({TARGETS[part]})" for part in parts)
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=chosen,
+        modules_to_save=["lm_head"] if settings.train_head else None,
+    )
+    return peft.get_peft_model(model, config)
+
+
+def quantisation(bf16: bool) -> Any:
+    """Settings of 4-bit weights (NF4, scales quantised as well).
+
+    Raises:
+        TrainingError: bitsandbytes is missing.
+    """
+    require("bitsandbytes", "method='qlora'")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
+    )
+
+
+def merge_adapter(model: StreamVLNForConditionalGeneration, folder: str | Path) -> StreamVLNForConditionalGeneration:
+    """Adds an adapter that training wrote to the weights of the network it was trained on.
+
+    Args:
+        model: that network, of unquantised weights; it is changed.
+        folder: the adapter's.
+
+    Raises:
+        CheckpointError: the folder holds no adapter, or one of another network.
+    """
+    require("peft", "an adapter")
+    import peft
+
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise CheckpointError(f"{folder} holds no adapter (adapter_config.json is missing): pass a run's adapter/")
+    try:
+        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+    except (RuntimeError, ValueError) as error:  # sizes, or names of layers, that do not fit
+        raise CheckpointError(f"the adapter in {folder} does not fit this network: {error}") from error
+    merged: StreamVLNForConditionalGeneration = adapted.merge_and_unload()
+    merged.config.trained = True
+    return merged.eval()

@@ -1,0 +1,267 @@
+"""Supervised training of StreamVLN on trajectory folders: transformers' Trainer over windows.
+
+Layout of a run's folder::
+
+    training.json        recipe, data, versions, and at the end the result
+    checkpoint-<step>/   to resume from; whole if it holds a file `whole`
+    model/               the trained network, for `StreamVLNAgent.from_pretrained`
+    adapter/             with methods "lora" and "qlora": the adapter alone (peft's format)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments, set_seed
+from transformers.utils import logging
+
+from streamvln_gym.agents.checkpoint import LoadOptions, load_checkpoint
+from streamvln_gym.errors import TrainingError
+from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.adapters import add_adapters, merge_adapter, quantisation
+from streamvln_gym.training.augmentation import Augmentation
+from streamvln_gym.training.config import TrainConfig
+from streamvln_gym.training.dataset import StreamVLNWindows
+from streamvln_gym.training.mixture import EpochSampler, Source, WindowMixture, parse_sources
+from streamvln_gym.training.optimizer_groups import AUXILIARY, freeze_parts, optimizer_groups
+from streamvln_gym.training.run_record import check_same_run, describe_folder, new_record, read_record, write_record
+from streamvln_gym.training.sft_trainer import SupervisedTrainer, whole_checkpoints
+from streamvln_gym.training.trainer_arguments import check_disk, make_arguments
+from streamvln_gym.training.windows import WindowConfig
+
+MODEL, ADAPTER = "model", "adapter"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        model: folder that `StreamVLNAgent.from_pretrained` loads; None where adapters were not merged.
+        adapter: folder of the adapter; None with method "full".
+        steps: of the optimiser.
+        loss: mean over this call's steps, in nats per learned token; None if a resumed run had been over.
+        eval_loss: on the held-out folders, after the last step.
+    """
+
+    model: Path | None
+    adapter: Path | None
+    steps: int
+    loss: float | None = None
+    eval_loss: float | None = None
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Trains, and writes the run's folder (see the module).
+
+    Raises:
+        DatasetError: a trajectory folder is malformed.
+        CheckpointError: the network to start from cannot be loaded.
+        TrainingError: the settings contradict each other or an earlier run; a package is missing; the loss is no
+            number; a checkpoint cannot be written.
+    """
+    if config.report.quiet:
+        logging.disable_progress_bar()
+    arguments = make_arguments(config)
+    set_seed(config.seed)
+    model, processor = _load(config, arguments)
+    mixture, held_out = _load_data(config, processor)
+    with arguments.main_process_first(desc="start of the run"):
+        record = _start_run(config, mixture, held_out, arguments.should_save)
+    if record["status"] == "finished":
+        return _finished(config, record)
+    network = _prepare(config, model)
+    check_disk(config.out, network, config.report.keep)
+    group = config.batch.batch_size * arguments.world_size if config.batch.group_by_length else None
+    trainer = SupervisedTrainer(
+        model=network,
+        args=arguments,
+        epochs=EpochSampler(mixture, config.seed, config.epoch_windows, group),
+        optimiser=config.optimiser,
+        keep=config.report.keep,
+        processor=processor,
+        eval_dataset=held_out,
+    )
+    _forget_halves(config.out, arguments)
+    saved = whole_checkpoints(config.out)
+    began = time.monotonic()
+    outcome = trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
+    result = TrainResult(
+        model=config.out / MODEL if config.method == "full" or config.lora.merge else None,
+        adapter=config.out / ADAPTER if config.method != "full" else None,
+        steps=outcome.global_step,
+        loss=outcome.training_loss,
+        eval_loss=_last_eval_loss(trainer),
+    )
+    groups = [
+        {k: v for k, v in row.items() if k != "params"} | {"parameters": sum(p.numel() for p in row["params"])}
+        for row in optimizer_groups(network, config.optimiser)
+    ]
+    _save(config, trainer, processor)
+    if arguments.should_save:
+        record |= {
+            "status": "finished",
+            "steps": result.steps,
+            "loss": result.loss,
+            "eval_loss": result.eval_loss,
+            "groups": groups,
+            "processes": arguments.world_size,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        write_record(config.out, record)
+    return result
+
+
+def _load(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any, StreamVLNProcessor]:
+    """Network and processor to start from."""
+    if config.checkpoint is None:
+        processor = StreamVLNProcessor.tiny()
+        model = StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
+        dtype = torch.bfloat16 if config.machine.weights == "bfloat16" else torch.float32
+        model.to(dtype)  # type: ignore[arg-type]  # transformers hides the signature
+    else:
+        kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+        kinds["auto"] = torch.bfloat16 if config.machine.bf16 and config.method != "full" else torch.float32
+        options = LoadOptions(attn_implementation=config.machine.attention)
+        if config.method == "qlora":
+            placed = {"": arguments.device}
+            options = dataclasses.replace(
+                options, quantization_config=quantisation(config.machine.bf16), device_map=placed
+            )
+        model, processor = load_checkpoint(config.checkpoint, kinds[config.machine.weights], "cpu", options)
+    # What training writes answers in the training dialogue, at once.
+    model.config.prompt_style = "trained"
+    model.config.trained = True
+    return model, processor
+
+
+def _load_data(config: TrainConfig, processor: StreamVLNProcessor) -> tuple[WindowMixture, StreamVLNWindows | None]:
+    cut = WindowConfig(seed=config.seed, published_label_mask=config.published_label_mask)
+    augmentation = Augmentation(config.augmentation, config.seed) if config.augmentation.wanted else None
+    sources = parse_sources(config.data)
+    mixture = WindowMixture(
+        sources, [StreamVLNWindows(source.folder, processor, cut, augmentation=augmentation) for source in sources]
+    )
+    held_out = StreamVLNWindows(config.held_out, processor, cut) if config.held_out else None
+    return mixture, held_out
+
+
+def _prepare(config: TrainConfig, model: StreamVLNForConditionalGeneration) -> Any:
+    """Chooses what is trained."""
+    if config.method == "full":
+        freeze_parts(model, config.parts)
+        return model
+    return add_adapters(model, config.lora, config.parts, quantised=config.method == "qlora")
+
+
+def _start_run(
+    config: TrainConfig, mixture: WindowMixture, held_out: StreamVLNWindows | None, writes: bool
+) -> dict[str, Any]:
+    """The record of this run: a new one, or the one that is resumed."""
+    data = [
+        {**describe_folder(source.folder, windows), "weight": weight}
+        for source, windows, weight in zip(mixture.sources, mixture.windows, mixture.weights, strict=True)
+    ]
+    shown = [describe_folder(Source.parse(folder).folder, held_out) for folder in config.held_out] if held_out else []
+    record = new_record(config, data, shown)
+    if config.out.exists() and not config.out.is_dir():
+        raise TrainingError(f"{config.out} is a file: choose a folder for the run")
+    before = read_record(config.out)
+    if before is None:
+        if whole_checkpoints(config.out) or (config.out / MODEL).exists():
+            raise TrainingError(f"{config.out} holds checkpoints but no training.json: choose another folder")
+        if writes:
+            config.out.mkdir(parents=True, exist_ok=True)
+            write_record(config.out, record)
+        return record
+    if not config.resume:
+        if writes:
+            raise TrainingError(f"{config.out} holds a run already: go on with it (resume), or choose another folder")
+        return before
+    check_same_run(config.out, before, record)
+    return before
+
+
+def _finished(config: TrainConfig, record: dict[str, Any]) -> TrainResult:
+    found = {name: folder if (folder := config.out / name).is_dir() else None for name in (MODEL, ADAPTER)}
+    return TrainResult(found[MODEL], found[ADAPTER], record["steps"], None, record["eval_loss"])
+
+
+def _forget_halves(out: Path, arguments: TrainingArguments) -> None:
+    """Removes checkpoints that a kill left half-written."""
+    if arguments.should_save:
+        whole = set(whole_checkpoints(out))
+        for folder in out.glob("checkpoint-*"):
+            if folder not in whole:
+                shutil.rmtree(folder)
+
+
+def _last_eval_loss(trainer: SupervisedTrainer) -> float | None:
+    if trainer.eval_dataset is None:
+        return None
+    last = [row for row in trainer.state.log_history if "eval_loss" in row and row["step"] == trainer.state.global_step]
+    value = last[-1]["eval_loss"] if last else trainer.evaluate()["eval_loss"]
+    return float(value)
+
+
+def _save(config: TrainConfig, trainer: SupervisedTrainer, processor: StreamVLNProcessor) -> None:
+    """Writes model/ and adapter/, each whole or not at all."""
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # every process takes part
+    if not trainer.args.should_save:
+        return
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    kept = {name: value for name, value in state.items() if f"{AUXILIARY}." not in name}
+    try:
+        if config.method == "full":
+            _write_folder(config.out / MODEL, network, processor, _cast(kept, network, config.machine.bf16))
+            return
+        _write_folder(config.out / ADAPTER, network, None, kept)
+        if config.lora.merge:
+            _write_merged(config, processor)
+    except OSError as error:
+        raise TrainingError(
+            f"the result cannot be written to {config.out}: {error}. The checkpoints are kept: free disk space, then "
+            "go on with resume"
+        ) from error
+
+
+def _cast(state: dict[str, torch.Tensor], network: Any, bf16: bool) -> dict[str, torch.Tensor]:
+    """The weights to write; a tied head is written once, as the embeddings."""
+    if network.config.tie_word_embeddings:
+        state = {name: value for name, value in state.items() if name != "lm_head.weight"}
+    if not bf16:
+        return state
+    return {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in state.items()}
+
+
+def _write_folder(
+    target: Path, network: Any, processor: StreamVLNProcessor | None, state: dict[str, torch.Tensor] | None
+) -> None:
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    settings = {} if state is None else {"state_dict": state}
+    network.save_pretrained(str(partial), **settings)
+    if processor is not None:
+        processor.save_pretrained(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+
+
+def _write_merged(config: TrainConfig, processor: StreamVLNProcessor) -> None:
+    """The network that training began with, loaded anew and unquantised, with the adapter in its weights."""
+    if config.checkpoint is None:
+        base = StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
+    else:
+        dtype = torch.bfloat16 if config.machine.bf16 else torch.float32
+        base, _ = load_checkpoint(config.checkpoint, dtype)
+    base.config.prompt_style = "trained"
+    merged = merge_adapter(base, config.out / ADAPTER)
+    _write_folder(config.out / MODEL, merged, processor, None)

@@ -1,0 +1,138 @@
+"""This package's settings as arguments of transformers' Trainer, whichever 5.x release is installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from streamvln_gym.errors import TrainingError
+from streamvln_gym.training.adapters import require
+from streamvln_gym.training.config import TrainConfig
+
+# Adam keeps two values per trained weight; with the weight itself, 12 bytes go into a checkpoint.
+_BYTES_PER_TRAINED_WEIGHT = 12
+
+
+def trainer_arguments(config: TrainConfig) -> dict[str, Any]:
+    """Keyword arguments of `TrainingArguments`.
+
+    Raises:
+        TrainingError: a file that is named cannot be read, or something needed is not installed.
+    """
+    known = {item.name for item in fields(TrainingArguments)}
+    optimiser, batch, machine, report = config.optimiser, config.batch, config.machine, config.report
+    for name in report.report_to:
+        if name in ("tensorboard", "wandb"):
+            require(name, f"report_to {name}")
+    by_steps = "steps" if report.save_every else "epoch"
+    arguments: dict[str, Any] = {
+        "output_dir": str(config.out),
+        "seed": config.seed,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "per_device_train_batch_size": batch.batch_size,
+        "per_device_eval_batch_size": batch.batch_size,
+        "gradient_accumulation_steps": batch.accumulate,
+        "dataloader_num_workers": batch.workers,
+        "dataloader_pin_memory": torch.cuda.is_available() and machine.device != "cpu",
+        "learning_rate": optimiser.learning_rate,
+        "weight_decay": optimiser.weight_decay,
+        "adam_beta2": optimiser.adam_beta2,
+        "max_grad_norm": optimiser.max_grad_norm,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": optimiser.min_rate},
+        "warmup_steps": optimiser.warmup,
+        "bf16": machine.bf16,
+        "use_cpu": machine.device == "cpu" or not torch.cuda.is_available(),
+        "save_strategy": by_steps,
+        "save_steps": report.save_every or 500,
+        "logging_steps": report.log_every,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": ("steps" if report.eval_every else "epoch") if config.held_out else "no",
+        "eval_steps": report.eval_every or None,
+        "prediction_loss_only": True,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "disable_tqdm": report.quiet,
+        "report_to": list(report.report_to) or "none",
+        # Parts that a batch does not use (no memory in it, say) are frozen or used through other samples.
+        "ddp_find_unused_parameters": False,
+    }
+    if machine.gradient_checkpointing:
+        name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+        arguments |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    if machine.fsdp:
+        values = read_settings(machine.fsdp)
+        values = {name.removeprefix("fsdp_"): value for name, value in values.items()}
+        arguments |= {"fsdp": True, "fsdp_config": {"version": 2, **values}}
+    if machine.deepspeed:
+        require("deepspeed", "--deepspeed")
+        arguments["deepspeed"] = read_settings(machine.deepspeed)
+    if machine.trainer_arguments:
+        further = read_settings(machine.trainer_arguments)
+        if unknown := sorted(set(further) - known):
+            raise TrainingError(
+                f"{machine.trainer_arguments} names {', '.join(unknown)}, which this release of transformers' "
+                "TrainingArguments does not have"
+            )
+        arguments |= further
+    return arguments
+
+
+def make_arguments(config: TrainConfig) -> TrainingArguments:
+    """`trainer_arguments` as `TrainingArguments`; starts torch.distributed where a launcher asks for it.
+
+    Raises:
+        TrainingError: the arguments contradict each other or this machine, or one process sees several GPUs.
+    """
+    require("accelerate", "training")
+    on_gpu = config.machine.device == "auto" and torch.cuda.is_available()
+    if config.machine.bf16 and on_gpu and not torch.cuda.is_bf16_supported():
+        raise TrainingError("this GPU has no bfloat16: leave out bf16")
+    try:
+        arguments = TrainingArguments(**trainer_arguments(config))
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise TrainingError(f"transformers' Trainer refuses these settings: {error}") from error
+    if arguments.n_gpu > 1:
+        raise TrainingError(
+            f"one process sees {arguments.n_gpu} GPUs: start one process per GPU with 'accelerate launch -m "
+            "streamvln_gym.cli train ...', or choose one with CUDA_VISIBLE_DEVICES=0"
+        )
+    return arguments
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON file's object.
+
+    Raises:
+        TrainingError: the file is missing or no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"the settings in {path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path} holds no JSON object of settings")
+    return values
+
+
+def check_disk(folder: Path, model: torch.nn.Module, keep: int) -> None:
+    """Refuses to start a run whose checkpoints cannot be kept.
+
+    Raises:
+        TrainingError: there is less space than one checkpoint more than are kept takes.
+    """
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    needed = trained * _BYTES_PER_TRAINED_WEIGHT * (keep + 1)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise TrainingError(
+            f"{folder} has {free / 1e9:.1f} GB free, but {keep} checkpoints and the one being written take about "
+            f"{needed / 1e9:.1f} GB: free space, choose another folder, or keep fewer"
+        )
