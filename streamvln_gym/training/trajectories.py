@@ -5,6 +5,16 @@
 
 `actions[i]` is the action that led to picture i (-1 for the first, which no action led to), so what is to be learned
 at picture i is `actions[i + 1]`, and STOP at the last one.
+
+One addition to the published format, for trajectories along which somebody else than the expert acted (DAgger): with
+the optional key `"executed"`, `actions` holds the expert's actions in the states that were visited, and `executed` what
+was executed there: the start marker and one action for each picture, a STOP only at the last. Then
+
+* `actions` may hold STOP anywhere: the expert would have stopped where the driver went on;
+* `actions` may hold one entry more than usual, the expert's action at the last picture, where that is not STOP (the
+  driver stopped too early, or ran out of steps).
+
+Published readers ignore the key and learn the same, as long as `actions` has its usual length.
 """
 
 from __future__ import annotations
@@ -40,6 +50,7 @@ class Trajectory:
         actions: the action to take at each step, the final STOP included (the file's, shifted by one).
         folder: holds rgb/000.jpg, rgb/001.jpg, ..., as many as `actions`.
         suffix: ".jpg" or ".png".
+        executed: what was executed at each step, as many as `actions`, where that is not `actions` itself.
     """
 
     source: str
@@ -48,6 +59,7 @@ class Trajectory:
     actions: tuple[int, ...]
     folder: Path
     suffix: str = PICTURE_SUFFIXES[0]
+    executed: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -119,11 +131,16 @@ def _read_entry(path: Path, index: int, entry: Any, check_pictures: bool) -> Tra
     if not isinstance(video, str) or not video:
         raise DatasetError(f"{source}: 'video' must be the folder of the pictures' folder rgb, got {video!r}")
     instructions = _read_instructions(source, entry["instructions"])
-    actions = _read_actions(source, entry["actions"])
+    executed: tuple[int, ...] | None = None
+    if "executed" in entry:
+        executed = _read_executed(source, entry["executed"])
+        actions = _read_labels(source, entry["actions"], len(executed))
+    else:
+        actions = _read_actions(source, entry["actions"])
     folder = path.parent / video
     checked = check_pictures and len(actions) >= MIN_ACTIONS
     suffix = _check_listing(source, folder / "rgb", len(actions)) if checked else PICTURE_SUFFIXES[0]
-    return Trajectory(source, name, instructions, actions, folder, suffix)
+    return Trajectory(source, name, instructions, actions, folder, suffix, executed)
 
 
 def _read_instructions(source: str, value: Any) -> tuple[str, ...]:
@@ -137,17 +154,56 @@ def _read_instructions(source: str, value: Any) -> tuple[str, ...]:
 
 def _read_actions(source: str, value: Any) -> tuple[int, ...]:
     """The file's actions, shifted: what to do at each picture."""
-    if not isinstance(value, list) or not value:
-        raise DatasetError(f"{source}: 'actions' must be a list that starts with {START_MARKER}, got {value!r}")
-    if isinstance(value[0], bool) or value[0] != START_MARKER:
-        raise DatasetError(f"{source}: actions[0] must be the start marker {START_MARKER}, got {value[0]!r}")
-    for index, action in enumerate(value[1:], start=1):
-        if isinstance(action, bool) or not isinstance(action, int) or action not in MOVES:
-            hint = " (the final STOP is not written)" if action == STOP else ""
+    moves = _after_marker(source, "actions", value)
+    for index, action in enumerate(moves, start=1):
+        if not _is_action(action) or action == STOP:
+            hint = " (the final STOP is not written)" if _is_action(action) else ""
             raise DatasetError(
                 f"{source}: actions[{index}] must be 1 (forward), 2 (left) or 3 (right), got {action!r}{hint}"
             )
-    return (*value[1:], STOP)
+    return (*moves, STOP)
+
+
+def _read_executed(source: str, value: Any) -> tuple[int, ...]:
+    """What was executed at each picture."""
+    executed = _after_marker(source, "executed", value)
+    if not executed:
+        raise DatasetError(f"{source}: 'executed' must hold an action for each picture after {START_MARKER}")
+    for index, action in enumerate(executed, start=1):
+        if not _is_action(action) or (action == STOP and index < len(executed)):
+            hint = " (STOP can only be the last)" if _is_action(action) else ""
+            raise DatasetError(
+                f"{source}: executed[{index}] must be 1 (forward), 2 (left) or 3 (right), got {action!r}{hint}"
+            )
+    return tuple(executed)
+
+
+def _read_labels(source: str, value: Any, count: int) -> tuple[int, ...]:
+    """The expert's actions at `count` pictures along which another driver acted."""
+    labels = _after_marker(source, "actions", value)
+    for index, action in enumerate(labels, start=1):
+        if not _is_action(action):
+            raise DatasetError(
+                f"{source}: actions[{index}] must be 0 (stop), 1 (forward), 2 (left) or 3 (right), got {action!r}"
+            )
+    if len(labels) not in (count - 1, count):
+        raise DatasetError(
+            f"{source}: 'executed' has {count} actions after {START_MARKER}, so 'actions' must have {count}, or "
+            f"{count - 1} and a final STOP that is not written; it has {len(labels)}"
+        )
+    return (*labels, STOP) if len(labels) < count else tuple(labels)
+
+
+def _after_marker(source: str, key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise DatasetError(f"{source}: {key!r} must be a list that starts with {START_MARKER}, got {value!r}")
+    if isinstance(value[0], bool) or value[0] != START_MARKER:
+        raise DatasetError(f"{source}: {key}[0] must be the start marker {START_MARKER}, got {value[0]!r}")
+    return value[1:]
+
+
+def _is_action(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value in (STOP, *MOVES)
 
 
 def _check_listing(source: str, folder: Path, count: int) -> str:

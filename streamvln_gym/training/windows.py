@@ -20,7 +20,7 @@ from streamvln_gym.models.dialogue import (
 )
 from streamvln_gym.models.memory_strategies import strategy_of
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
-from streamvln_gym.training.trajectories import MIN_ACTIONS, Trajectory
+from streamvln_gym.training.trajectories import MIN_ACTIONS, STOP, Trajectory
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class WindowConfig:
         conjunctions: cycled through within a window, one per turn; None draws each at random.
         seed: of the draws. They depend on seed, epoch and the window's number, not on workers or order.
         published_label_mask: learn what the published training learns: the whole assistant turns, and every newline,
-            `<|im_start|>` and `<|im_end|>` of the other turns; a newline that the tokenizer joins with a word ("user" and
-            its newline, in the package's own) is left out. Off: the answers with their `<|im_end|>`, nothing else.
+            `<|im_start|>` and `<|im_end|>` of the other turns; a newline that the tokenizer joins with a word ("user"
+            and its newline, in the package's own) is left out. Off: the answers with their `<|im_end|>`, nothing else.
     """
 
     num_history: int | None = None
@@ -77,7 +77,8 @@ class EncodedWindow:
 
     Attributes:
         input_ids: -200 marks each current frame, -300 the memory.
-        labels: target ids, -100 where nothing is learned.
+        labels: target ids at the places of `input_ids`, -100 where nothing is learned; other than `input_ids` only
+            where the expert would have done something else than was executed.
         history_steps: steps of the memory's frames, in time order.
         frame_steps: steps of the current frames.
     """
@@ -104,6 +105,8 @@ def split_windows(length: int, window_steps: int, chunk_size: int) -> list[tuple
 
 class WindowEncoder:
     """Writes windows as dialogues in style "trained": one assistant turn per frame, with the actions in it.
+
+    The answers are what was executed; what is learned in their place is what the expert would have done in each state.
 
     Args:
         processor: tokenizer and configuration of the network to be trained.
@@ -161,6 +164,7 @@ class WindowEncoder:
         """
         history = history_steps(window.start, self.num_history)
         frames = list(range(window.start, window.stop, self.chunk_size))
+        executed = trajectory.executed or trajectory.actions
         ids: list[int] = []
         labels: list[int] = []
         for step in frames:
@@ -170,13 +174,17 @@ class WindowEncoder:
             else:
                 text = self._dialogue.later_turn(conjunctions.next())
             prompt = self._dialogue.encode(text)
-            actions = trajectory.actions[step : min(step + self.chunk_size, window.stop)]
-            answer = [*(self.processor.action_ids[action] for action in actions), self.processor.turn_end_id]
-            ids += prompt + answer
-            labels += self._prompt_labels(prompt) + answer
+            chunk = slice(step, min(step + self.chunk_size, window.stop))
+            ids += prompt + self._answer(executed[chunk])
+            labels += self._prompt_labels(prompt) + self._answer(trajectory.actions[chunk])
+            if executed[chunk][-1] != STOP and len(executed[chunk]) < self.chunk_size:
+                labels[-1] = IGNORE_LABEL  # cut off by the recorder's step limit: nobody ended an answer here
         ids += self._newline
         labels += self._newline if self.config.published_label_mask else [IGNORE_LABEL] * len(self._newline)
         return EncodedWindow(ids, labels, history, frames)
+
+    def _answer(self, actions: tuple[int, ...]) -> list[int]:
+        return [*(self.processor.action_ids[action] for action in actions), self.processor.turn_end_id]
 
     def _prompt_labels(self, prompt: list[int]) -> list[int]:
         labels = [token if token in self._markup else IGNORE_LABEL for token in prompt]

@@ -58,6 +58,10 @@ class FolderWriter:
         (self.root / "annotations.json").write_text(json.dumps(entries), encoding="utf-8")
         return self.root
 
+    def driven(self, name: str, labels: Sequence[int], executed: Sequence[int]) -> dict[str, object]:
+        """An annotation whose driver was not the expert; both lists as they are in the file."""
+        return {**self.entry(name, labels), "executed": [-1, *executed]}
+
     def entry(self, name: str, actions: Sequence[int]) -> dict[str, object]:
         """An annotation; `actions` are those taken, without start marker and STOP."""
         return {"id": name, "video": f"images/{name}", "instructions": list(INSTRUCTIONS), "actions": [-1, *actions]}

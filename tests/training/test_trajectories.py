@@ -118,3 +118,49 @@ def test_published_annotations_are_read_unchanged(folder):
     entries[0]["dataset"] = "R2R"
     path.write_text(json.dumps(entries))
     assert len(load_trajectories(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "executed", "actions"),
+    [
+        ([2, 2, 0, 1], [1, 1, 1, 1, 0], (2, 2, 0, 1, 0)),  # the expert would have stopped; the driver went on
+        ([2, 2, 1, 1, 3], [1, 1, 1, 1, 0], (2, 2, 1, 1, 3)),  # the driver stopped, the expert would not
+        ([2, 2, 1, 1, 3], [1, 1, 1, 1, 2], (2, 2, 1, 1, 3)),  # cut off
+        ([2, 2, 1, 1], [1, 1, 1, 1, 2], (2, 2, 1, 1, 0)),
+    ],
+)
+def test_what_was_executed_and_what_the_expert_says(writer, labels, executed, actions):
+    writer.pictures("a", 5)
+    (trajectory,) = load_trajectories(writer.annotate(writer.driven("a", labels, executed)))
+    assert trajectory.actions == actions
+    assert trajectory.executed == tuple(executed)
+    assert len(trajectory) == 5
+
+
+def test_without_the_key_actions_were_executed(folder):
+    assert load_trajectories(folder)[0].executed is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "executed", "message"),
+    [
+        ([1, 1, 4], [1, 1, 1, 0], r"actions\[3\] must be 0 \(stop\), 1 .* got 4"),
+        ([1, 1, 1], [1, 1, 0, 1], r"executed\[3\] must be 1 .* got 0 \(STOP can only be the last\)"),
+        ([1, 1, 1], [1, 1, True, 0], r"executed\[3\] must be .* got True"),
+        ([1, 1], [1, 1, 1, 0], r"'executed' has 4 actions after -1, so 'actions' must have 4, or 3 and .* it has 2"),
+        ([1] * 5, [1, 1, 1, 0], "it has 5"),
+        ([1], [], "'executed' must hold an action for each picture"),
+    ],
+)
+def test_malformed_executed_actions(writer, labels, executed, message):
+    writer.pictures("a", 4)
+    folder = writer.annotate(writer.driven("a", labels, executed))
+    with pytest.raises(DatasetError, match=message):
+        load_trajectories(folder)
+
+
+def test_executed_needs_its_start_marker(writer):
+    writer.pictures("a", 4)
+    folder = writer.annotate({**writer.entry("a", [1, 1, 1]), "executed": [1, 1, 1, 0]})
+    with pytest.raises(DatasetError, match=r"executed\[0\] must be the start marker -1, got 1"):
+        load_trajectories(folder)
