@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,29 +12,6 @@ from streamvln_gym.training.privileged import CLASSES, DEPTH_LEVELS_PER_METRE, P
 # Targets of order one: bearing (2), remaining way (10 m), start (10 m, 10 m).
 _POSE_WEIGHTS = (1.0, 1.0, 2.0, 1.0, 1.0)
 _ROOM_WEIGHT = 0.3
-
-
-@dataclass(frozen=True)
-class AuxiliaryConfig:
-    """Weights of the auxiliary losses beside the loss of the actions; 0 leaves one out.
-
-    Attributes:
-        vision: class and depth of every patch, from the vision tower's features.
-        pose: bearing and length of the way, the start's place and the room, from the hidden state that decides an
-            answer's first action.
-    """
-
-    vision: float = 0.3
-    pose: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name in ("vision", "pose"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"AuxiliaryConfig.{name} must not be negative, got {getattr(self, name)}")
-
-    @property
-    def wanted(self) -> bool:
-        return self.vision > 0.0 or self.pose > 0.0
 
 
 class AuxiliaryHeads(nn.Module):

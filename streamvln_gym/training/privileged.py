@@ -28,6 +28,29 @@ PRIVILEGED_SENSORS = ("rgb", "depth", "semantic")
 
 
 @dataclass(frozen=True)
+class AuxiliaryConfig:
+    """Weights of the auxiliary losses beside the loss of the actions; 0 leaves one out.
+
+    Attributes:
+        vision: class and depth of every patch, from the vision tower's features.
+        pose: bearing and length of the way, the start's place and the room, from the hidden state that decides an
+            answer's first action.
+    """
+
+    vision: float = 0.3
+    pose: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("vision", "pose"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"AuxiliaryConfig.{name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def wanted(self) -> bool:
+        return self.vision > 0.0 or self.pose > 0.0
+
+
+@dataclass(frozen=True)
 class Privileged:
     """Targets of one frame, or of several where the arrays have one more leading axis.
 

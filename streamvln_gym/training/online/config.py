@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamvln_gym.simulators.base import CameraConfig
-from streamvln_gym.training.auxiliary import AuxiliaryConfig
+from streamvln_gym.training.privileged import AuxiliaryConfig
 
 
 @dataclass(frozen=True)

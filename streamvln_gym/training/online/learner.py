@@ -11,12 +11,13 @@ from torch.nn import functional
 
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
-from streamvln_gym.training.auxiliary import AuxiliaryConfig, AuxiliaryHeads
+from streamvln_gym.training.auxiliary import AuxiliaryHeads
 from streamvln_gym.training.online.batches import WindowRows, make_rows
 from streamvln_gym.training.online.config import OptimizeConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.policy import to_pixels
 from streamvln_gym.training.online.replay import EpisodeBatch, FrameBuffer
+from streamvln_gym.training.privileged import AuxiliaryConfig
 
 STATISTICS = ("loss", "action_loss", "accuracy", "vision_loss", "pose_loss", "gradient_norm")
 

@@ -83,12 +83,13 @@ class _OnlineRun:
         self.device = self._choose_device()
         self.rng = np.random.default_rng([config.seed, self.rank, 1])
         self.generator = torch.Generator(self.device).manual_seed(config.seed * 1000 + self.rank)
-        torch.manual_seed(config.seed * 1000 + self.rank + 1)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         model.to(device=self.device)  # type: ignore[call-arg]  # transformers hides the signature
         self.layout = DialogueLayout(self.processor, self.device)
+        torch.manual_seed(config.seed)  # the same auxiliary heads in every process
         self.learner = Learner(model, self.layout, config.optimize, config.auxiliary)
+        torch.manual_seed(config.seed * 1000 + self.rank + 1)
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.acting = copy.deepcopy(self.learner.average).eval()
         self.acting.to(dtype=dtype)  # type: ignore[call-arg]
@@ -100,6 +101,7 @@ class _OnlineRun:
         self.sampled = torch.from_numpy(self.rng.random(streams) < config.collect.sampled_streams).to(self.device)
         self.log: list[dict[str, Any]] = []
         self.turns = 0
+        self.seconds = {"waiting": 0.0, "acting": 0.0}  # for the workers; for the policy
         self._tokens_of: dict[str, list[int]] = {}
         self._conjunctions = _drawn_conjunctions(MAX_TURNS)
         self._resume()
@@ -149,7 +151,10 @@ class _OnlineRun:
     def _turn(self) -> None:
         """Decides a chunk for every stream, and learns while the workers execute it."""
         arrays, config = self.pool.arrays, self.config
+        begun = time.monotonic()
         self.pool.wait()
+        self.seconds["waiting"] += time.monotonic() - begun
+        begun = time.monotonic()
         self.buffer.finish_turn(arrays)
         rgb, starting = self._take_frames()
         self.policy.begin(starting)
@@ -168,6 +173,7 @@ class _OnlineRun:
         arrays.driver[:] = np.where(expert & ~disturbed, EXPERT, POLICY)
         self.pool.turn()
         self.turns += 1
+        self.seconds["acting"] += time.monotonic() - begun
         rows = self.buffer.whole
         if not self._everywhere(len(rows) >= 8):
             return
@@ -224,7 +230,9 @@ class _OnlineRun:
             "updates": self.learner.updates,
             "frames": self.buffer.written,
             "episodes": self.buffer.episodes,
+            "turns": self.turns,
             "seconds": round(time.monotonic() - self.begun, 1),
+            **{f"{name}_seconds": round(value, 1) for name, value in self.seconds.items()},
             "learning_rate": self.config.optimize.rate(self.learner.updates),
             **{name: round(value, 4) for name, value in statistics.items()},
             **_summary(results),

@@ -8,7 +8,6 @@ from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL, IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
 from streamvln_gym.models.dialogue import CONJUNCTIONS
-from streamvln_gym.training.auxiliary import AuxiliaryConfig
 from streamvln_gym.training.collator import StreamVLNCollator
 from streamvln_gym.training.online.batches import make_rows
 from streamvln_gym.training.online.config import OptimizeConfig
@@ -17,11 +16,16 @@ from streamvln_gym.training.online.learner import Learner
 from streamvln_gym.training.online.policy import StreamsPolicy
 from streamvln_gym.training.online.replay import EpisodeBatch, FrameBuffer
 from streamvln_gym.training.online.workers import StreamArrays
+from streamvln_gym.training.privileged import AuxiliaryConfig
 from streamvln_gym.training.trajectories import Trajectory
 from streamvln_gym.training.windows import WindowConfig, WindowEncoder
 
 CONJUNCTION = 2
-TEXTS = ("Go to the kitchen and stop.", "Leave the bedroom, walk down the hallway, then wait by the grey sofa.", "Wait.")
+TEXTS = (
+    "Go to the kitchen and stop.",
+    "Leave the bedroom, walk down the hallway, then wait by the grey sofa.",
+    "Wait.",
+)
 
 
 def small_network(**settings):
@@ -124,7 +128,9 @@ def test_ids_and_labels_equal_the_encoders(parts, fixed_conjunction):
             turns = int((rows.current[k] >= 0).sum())
             memory = bool(rows.windows.with_memory[k])
             length = int(
-                layout.lengths(rows.windows.instruction_lengths[k : k + 1], torch.tensor([memory]), torch.tensor([turns]))
+                layout.lengths(
+                    rows.windows.instruction_lengths[k : k + 1], torch.tensor([memory]), torch.tensor([turns])
+                )
             )
             row = [
                 token if place < 0 else MEMORY_TOKEN_ID if place < layout.num_history * 16 else IMAGE_TOKEN_ID
@@ -161,9 +167,7 @@ def test_actions_equal_the_agents(parts):
     streams, calls = 3, 21
     policy = StreamsPolicy(model, layout, streams, 32, 64)
     starts = {0: [0, 11], 1: [0], 2: [0, 5, 17]}  # turns at which the streams' episodes start
-    agents = [
-        StreamVLNAgent(model, processor, conjunctions=(CONJUNCTIONS[CONJUNCTION],)) for _ in range(streams)
-    ]
+    agents = [StreamVLNAgent(model, processor, conjunctions=(CONJUNCTIONS[CONJUNCTION],)) for _ in range(streams)]
     rng = np.random.default_rng(2)
     executed = torch.full((streams, 4), -1)
     texts = list(TEXTS)
