@@ -16,6 +16,7 @@ from streamvln_gym.errors import StreamVLNGymError
 from streamvln_gym.metrics import METRICS, summarize
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig
 from streamvln_gym.training.config import TrainConfig
+from streamvln_gym.training.recorder import RecordConfig
 
 _COLUMNS = {
     "navigation_error": "NE (m)",
@@ -100,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[
             BuildFlatsConfig, tyro.conf.subcommand("build-flats", description="Build furnished flats and episodes.")
         ]
+        | Annotated[RecordConfig, tyro.conf.subcommand("record", description="Record trajectories for training.")]
         | Annotated[TrainConfig, tyro.conf.subcommand("train", description="Train StreamVLN on trajectory folders.")]
         | Annotated[BudgetConfig, tyro.conf.subcommand("budget", description="Count what frames cost the model.")]
         | Annotated[ConvertConfig, tyro.conf.subcommand("convert", description="Convert a published checkpoint.")]
@@ -114,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _rollout(config)
         elif isinstance(config, BuildFlatsConfig):
             _build_flats(config)
+        elif isinstance(config, RecordConfig):
+            _record(config)
         elif isinstance(config, TrainConfig):
             _train(config)
         elif isinstance(config, ConvertConfig):
@@ -207,6 +211,18 @@ def _train(config: TrainConfig) -> None:
             print(f"{name} after {result.steps} steps: {folder.resolve()}")
     if result.model:
         print(f"play it with: streamvln-gym rollout --agent streamvln --checkpoint {result.model}")
+
+
+def _record(config: RecordConfig) -> None:
+    from streamvln_gym.training.recorder import record
+
+    summary = record(config)
+    print(
+        f"{summary.trajectories} trajectories with {summary.instructions} instructions and {summary.frames} pictures "
+        f"are in {config.out}"
+    )
+    if summary.skipped:
+        print(f"{summary.skipped} could not be recorded: see 'skipped' in {config.out / 'episodes'}")
 
 
 def _budget(config: BudgetConfig) -> None:

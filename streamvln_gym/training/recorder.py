@@ -1,0 +1,332 @@
+"""Plays the episodes of a split and records them as a trajectory folder, in parallel over scenes.
+
+The folder (see `trajectory_writer`) has the same bytes whatever the number of workers, and however often the recording
+was killed and started again. `run.json` in it says what was recorded; a run with other settings is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from streamvln_gym import __version__
+from streamvln_gym.cache import make_writable
+from streamvln_gym.episodes import EpisodeDataset
+from streamvln_gym.errors import DatasetError
+from streamvln_gym.selection import open_dataset
+from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.training.trajectories import ANNOTATIONS
+from streamvln_gym.training.trajectory_writer import EPISODES, merge_annotations, remove_unfinished, write_atomically
+
+DriverName = Literal["expert", "streamvln", "random", "forward"]
+DRIVERS = ("expert", "streamvln", "random", "forward")
+RUN = "run.json"
+_FORMAT = 1
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """What `record` plays and writes.
+
+    Attributes:
+        out: the folder to record into; a recording that was interrupted there goes on.
+        data: "flats", "r2r", "rxr", a folder that `build-flats --out` wrote, or a VLN-CE episode file.
+        split: of the dataset.
+        scenes: how many scenes; default: all of the split.
+        per_scene: how many trajectories of each scene; 0 records all.
+        driver: who acts. "expert" writes one trajectory per path, with all its instructions; "streamvln", "random" and
+            "forward" one per episode, with the expert's actions along the states they visit as what is to be learned.
+        checkpoint: folder (or hub id) of a StreamVLN checkpoint; default: the one that ships in the package.
+        device: of the StreamVLN driver, "auto", "cpu" or "cuda".
+        seed: of the random driver.
+        max_steps: actions after which an episode is cut off.
+        along_reference: the expert follows the reference path; otherwise it takes the shortest way that the episode
+            allows.
+        waypoint_radius: metres from a point of the reference path at which the expert heads for the next.
+        width: of the pictures, pixels. Whatever their size, they show what 640x480 pixels at 79 degrees do.
+        height: of the pictures, pixels.
+        supersampling: pictures are rendered this many times wider and higher, and averaged.
+        quality: of the JPEG pictures, 1 to 100.
+        depth: also record depth pictures and camera poses, for memory strategies that need geometry.
+        privileged: also record targets for auxiliary losses.
+        patches: patches per side of the vision tower that is to be trained, for `privileged`.
+        workers: processes, each with scenes of its own; default: one for each CPU core this process may use.
+        data_dir: the folder with `datasets/` and `scene_datasets/` (r2r, rxr).
+    """
+
+    out: Path
+    data: str = "flats"
+    split: str = "train"
+    scenes: int | None = None
+    per_scene: int = 0
+    driver: DriverName = "expert"
+    checkpoint: str | None = None
+    device: str = "auto"
+    seed: int = 0
+    max_steps: int = 500
+    along_reference: bool = True
+    waypoint_radius: float = 0.5
+    width: int = 640
+    height: int = 480
+    supersampling: int = 1
+    quality: int = 90
+    depth: bool = False
+    privileged: bool = False
+    patches: int = 8
+    workers: int | None = None
+    data_dir: Path = Path("data")
+
+    def __post_init__(self) -> None:
+        if self.driver not in DRIVERS:
+            raise ValueError(f"unknown driver {self.driver!r}: use {', '.join(DRIVERS)}")
+        if self.checkpoint is not None and self.driver != "streamvln":
+            raise ValueError(f"a checkpoint is for the driver 'streamvln', not for {self.driver!r}: leave one out")
+        least = {"per_scene": 0, "seed": 0, "max_steps": 1, "quality": 1, "patches": 1, "waypoint_radius": 1e-3}
+        for name, lowest in (least | ({} if self.workers is None else {"workers": 1})).items():
+            if not getattr(self, name) >= lowest:
+                raise ValueError(f"RecordConfig.{name} must be at least {lowest:g}, got {getattr(self, name)}")
+        if self.quality > 100:
+            raise ValueError(f"RecordConfig.quality must be at most 100, got {self.quality}")
+        self.camera  # noqa: B018 (checks the sizes)
+
+    @property
+    def camera(self) -> CameraConfig:
+        """The camera: the view of the published data's, in pictures of any size."""
+        view = CameraConfig()
+        vfov = 2.0 * math.degrees(math.atan2(view.height / 2.0, view.focal_lengths[1]))
+        square = self.width * view.height == self.height * view.width
+        return CameraConfig(
+            self.width, self.height, view.hfov, None if square else vfov, supersampling=self.supersampling
+        )
+
+
+@dataclass(frozen=True)
+class RecordSummary:
+    """What a trajectory folder holds after a run.
+
+    Attributes:
+        trajectories: entries of `annotations.json`.
+        instructions: of all of them.
+        frames: pictures.
+        skipped: episodes that the expert could not finish.
+    """
+
+    trajectories: int
+    instructions: int
+    frames: int
+    skipped: int
+
+
+def record(config: RecordConfig) -> RecordSummary:
+    """Records what is missing in `config.out` and writes `annotations.json`.
+
+    With several workers, a script that calls this needs the usual `if __name__ == "__main__":`.
+
+    Raises:
+        DatasetError: the data cannot be had, the folder cannot be written or belongs to another run, or a worker was
+            killed. What was finished by then is kept.
+        StreamVLNGymError: scene or checkpoint cannot be had.
+    """
+    dataset = open_dataset(config.data, config.split, config.data_dir, config.scenes)
+    folder = make_folder(config.out)
+    with _alone(folder):
+        _check_identity(folder, identity_of(config, dataset))
+        workers = config.workers or _cores()
+        if hasattr(dataset, "build"):
+            dataset.build(workers)
+        remove_unfinished(folder)
+        scenes = _scenes(dataset)
+        total = None if config.per_scene else len(dataset.episode_ids)
+        try:
+            with tqdm(total=total, desc=f"recording {dataset.name}/{dataset.split}", unit="episode") as bar:
+                if min(workers, len(scenes)) == 1:
+                    _record_here(config, scenes, bar)
+                else:
+                    _record_in_parallel(config, scenes, min(workers, len(scenes)), bar)
+        finally:
+            entries = merge_annotations(folder)
+            remove_unfinished(folder)
+    return _summary(folder, entries)
+
+
+def make_folder(folder: Path) -> Path:
+    """Makes the trajectory folder if need be.
+
+    Raises:
+        DatasetError: it cannot be made or written to.
+    """
+    try:
+        return make_writable(folder)
+    except DatasetError as error:
+        raise DatasetError(f"cannot record into {folder}: give a folder that you can write to with --out") from error
+
+
+def identity_of(config: RecordConfig, dataset: EpisodeDataset) -> dict[str, Any]:
+    """All that the recorded bytes depend on, but for which and how many scenes and trajectories are recorded."""
+    camera = config.camera
+    identity: dict[str, Any] = {
+        "format": _FORMAT,
+        "version": __version__,
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "simulator": "embedded",
+        "driver": config.driver,
+        "max_steps": config.max_steps,
+        "along_reference": config.along_reference,
+        "waypoint_radius": config.waypoint_radius,
+        "camera": {"width": camera.width, "height": camera.height, "hfov": camera.hfov, "vfov": camera.vfov}
+        | {"supersampling": camera.supersampling},
+        "quality": config.quality,
+        "depth": config.depth,
+        "privileged": config.patches if config.privileged else 0,
+    }
+    if config.driver == "streamvln":
+        identity["checkpoint"] = config.checkpoint
+    if config.driver == "random":
+        identity["seed"] = config.seed
+    return identity
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _cores() -> int:
+    """How many CPU cores this process may use (Linux knows; elsewhere all of the machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _scenes(dataset: EpisodeDataset) -> list[str]:
+    """The scenes, those with most episodes first, so that no worker is left alone with a large one."""
+    counts: dict[str, int] = {}
+    for episode_id in dataset.episode_ids:
+        scene = dataset.scene_of(episode_id)
+        counts[scene] = counts.get(scene, 0) + 1
+    return sorted(counts, key=lambda scene: -counts[scene])
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second recording out of the folder, where the system can lock files."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DatasetError(f"another process is recording into {folder}: wait, or give another --out") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
+    path = folder / RUN
+    if not path.exists():
+        if (folder / ANNOTATIONS).exists():
+            raise DatasetError(
+                f"{folder} holds trajectories, but no {RUN} that says how they were recorded: give another --out"
+            )
+        write_atomically(folder, RUN, json.dumps(identity, indent=1) + "\n")
+        return
+    try:
+        present = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}): give another --out") from error
+    for key in sorted({*identity, *present}):
+        if present.get(key) != identity.get(key):
+            raise DatasetError(
+                f"{folder} holds a recording with {key}={present.get(key)!r}, but this one has {identity.get(key)!r}: "
+                "repeat the first one's settings to go on with it, or give another --out"
+            )
+
+
+def _record_here(config: RecordConfig, scenes: list[str], bar: tqdm) -> None:
+    from streamvln_gym.training.scene_recorder import SceneRecorder
+
+    with SceneRecorder(config) as recorder:
+        for scene in scenes:
+            recorder.record(scene, bar.update)
+
+
+def _record_in_parallel(config: RecordConfig, scenes: list[str], workers: int, bar: tqdm) -> None:
+    context = multiprocessing.get_context("spawn")
+    counter, stop = context.Value("q", 0), context.RawValue("b", 0)
+    with ProcessPoolExecutor(workers, context, _start_worker, (config, counter, stop)) as pool:
+        pending = {pool.submit(_record_in_worker, scene) for scene in scenes}
+        try:
+            while pending:
+                done, pending = wait(pending, _POLL_SECONDS, FIRST_EXCEPTION)
+                if fresh := counter.get_obj().value - bar.n:  # unlocked: a killed worker may hold the lock
+                    bar.update(fresh)
+                for task in done:
+                    task.result()
+        except BrokenProcessPool as error:
+            raise DatasetError(
+                f"a worker process that recorded into {config.out} was killed (out of memory?). The finished episodes "
+                "are kept: run the same command again to go on, or use fewer workers."
+            ) from error
+        finally:
+            stop.value = 1  # at the first error no scene goes on
+            for task in pending:
+                task.cancel()
+
+
+_worker: Any = None
+"""What a worker process keeps from scene to scene: its recorder, the common counter of episodes, the sign to stop."""
+
+
+class _StoppedError(Exception):
+    """Another worker has failed."""
+
+
+def _start_worker(config: RecordConfig, counter: Any, stop: Any) -> None:
+    global _worker
+    from streamvln_gym.training.scene_recorder import SceneRecorder
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    _worker = (SceneRecorder(config), counter, stop)
+
+
+def _end_with(sentinel: int) -> None:
+    """Ends this worker when its parent is gone: nobody may write into a folder that another run has taken over."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def _record_in_worker(scene: str) -> None:
+    recorder, counter, stop = _worker
+
+    def count(episodes: int) -> None:
+        with counter.get_lock():
+            counter.value += episodes
+        if stop.value:
+            raise _StoppedError
+
+    recorder.record(scene, count)
+
+
+def _summary(folder: Path, entries: list[dict[str, Any]]) -> RecordSummary:
+    written = sum(1 for _ in (folder / EPISODES).glob("*.json"))
+    frames = sum(len(entry["executed"]) - 1 if "executed" in entry else len(entry["actions"]) for entry in entries)
+    instructions = sum(len(entry["instructions"]) for entry in entries)
+    return RecordSummary(len(entries), instructions, frames, written - len(entries))
