@@ -214,6 +214,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.auxiliary and (self.method != "full" or self.published_label_mask):
+            raise ValueError("auxiliary losses need method='full', and the package's own label mask")
+        if self.auxiliary and not min(self.auxiliary) >= 0.0:
+            raise ValueError(f"the weights of auxiliary losses must not be negative, got {self.auxiliary}")
         if self.method == "qlora" and self.checkpoint is None:
             raise ValueError("qlora quantises a trained network: name it with checkpoint")
 

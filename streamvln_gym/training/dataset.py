@@ -29,6 +29,7 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
         config: how to cut and to label.
         check_pictures: look at once whether every picture is there.
         augmentation: changes the pictures, all of a window alike; None leaves them as they are.
+        privileged: also give the targets of auxiliary losses, see `auxiliary_loss.read_targets`.
 
     Attributes:
         trajectories: of all folders, in order.
@@ -37,7 +38,7 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
 
     Raises:
         DatasetError: a folder is malformed, or there is no window at all.
-        ValueError: the augmentation moves pixels, and the memory strategy needs to know where they lie.
+        ValueError: the augmentation moves pixels, and memory strategy or targets need to know where they lie.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
         config: WindowConfig | None = None,
         check_pictures: bool = True,
         augmentation: Augmentation | None = None,
+        privileged: bool = False,
     ) -> None:
         paths = [folders] if isinstance(folders, (str, Path)) else list(folders)
         self.processor = processor
         self.encoder = WindowEncoder(processor, config)
         self.augmentation = augmentation
+        self.privileged = privileged
         self.trajectories = [found for path in paths for found in load_trajectories(path, check_pictures)]
         self.windows = self.encoder.windows(self.trajectories)
         self.skipped = sum(len(trajectory) < MIN_ACTIONS for trajectory in self.trajectories)
@@ -60,10 +63,10 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
                 f"no training window in {', '.join(map(str, paths)) or 'an empty list of folders'}: "
                 f"{len(self.trajectories)} trajectories, {self.skipped} of them shorter than {MIN_ACTIONS} actions"
             )
-        if augmentation and augmentation.config.moves_pixels and strategy_of(processor.config).needs_geometry:
+        if augmentation and augmentation.config.moves_pixels and (privileged or self._needs_geometry):
+            reader = "auxiliary targets" if privileged else f"memory strategy {processor.config.memory_strategy!r}"
             raise ValueError(
-                "augmentation.crop and erase move pixels, but the memory strategy "
-                f"{processor.config.memory_strategy!r} needs them where depth has them: leave both at 0"
+                f"augmentation.crop and erase move pixels, but the {reader} must know where they lie: leave both at 0"
             )
         # Shared, so that a new epoch also reaches worker processes that live on.
         self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
@@ -89,7 +92,7 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
             `input_ids`, `labels` (length,) int64; `pixel_values` (frames, 3, image_size, image_size) float32, history
             frames first; `memory_frames` int, how many of them are history; `time_ids` (steps,) int64, the window's
             steps. Where the memory strategy needs geometry and there is a history, also `memory_steps` (history,) int64
-            and `memory_points` (history, tokens_per_frame, 3) float32 metres.
+            and `memory_points` (history, tokens_per_frame, 3) float32 metres; with `privileged`, the targets.
 
         Raises:
             DatasetError: a picture, or a depth picture or camera pose that is needed, cannot be read.
@@ -106,11 +109,19 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
             "memory_frames": len(encoded.history_steps),
             "time_ids": torch.arange(window.start, window.stop),
         }
-        if encoded.history_steps and strategy_of(self.processor.config).needs_geometry:
+        if encoded.history_steps and self._needs_geometry:
             points = history_points(trajectory, encoded.history_steps, self.processor.config)
             sample["memory_steps"] = torch.tensor(encoded.history_steps)
             sample["memory_points"] = torch.from_numpy(points)
+        if self.privileged:
+            from streamvln_gym.training.auxiliary_loss import read_targets  # imports the simulator's side
+
+            sample |= read_targets(trajectory, encoded.history_steps, encoded.frame_steps, self.processor.config)
         return sample
+
+    @property
+    def _needs_geometry(self) -> bool:
+        return strategy_of(self.processor.config).needs_geometry
 
     def _pixels(self, index: int, pictures: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Network inputs of a window's pictures."""

@@ -28,10 +28,12 @@ from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGener
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.training.adapters import add_adapters, merge_adapter, quantisation
 from streamvln_gym.training.augmentation import Augmentation
+from streamvln_gym.training.auxiliary_loss import AuxiliaryLoss
 from streamvln_gym.training.config import TrainConfig
 from streamvln_gym.training.dataset import StreamVLNWindows
 from streamvln_gym.training.mixture import EpochSampler, Source, WindowMixture, parse_sources
 from streamvln_gym.training.optimizer_groups import AUXILIARY, freeze_parts, optimizer_groups
+from streamvln_gym.training.privileged import AuxiliaryConfig
 from streamvln_gym.training.run_record import check_same_run, describe_folder, new_record, read_record, write_record
 from streamvln_gym.training.sft_trainer import SupervisedTrainer, whole_checkpoints
 from streamvln_gym.training.trainer_arguments import check_disk, make_arguments
@@ -148,7 +150,11 @@ def _load_data(config: TrainConfig, processor: StreamVLNProcessor) -> tuple[Wind
     augmentation = Augmentation(config.augmentation, config.seed) if config.augmentation.wanted else None
     sources = parse_sources(config.data)
     mixture = WindowMixture(
-        sources, [StreamVLNWindows(source.folder, processor, cut, augmentation=augmentation) for source in sources]
+        sources,
+        [
+            StreamVLNWindows(source.folder, processor, cut, True, augmentation, privileged=config.auxiliary is not None)
+            for source in sources
+        ],
     )
     held_out = StreamVLNWindows(config.held_out, processor, cut) if config.held_out else None
     return mixture, held_out
@@ -157,6 +163,8 @@ def _load_data(config: TrainConfig, processor: StreamVLNProcessor) -> tuple[Wind
 def _prepare(config: TrainConfig, model: StreamVLNForConditionalGeneration) -> Any:
     """Chooses what is trained."""
     if config.method == "full":
+        if config.auxiliary:
+            AuxiliaryLoss(model, AuxiliaryConfig(*config.auxiliary))
         freeze_parts(model, config.parts)
         return model
     return add_adapters(model, config.lora, config.parts, quantised=config.method == "qlora")

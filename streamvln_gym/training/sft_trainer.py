@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.auxiliary_loss import TARGETS as AUXILIARY_TARGETS
 from streamvln_gym.training.collator import StreamVLNCollator
 from streamvln_gym.training.config import OptimiserConfig
 from streamvln_gym.training.mixture import EpochSampler
@@ -32,15 +33,18 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 
 class WindowBatches:
-    """`StreamVLNCollator`, with the windows' numbers in the batch as `window` (batch,)."""
+    """`StreamVLNCollator`, with the windows' numbers as `window` (batch,) and the targets of auxiliary losses."""
 
-    def __init__(self, collator: StreamVLNCollator | None = None) -> None:
-        self.collator = collator or StreamVLNCollator()
+    def __init__(self) -> None:
+        self.collator = StreamVLNCollator()
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         batch = self.collator(samples)
         if "window" in samples[0]:
             batch["window"] = torch.tensor([sample["window"] for sample in samples])
+        for name in AUXILIARY_TARGETS:
+            if name in samples[0]:
+                batch[name] = torch.cat([sample[name] for sample in samples])
         return batch
 
 
