@@ -181,5 +181,9 @@ def _publish(staged: Path, folder: Path) -> None:
 def _remove_stale(folder: Path) -> None:
     """Removes what a killed build has left behind."""
     for leftover in folder.glob(".building-*"):
-        if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+        try:
+            age = time.time() - leftover.stat().st_mtime
+        except FileNotFoundError:  # another process has just finished it
+            continue
+        if age > _STALE_SECONDS:
             shutil.rmtree(leftover, ignore_errors=True)

@@ -94,13 +94,14 @@ class StreamsPolicy:
         Returns:
             (streams, chunk) int64 actions; what follows a STOP means nothing.
         """
-        turn = torch.from_numpy(self._turns).to(self.device)
-        turn = turn.clamp(max=self._tokens.shape[1] - 1)
+        # A stream that rests is answered too, and counts on without end.
+        turns = np.minimum(self._turns, self._tokens.shape[1] - 1)
+        turn = torch.from_numpy(turns).to(self.device)
         frames = torch.cat([self._encode(part) for part in rgb.split(_FRAMES_AT_ONCE)]).to(self._tokens.dtype)
         self._tokens[self._all, turn] = frames
-        opening = np.flatnonzero(self._turns % self.layout.turns == 0)
+        opening = np.flatnonzero(turns % self.layout.turns == 0)
         if len(opening):
-            self._open(opening)
+            self._open(opening, turns[opening] // self.layout.turns)
         first = turn % self.layout.turns == 0
         ids, places, counts = self.layout.turn(first, executed, conjunctions)
         embeddings = self._embed(ids)
@@ -111,11 +112,10 @@ class StreamsPolicy:
         self._turns += 1
         return answer
 
-    def _open(self, opening: NDArray[np.int64]) -> None:
-        """Prefills instruction and memory of the streams whose window begins."""
+    def _open(self, opening: NDArray[np.int64], number: NDArray[np.int64]) -> None:
+        """Prefills instruction and memory of the streams whose window (of that number) begins."""
         layout = self.layout
         rows = torch.from_numpy(opening).to(self.device)
-        number = self._turns[opening] // layout.turns
         later = (number > 0) & (layout.num_history > 0)
         lengths = torch.from_numpy(self._instruction_lengths[opening])
         starts = layout.body_start(lengths, torch.from_numpy(later))
