@@ -10,6 +10,7 @@ The formats of annotations and pictures are those of `trajectories`, of depth an
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -93,11 +94,11 @@ class TrajectoryWriter:
         path = self._stage / "rgb" / f"{number}{PICTURE_SUFFIXES[0]}"
         with _writing(path):
             # Colours at full resolution: instructions name them, and pictures may be small.
-            Image.fromarray(rgb).save(path, quality=self._quality, subsampling=0)
+            path.write_bytes(_encoded(rgb, "JPEG", quality=self._quality, subsampling=0))
             if depth is not None:
                 (self._stage / "depth").mkdir(exist_ok=True)
                 millimetres = np.rint(depth.reshape(rgb.shape[:2]) * _MILLIMETRES).clip(0, 65535).astype(np.uint16)
-                Image.fromarray(millimetres).save(self._stage / "depth" / f"{number}.png")
+                (self._stage / "depth" / f"{number}.png").write_bytes(_encoded(millimetres, "PNG"))
         if pose is not None:
             self._poses.append(pose.tolist())
         if privileged is not None:
@@ -222,6 +223,13 @@ def write_atomically(folder: Path, name: str, text: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _encoded(picture: NDArray[Any], kind: str, **options: Any) -> bytes:
+    """A picture file's content. Pillow must not write it: it takes a write that a full disk cut short for a success."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def _file_actions(actions: Sequence[int], executed: Sequence[int] | None) -> dict[str, list[int]]:
