@@ -29,7 +29,7 @@ class StreamsPolicy:
         model: the network, in eval mode.
         layout: of its dialogue.
         streams: how many.
-        max_turns: chunks of an episode at most.
+        max_turns: chunks of an episode at most, a multiple of a window's; then a stream forgets and begins anew.
         instruction_length: longest instruction, tokens.
         encode: (frames, size, size, 3) uint8 to (frames, tokens, hidden); default: the model's own tower.
     """
@@ -94,8 +94,7 @@ class StreamsPolicy:
         Returns:
             (streams, chunk) int64 actions; what follows a STOP means nothing.
         """
-        # A stream that rests is answered too, and counts on without end.
-        turns = np.minimum(self._turns, self._tokens.shape[1] - 1)
+        turns = self._turns % self._tokens.shape[1]  # a stream that rests is answered too, and counts on
         turn = torch.from_numpy(turns).to(self.device)
         frames = torch.cat([self._encode(part) for part in rgb.split(_FRAMES_AT_ONCE)]).to(self._tokens.dtype)
         self._tokens[self._all, turn] = frames

@@ -189,3 +189,17 @@ def test_actions_equal_the_agents(parts):
         for k in np.flatnonzero(stopped.numpy()):
             starts[int(k)].append(turn + 1)
     assert moved > streams * calls * 2
+
+
+def test_a_resting_stream_runs_on(parts):
+    model, processor = parts
+    policy = StreamsPolicy(model, DialogueLayout(processor), 2, 16, 64)
+    policy.begin({0: [5], 1: [6]})
+    rgb, executed = torch.zeros((2, 112, 112, 3), dtype=torch.uint8), torch.ones((2, 4), dtype=torch.int64)
+    first = policy.act(rgb, executed, torch.zeros(2, dtype=torch.int64))
+    for _ in range(15):
+        policy.act(rgb, executed, torch.zeros(2, dtype=torch.int64))
+    policy.begin({0: [5]})
+    again = policy.act(rgb, executed, torch.zeros(2, dtype=torch.int64))
+    assert policy.turns.tolist() == [1, 17]
+    assert again.tolist() == first.tolist()
