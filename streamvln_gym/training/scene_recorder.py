@@ -104,6 +104,10 @@ class SceneRecorder:
                 f"episode {episode.episode_id} of {self._env.dataset.name}/{self._env.dataset.split} has no goal, so "
                 "there is nothing an expert could show: record a split that is not a test split"
             )
+        texts = [member.instruction.text for member in unit.episodes if member.instruction.text.strip()]
+        if not texts:
+            mark_skipped(self.config.out, unit.name, "its instruction is empty")
+            return
         with TrajectoryWriter(self.config.out, unit.name, self.config.quality) as writer:
             try:
                 labels, executed = self._play(episode, writer)
@@ -112,7 +116,7 @@ class SceneRecorder:
                 return
             writer.publish(
                 _plain_id(episode.episode_id),
-                [member.instruction.text for member in unit.episodes],
+                texts,
                 labels,
                 None if self._driver is None else executed,
                 self.config.camera.intrinsics if self.config.depth else None,

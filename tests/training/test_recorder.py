@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from streamvln_gym.cli import main
-from streamvln_gym.episodes import Goal
+from streamvln_gym.episodes import Goal, Instruction
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.expert import demonstrate, expert_for
 from streamvln_gym.models import StreamVLNProcessor
@@ -245,6 +245,20 @@ def test_what_the_expert_cannot_reach_is_skipped(tiny_flats, tmp_path):
     assert "cannot reach" in json.loads((config.out / "episodes" / "tiny_a_x_000090.json").read_text())["skipped"]
     short = record(replace(config, out=tmp_path / "short", max_steps=3))
     assert (short.trajectories, short.skipped) == (0, 2)
+
+
+@pytest.mark.parametrize("driver", ["expert", "forward"])
+def test_empty_instructions_are_left_out(tiny_flats, tmp_path, driver):
+    good = tiny_flats.dataset.episode("10")
+    blank = replace(good, episode_id="11", instruction=Instruction(" "))
+    alone = replace(tiny_flats.dataset.episode("20"), instruction=Instruction(""))
+    flats = copy_of(tiny_flats, tmp_path, good, blank, alone)
+    config = configured(flats.episodes_path, tmp_path / "out", driver=driver, workers=1)
+    summary = record(config)
+    assert (summary.trajectories, summary.instructions) == (1, 1)
+    (trajectory,) = load_trajectories(config.out)
+    assert trajectory.instructions == (good.instruction.text,)
+    assert "instruction is empty" in (config.out / "episodes" / "tiny_a_x_000020.json").read_text()
 
 
 # ------------------------------------------------------------------------------------- workers, kills, resuming
