@@ -271,27 +271,88 @@ def test_the_schedule_ends_at_its_minimum(files, tmp_path):
     assert rates[-1] == pytest.approx(2.5e-4, rel=0.15)
 
 
+def test_every_epoch_has_its_own_order(files, tmp_path, monkeypatch):
+    """Each window once an epoch; other conjunctions, and another order, in the next."""
+    seen = []
+    loss = SupervisedTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        seen.append((int(inputs["window"]), tuple(inputs["input_ids"][0].tolist())))
+        return loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(SupervisedTrainer, "compute_loss", compute_loss)
+    train(recipe(*files, tmp_path / "run", epochs=6, batch=BatchConfig(1)))
+    epochs = [[window for window, _ in seen[start : start + 4]] for start in range(0, 24, 4)]
+    assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 3
+    assert len({ids for window, ids in seen if window == 0}) > 1
+
+
+def test_four_bit_weights_with_adapters(files, tmp_path):
+    pytest.importorskip("peft")
+    pytest.importorskip("bitsandbytes")
+    machine = MachineConfig(bf16=True, gradient_checkpointing=True)
+    config = recipe(*files, tmp_path / "run", method="qlora", lora=LoraSettings(rank=4), machine=machine)
+    result = train(config)
+    model = StreamVLNAgent.from_pretrained(result.model).model
+    assert model.dtype == torch.bfloat16
+    before, after = weights(files[1]), model.state_dict()
+    name = "language_model.layers.1.mlp.up_proj.weight"
+    moved = (after[name].float() - before[name]).abs().max()
+    assert 1e-4 < moved < 0.1, "the unquantised weights, with the adapter in them"
+
+
+TWO_PROCESSES = """
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from streamvln_gym.training import sft_trainer, train
+from streamvln_gym.training.config import BatchConfig, ReportConfig
+from tests.training.demonstrations import recipe
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    data, thin, out = map(Path, sys.argv[1:4])
+    finish = sft_trainer._Checkpoints.on_save
+
+    def on_save(self, *args, **kwargs):
+        finish(self, *args, **kwargs)
+        torch.distributed.barrier()
+        os._exit(9)
+
+    if "dies" in sys.argv:
+        sft_trainer._Checkpoints.on_save = on_save
+    report = ReportConfig(quiet=True, save_every=3)
+    batch = BatchConfig(batch_size=1)
+    train(recipe(data, thin, out, epochs=3, batch=batch, report=report, resume="resume" in sys.argv))
+"""
+
+
 @pytest.mark.long
 def test_two_processes_learn_what_one_does(files, tmp_path):
-    """Data-parallel training over gloo: the same windows a step, so the same weights but for rounding."""
+    """Data-parallel training over gloo: the same windows a step, so the same weights but for rounding; and resumed."""
     one = train(recipe(*files, tmp_path / "one", epochs=3, batch=BatchConfig(2)))
     script = tmp_path / "two.py"
-    script.write_text(
-        "from pathlib import Path\nimport sys\nimport torch\n"
-        "from streamvln_gym.training import train\nfrom streamvln_gym.training.config import BatchConfig\n"
-        "from tests.training.demonstrations import recipe\n"
-        "if __name__ == '__main__':\n    torch.set_num_threads(1)\n    data, thin, out = map(Path, sys.argv[1:])\n"
-        "    train(recipe(data, thin, out, epochs=3, batch=BatchConfig(1)))\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29713"]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, str(script), str(files[0]), str(files[1]), str(tmp_path / "two")],
-        check=True, env=environment, timeout=300,
-    )  # fmt: skip
-    record = json.loads((tmp_path / "two" / "training.json").read_text())
-    assert record["processes"] == 2
+    script.write_text(TWO_PROCESSES)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path[1:]])}
+    environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+    def run(name, *flags):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [sys.executable, *launcher, str(script), *map(str, files), str(tmp_path / name), *flags]
+        return subprocess.run(command, env=environment, timeout=300).returncode
+
+    assert run("two") == 0
+    assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
     expected, found = weights(one.model), weights(tmp_path / "two" / "model")
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=5e-4, msg=name)
+    assert run("cut", "dies") != 0
+    assert (tmp_path / "cut" / "checkpoint-3" / "whole").exists()
+    assert not (tmp_path / "cut" / "model").exists()
+    assert run("cut", "resume") == 0
+    resumed = weights(tmp_path / "cut" / "model")
+    assert all(torch.equal(resumed[name], value) for name, value in found.items())
