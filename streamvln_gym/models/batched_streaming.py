@@ -113,6 +113,8 @@ class BatchedStreamingSession:
             ValueError: two turns are of one dialogue, or special positions and features do not match. After this or
                 any other error, `restart` the dialogues of these turns.
         """
+        if not turns:
+            return []
         if len({turn.slot for turn in turns}) != len(turns):
             raise ValueError(f"a dialogue can be answered once at a time, got turns of {[turn.slot for turn in turns]}")
         self.restart([turn.slot for turn in turns if turn.opens])
@@ -121,9 +123,7 @@ class BatchedStreamingSession:
         for row in rows:
             row.extend_by_force(rules)
         hidden = self._prefill(rows, rules)
-        speaking = [number for number, row in enumerate(rows) if not rules.ends(row.answer)]
-        hidden = hidden[self._index(speaking)] if len(speaking) < len(rows) else hidden
-        active = [rows[number] for number in speaking]
+        active = [] if rules.ends(rows[0].answer) else rows  # what is forced at first is the same for all
         while active:
             tokens = choose_tokens(rules, self.model.lm_head(hidden), [row.answer for row in active])
             for row, token in zip(active, tokens, strict=True):
@@ -151,12 +151,7 @@ class BatchedStreamingSession:
             members = [rows[number] for number in group]
             parts.append(self._feed(members, [prompts[number] for number in group]))
             order += group
-        if len(parts) == 1:
-            return parts[0]
-        back = [0] * len(order)
-        for place, number in enumerate(order):
-            back[number] = place
-        return torch.cat(parts)[self._index(back)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)[self._index(np.argsort(order))]
 
     def _feed(self, rows: list[_Row], ids: list[list[int]]) -> Tensor:
         """One pass; `ids` have special ids repeated as often as they take embeddings."""

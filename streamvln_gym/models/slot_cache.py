@@ -42,7 +42,7 @@ class SlotCache:
         values: as `keys`.
 
     Raises:
-        ValueError: the network's attention cannot serve rows of different lengths, or a size is below 1.
+        ValueError: the network has sliding attention or is spread over devices, or a size is below 1.
     """
 
     def __init__(
@@ -58,6 +58,11 @@ class SlotCache:
         config = model.language_model.config
         if set(config.layer_types or ()) != {"full_attention"}:
             raise ValueError("SlotCache serves full attention only: configure Qwen2 with use_sliding_window=False")
+        if len(devices := {weight.device for weight in model.language_model.parameters()}) > 1:
+            raise ValueError(
+                f"SlotCache serves a network on one device, but this one is spread over {len(devices)}: load it "
+                "without device_map"
+            )
         self.model = model
         self.slots = slots
         self.max_length = _aligned(max_length)

@@ -129,6 +129,22 @@ def test_batch_equals_single_agents(parts, strategy, chunk):
     assert (batched.stats.history_frames > 0) == (strategy != "none"), "frames between calls are shown too"
 
 
+def test_passes_are_cut_to_size(parts, monkeypatch):
+    monkeypatch.setattr("streamvln_gym.agents.model_calls.TOWER_FRAMES", 2)
+    monkeypatch.setattr("streamvln_gym.models.batched_streaming.PASS_EMBEDDINGS", 150)
+    frames, rows = [], []
+    model, _ = parts
+    tower = model.vision_tower.register_forward_hook(lambda m, i, o: frames.append(len(o.last_hidden_state)))
+    language = model.language_model.register_forward_hook(lambda m, i, o: rows.append(o.last_hidden_state.shape[:2]))
+    agent = StreamVLNAgent(*parts)
+    agent.act_batch([observe(stream, 0, 0) for stream in range(5)], [True] * 5)
+    assert frames == [2, 2, 1]
+    assert all(count == 1 or count * length <= 150 for count, length in rows)
+    tower.remove()
+    language.remove()
+    check_against_singles(parts, 5, 20, 30)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("chunk", [3, 4])
 @pytest.mark.parametrize("strategy", ["none", "pooled", "full", "voxel"])

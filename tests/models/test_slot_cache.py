@@ -168,6 +168,13 @@ def test_what_cannot_work_is_refused(model: StreamVLNForConditionalGeneration) -
     assert cache.lengths.tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="at least 1"):
         SlotCache(model, 0, 16)
+    spread = make_model()
+    spread.language_model.layers[1].to("meta")
+    with pytest.raises(ValueError, match="one device, but this one is spread over"):
+        SlotCache(spread, 1, 16)
+    sliding = make_model(layer_types=["full_attention", "sliding_attention"])
+    with pytest.raises(ValueError, match="full attention only"):
+        SlotCache(sliding, 1, 16)
     other = make_model()
     other.language_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="use sdpa or eager"):
