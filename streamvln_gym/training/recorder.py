@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
@@ -30,6 +30,9 @@ from streamvln_gym.selection import open_dataset
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.training.trajectories import ANNOTATIONS
 from streamvln_gym.training.trajectory_writer import EPISODES, merge_annotations, remove_unfinished, write_atomically
+
+if TYPE_CHECKING:
+    from streamvln_gym.training.scene_recorder import SceneRecorder
 
 DriverName = Literal["expert", "streamvln", "random", "forward"]
 DRIVERS = ("expert", "streamvln", "random", "forward")
@@ -289,22 +292,48 @@ def _record_in_parallel(config: RecordConfig, scenes: list[str], workers: int, b
                 task.cancel()
 
 
-_worker: Any = None
-"""What a worker process keeps from scene to scene: its recorder, the common counter of episodes, the sign to stop."""
-
-
 class _StoppedError(Exception):
     """Another worker has failed."""
 
 
+@dataclass
+class _Worker:
+    """What a worker process keeps from scene to scene.
+
+    Attributes:
+        config: of the recording.
+        counter: of all workers' episodes.
+        stop: set as soon as one worker has failed.
+        recorder: made with the first scene, so that its errors are this task's.
+    """
+
+    config: RecordConfig
+    counter: Any
+    stop: Any
+    recorder: SceneRecorder | None = None
+
+    def record(self, scene: str) -> None:
+        from streamvln_gym.training.scene_recorder import SceneRecorder
+
+        self.recorder = self.recorder or SceneRecorder(self.config)
+        self.recorder.record(scene, self._count)
+
+    def _count(self, episodes: int) -> None:
+        with self.counter.get_lock():
+            self.counter.value += episodes
+        if self.stop.value:
+            raise _StoppedError
+
+
+_worker: _Worker | None = None
+
+
 def _start_worker(config: RecordConfig, counter: Any, stop: Any) -> None:
     global _worker
-    from streamvln_gym.training.scene_recorder import SceneRecorder
-
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _worker = (SceneRecorder(config), counter, stop)
+    _worker = _Worker(config, counter, stop)
 
 
 def _end_with(sentinel: int) -> None:
@@ -314,15 +343,8 @@ def _end_with(sentinel: int) -> None:
 
 
 def _record_in_worker(scene: str) -> None:
-    recorder, counter, stop = _worker
-
-    def count(episodes: int) -> None:
-        with counter.get_lock():
-            counter.value += episodes
-        if stop.value:
-            raise _StoppedError
-
-    recorder.record(scene, count)
+    assert _worker is not None
+    _worker.record(scene)
 
 
 def _summary(folder: Path, entries: list[dict[str, Any]]) -> RecordSummary:

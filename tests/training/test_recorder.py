@@ -17,7 +17,7 @@ from PIL import Image
 
 from streamvln_gym.cli import main
 from streamvln_gym.episodes import Goal, Instruction
-from streamvln_gym.errors import DatasetError
+from streamvln_gym.errors import CheckpointError, DatasetError, SceneError
 from streamvln_gym.expert import demonstrate, expert_for
 from streamvln_gym.models import StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
@@ -434,6 +434,27 @@ def test_a_full_disk(recorded, tmp_path, workers):
     assert record(replace(config, workers=1)).trajectories == 3
     for trajectory in load_trajectories(config.out):
         trajectory.verify()
+
+
+def test_a_workers_error_is_told_as_it_is(three_flats, recorded, tmp_path):
+    root = shutil.copytree(three_flats.parents[2], tmp_path / "data")
+    scene = next(root.rglob("tiny_b.glb"))
+    content = scene.read_bytes()
+    scene.unlink()
+    config = configured(root / three_flats.relative_to(three_flats.parents[2]), tmp_path / "out", workers=2)
+    with pytest.raises(SceneError, match=r"tiny_b\.glb"):
+        record(config)
+    scene.write_bytes(content)
+    record(replace(config, workers=1))
+    assert contents(config.out) == contents(recorded.out)
+
+
+@pytest.mark.long
+def test_workers_without_their_checkpoint(three_flats, tmp_path):
+    missing = str(tmp_path / "no_checkpoint")
+    config = configured(three_flats, tmp_path / "out", driver="streamvln", checkpoint=missing, workers=2, scenes=2)
+    with pytest.raises(CheckpointError, match=r"no_checkpoint"):
+        record(config)
 
 
 def test_a_split_without_goals(tiny_flats, tmp_path):
