@@ -36,7 +36,7 @@ from streamvln_gym.training.optimizer_groups import AUXILIARY, freeze_parts, opt
 from streamvln_gym.training.privileged import AuxiliaryConfig
 from streamvln_gym.training.run_record import check_same_run, describe_folder, new_record, read_record, write_record
 from streamvln_gym.training.sft_trainer import SupervisedTrainer, whole_checkpoints
-from streamvln_gym.training.trainer_arguments import check_disk, make_arguments
+from streamvln_gym.training.trainer_arguments import NO_SHARDS, check_disk, make_arguments
 from streamvln_gym.training.windows import WindowConfig
 
 MODEL, ADAPTER = "model", "adapter"
@@ -92,6 +92,8 @@ def train(config: TrainConfig) -> TrainResult:
         processor=processor,
         eval_dataset=held_out,
     )
+    if config.machine.fsdp and not trainer.is_fsdp_enabled:
+        raise TrainingError(NO_SHARDS)
     _forget_halves(config.out, arguments)
     saved = whole_checkpoints(config.out)
     began = time.monotonic()
@@ -142,6 +144,9 @@ def _load(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any, Strea
     # What training writes answers in the training dialogue, at once.
     model.config.prompt_style = "trained"
     model.config.trained = True
+    # FSDP wraps these layers one by one, and refuses names that transformers lists but this network leaves out.
+    present = {type(module).__name__ for module in model.modules()}
+    model._no_split_modules = [name for name in model._no_split_modules if name in present]  # type: ignore[assignment]
     return model, processor
 
 

@@ -17,6 +17,10 @@ from streamvln_gym.training.config import TrainConfig
 
 # Adam keeps two values per trained weight; with the weight itself, 12 bytes go into a checkpoint.
 _BYTES_PER_TRAINED_WEIGHT = 12
+NO_SHARDS = (
+    "fsdp shards a network over several GPUs, one process each, which is not the case here: start with "
+    "'accelerate launch --num_processes N -m streamvln_gym.cli train ...', or leave fsdp out"
+)
 
 
 def trainer_arguments(config: TrainConfig) -> dict[str, Any]:
@@ -104,6 +108,8 @@ def make_arguments(config: TrainConfig) -> TrainingArguments:
             f"one process sees {arguments.n_gpu} GPUs: start one process per GPU with 'accelerate launch -m "
             "streamvln_gym.cli train ...', or choose one with CUDA_VISIBLE_DEVICES=0"
         )
+    if config.machine.fsdp and arguments.world_size == 1:
+        raise TrainingError(NO_SHARDS)
     return arguments
 
 

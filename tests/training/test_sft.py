@@ -302,52 +302,70 @@ def test_four_bit_weights_with_adapters(files, tmp_path):
     assert 1e-4 < moved < 0.1, "the unquantised weights, with the adapter in them"
 
 
-TWO_PROCESSES = """
+SEVERAL_PROCESSES = """
 import os
 import sys
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 
 from streamvln_gym.training import sft_trainer, train
-from streamvln_gym.training.config import BatchConfig, ReportConfig
+from streamvln_gym.training.config import BatchConfig, MachineConfig, ReportConfig
 from tests.training.demonstrations import recipe
+
+finish = sft_trainer._Checkpoints.on_save
+start = AcceleratorState.__init__
+
+
+def die_after_saving(self, *args, **kwargs):
+    finish(self, *args, **kwargs)
+    torch.distributed.barrier()
+    os._exit(9)
+
+
+def start_with_shards(self, *args, **kwargs):
+    start(self, *args, **kwargs)
+    if kwargs.get("fsdp_plugin") is not None:
+        self.fsdp_plugin = kwargs["fsdp_plugin"]
+        self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    AcceleratorState.__init__ = start_with_shards  # accelerate offers FSDP on accelerators only; gloo can do it too
     data, thin, out = map(Path, sys.argv[1:4])
-    finish = sft_trainer._Checkpoints.on_save
-
-    def on_save(self, *args, **kwargs):
-        finish(self, *args, **kwargs)
-        torch.distributed.barrier()
-        os._exit(9)
-
     if "dies" in sys.argv:
-        sft_trainer._Checkpoints.on_save = on_save
-    report = ReportConfig(quiet=True, save_every=3)
-    batch = BatchConfig(batch_size=1)
-    train(recipe(data, thin, out, epochs=3, batch=batch, report=report, resume="resume" in sys.argv))
+        sft_trainer._Checkpoints.on_save = die_after_saving
+    settings = {"epochs": 3, "batch": BatchConfig(1), "report": ReportConfig(quiet=True, save_every=3)}
+    shards = [argument for argument in sys.argv if argument.endswith(".json")]
+    machine = MachineConfig(fsdp=Path(shards[0]) if shards else None)
+    train(recipe(data, thin, out, machine=machine, resume="resume" in sys.argv, **settings))
 """
 
 
 @pytest.mark.long
-def test_two_processes_learn_what_one_does(files, tmp_path):
-    """Data-parallel training over gloo: the same windows a step, so the same weights but for rounding; and resumed."""
+@pytest.mark.parametrize("shards", [None, "FULL_STATE_DICT", "SHARDED_STATE_DICT"])
+def test_two_processes_learn_what_one_does(files, tmp_path, shards):
+    """Over gloo, data-parallel or with shards (FSDP2): one process's weights but for rounding; resumed, the same."""
     one = train(recipe(*files, tmp_path / "one", epochs=3, batch=BatchConfig(2)))
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES)
+    script, settings = tmp_path / "several.py", tmp_path / "fsdp.json"
+    script.write_text(SEVERAL_PROCESSES)
+    settings.write_text(json.dumps({"version": 2, "state_dict_type": shards}))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path[1:]])}
     environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
     def run(name, *flags):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        command = [sys.executable, *launcher, str(script), *map(str, files), str(tmp_path / name), *flags]
+        further = [*flags, str(settings)] if shards else [*flags]
+        command = [sys.executable, *launcher, str(script), *map(str, files), str(tmp_path / name), *further]
         return subprocess.run(command, env=environment, timeout=300).returncode
 
     assert run("two") == 0
     assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
     expected, found = weights(one.model), weights(tmp_path / "two" / "model")
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=5e-4, msg=name)
     assert run("cut", "dies") != 0

@@ -241,6 +241,13 @@ def test_too_little_space_is_said_at_the_start(files, tmp_path, monkeypatch):
         train(recipe(*files, tmp_path / "run"))
 
 
+def test_shards_in_a_single_process(files, tmp_path):
+    path = tmp_path / "fsdp.json"
+    path.write_text("{}")
+    with pytest.raises(TrainingError, match="fsdp shards a network over several GPUs"):
+        train(recipe(*files, tmp_path / "run", machine=MachineConfig(fsdp=path)))
+
+
 def test_one_process_with_several_gpus(files, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.TrainingArguments.n_gpu", property(lambda self: 4))
     with pytest.raises(TrainingError, match="one process sees 4 GPUs: start one process per GPU with 'accelerate laun"):
