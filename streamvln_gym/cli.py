@@ -205,7 +205,9 @@ def _train(config: TrainConfig) -> None:
 
     result = train(config)
     if result.loss is not None:
-        print(f"mean loss {result.loss:.4f}" + (f", held out {result.eval_loss:.4f}" if result.eval_loss else ""))
+        print(
+            f"mean loss {result.loss:.4f}" + ("" if result.eval_loss is None else f", held out {result.eval_loss:.4f}")
+        )
     for name, folder in {"adapter": result.adapter, "model": result.model}.items():
         if folder:
             print(f"{name} after {result.steps} steps: {folder.resolve()}")

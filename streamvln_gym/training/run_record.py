@@ -20,20 +20,21 @@ RECORD = "training.json"
 _PACKAGES = ("streamvln-gym", "torch", "transformers", "accelerate", "peft", "numpy", "pillow")
 
 
-def describe_folder(folder: Path, windows: StreamVLNWindows) -> dict[str, Any]:
-    """What a trajectory folder holds, with a digest of its annotations."""
-    digest = hashlib.sha256((folder / ANNOTATIONS).read_bytes()).hexdigest()
+def describe_folder(folder: Path) -> dict[str, Any]:
+    """A trajectory folder, with a digest of its annotations."""
     return {
         "folder": str(folder),
-        "trajectories": len(windows.trajectories),
-        "skipped": windows.skipped,
-        "windows": len(windows),
-        "annotations_sha256": digest,
+        "annotations_sha256": hashlib.sha256((folder / ANNOTATIONS).read_bytes()).hexdigest(),
     }
 
 
+def describe_windows(windows: StreamVLNWindows) -> dict[str, int]:
+    """How much there is to train on."""
+    return {"trajectories": len(windows.trajectories), "skipped": windows.skipped, "windows": len(windows)}
+
+
 def new_record(
-    config: TrainConfig, data: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]
+    config: TrainConfig, data: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], processes: int
 ) -> dict[str, Any]:
     """The record of a run that starts."""
     return {
@@ -41,6 +42,7 @@ def new_record(
         "config": flatten(config),
         "data": list(data),
         "held_out": list(held_out),
+        "processes": processes,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
 
@@ -78,6 +80,8 @@ def check_same_run(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any])
     theirs, ours = old["config"], new["config"]
     names = [n for n in {**theirs, **ours} if n not in FREE_FIELDS and theirs.get(n) != ours.get(n)]
     differences = [f"{name} was {theirs.get(name)!r} and is now {ours.get(name)!r}" for name in names]
+    if old["processes"] != new["processes"]:
+        differences.append(f"{old['processes']} processes were training and now {new['processes']} are")
     for before, after in zip(old["data"], new["data"], strict=False):
         if before["annotations_sha256"] != after["annotations_sha256"]:
             differences.append(f"{after['folder']} holds other annotations than when the run began")

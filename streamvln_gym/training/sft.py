@@ -31,10 +31,17 @@ from streamvln_gym.training.augmentation import Augmentation
 from streamvln_gym.training.auxiliary_loss import AuxiliaryLoss
 from streamvln_gym.training.config import TrainConfig
 from streamvln_gym.training.dataset import StreamVLNWindows
-from streamvln_gym.training.mixture import EpochSampler, Source, WindowMixture, parse_sources
+from streamvln_gym.training.mixture import EpochSampler, WindowMixture, parse_sources
 from streamvln_gym.training.optimizer_groups import AUXILIARY, freeze_parts, optimizer_groups
 from streamvln_gym.training.privileged import AuxiliaryConfig
-from streamvln_gym.training.run_record import check_same_run, describe_folder, new_record, read_record, write_record
+from streamvln_gym.training.run_record import (
+    check_same_run,
+    describe_folder,
+    describe_windows,
+    new_record,
+    read_record,
+    write_record,
+)
 from streamvln_gym.training.sft_trainer import SupervisedTrainer, whole_checkpoints
 from streamvln_gym.training.trainer_arguments import NO_SHARDS, check_disk, make_arguments
 from streamvln_gym.training.windows import WindowConfig
@@ -77,7 +84,7 @@ def train(config: TrainConfig) -> TrainResult:
     model, processor = _load(config, arguments)
     mixture, held_out = _load_data(config, processor)
     with arguments.main_process_first(desc="start of the run"):
-        record = _start_run(config, mixture, held_out, arguments.should_save)
+        record = _start_run(config, mixture, arguments)
     if record["status"] == "finished":
         return _finished(config, record)
     network = _prepare(config, model)
@@ -117,7 +124,6 @@ def train(config: TrainConfig) -> TrainResult:
             "loss": result.loss,
             "eval_loss": result.eval_loss,
             "groups": groups,
-            "processes": arguments.world_size,
             "seconds": round(time.monotonic() - began, 1),
         }
         write_record(config.out, record)
@@ -175,16 +181,15 @@ def _prepare(config: TrainConfig, model: StreamVLNForConditionalGeneration) -> A
     return add_adapters(model, config.lora, config.parts, quantised=config.method == "qlora")
 
 
-def _start_run(
-    config: TrainConfig, mixture: WindowMixture, held_out: StreamVLNWindows | None, writes: bool
-) -> dict[str, Any]:
+def _start_run(config: TrainConfig, mixture: WindowMixture, arguments: TrainingArguments) -> dict[str, Any]:
     """The record of this run: a new one, or the one that is resumed."""
     data = [
-        {**describe_folder(source.folder, windows), "weight": weight}
+        {**describe_folder(source.folder), **describe_windows(windows), "weight": weight}
         for source, windows, weight in zip(mixture.sources, mixture.windows, mixture.weights, strict=True)
     ]
-    shown = [describe_folder(Source.parse(folder).folder, held_out) for folder in config.held_out] if held_out else []
-    record = new_record(config, data, shown)
+    shown = [describe_folder(Path(folder)) for folder in config.held_out]
+    record = new_record(config, data, shown, arguments.world_size)
+    writes = arguments.should_save
     if config.out.exists() and not config.out.is_dir():
         raise TrainingError(f"{config.out} is a file: choose a folder for the run")
     before = read_record(config.out)

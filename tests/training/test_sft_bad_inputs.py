@@ -152,6 +152,15 @@ def test_resume_with_another_recipe_or_other_data(files, data, tmp_path):
         train(replace(config, resume=True))
 
 
+def test_resume_with_other_processes(files, tmp_path):
+    config = recipe(*files, tmp_path / "run", max_steps=1)
+    train(config)
+    path = tmp_path / "run" / "training.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "processes": 8}))
+    with pytest.raises(TrainingError, match="8 processes were training and now 1 are"):
+        train(replace(config, resume=True))
+
+
 def test_resume_without_a_run_starts_one(files, tmp_path):
     assert train(recipe(*files, tmp_path / "run", max_steps=1, resume=True)).steps == 1
 
