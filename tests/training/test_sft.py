@@ -16,11 +16,13 @@ pytest.importorskip("accelerate")
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.cli import main
 from streamvln_gym.models import StreamVLNForConditionalGeneration
+from streamvln_gym.models.conversion import convert_checkpoint
 from streamvln_gym.training import AugmentationConfig, StreamVLNCollator, StreamVLNWindows, train
 from streamvln_gym.training.adapters import merge_adapter
 from streamvln_gym.training.config import BatchConfig, LoraSettings, MachineConfig, OptimiserConfig, ReportConfig
 from streamvln_gym.training.sft_trainer import SupervisedTrainer, _Checkpoints
 from streamvln_gym.training.trainer_arguments import make_arguments, trainer_arguments
+from tests.golden_streamvln import VISION_CONFIG, write_published_checkpoint
 from tests.training.demonstrations import (
     ACTIONS,
     INSTRUCTION,
@@ -228,6 +230,19 @@ def test_the_package_s_own_network_by_command(files, tmp_path, capsys):
     assert [entry["weight"] for entry in record["data"]] == [2.0, 1.0]
     assert list(out.rglob("events.out.tfevents.*"))
     assert StreamVLNAgent.from_pretrained(out / "model").trained
+
+
+def test_a_published_checkpoint_goes_on_in_the_training_dialogue(files, tmp_path):
+    """Its weights are trained further, its head is its own, and it then answers at once as it was trained to."""
+    published = write_published_checkpoint(tmp_path / "published")
+    convert_checkpoint(published, tmp_path / "converted", VISION_CONFIG)
+    before = StreamVLNAgent.from_pretrained(tmp_path / "converted").model
+    assert before.config.prompt_style == "published"
+    result = train(recipe(files[0], tmp_path / "converted", tmp_path / "run", max_steps=2, published_label_mask=True))
+    agent = StreamVLNAgent.from_pretrained(result.model)
+    assert agent.model.config.prompt_style == "trained"
+    assert not torch.equal(agent.model.lm_head.weight.float(), before.lm_head.weight.float())
+    assert agent.act({"rgb": picture("red", 0), "instruction": INSTRUCTION}) in range(4)
 
 
 def test_arguments_reach_the_trainer(files, tmp_path):
