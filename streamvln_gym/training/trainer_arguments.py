@@ -29,7 +29,7 @@ def trainer_arguments(config: TrainConfig) -> dict[str, Any]:
     Raises:
         TrainingError: a file that is named cannot be read, or something needed is not installed.
     """
-    known = {item.name for item in fields(TrainingArguments)}
+    known = {item.name: str(item.type) for item in fields(TrainingArguments)}
     optimiser, batch, machine, report = config.optimiser, config.batch, config.machine, config.report
     for name in report.report_to:
         if name in ("tensorboard", "wandb"):
@@ -74,13 +74,15 @@ def trainer_arguments(config: TrainConfig) -> dict[str, Any]:
     if machine.fsdp:
         values = read_settings(machine.fsdp)
         values = {name.removeprefix("fsdp_"): value for name, value in values.items()}
-        arguments |= {"fsdp": True, "fsdp_config": {"version": 2, **values}}
+        # Earlier releases take a list of options, of which wrapping layer by layer has to be one.
+        switch = "full_shard auto_wrap" if "list" in known["fsdp"] else True
+        arguments |= {"fsdp": switch, "fsdp_config": {"version": 2, "reshard_after_forward": True, **values}}
     if machine.deepspeed:
         require("deepspeed", "--deepspeed")
         arguments["deepspeed"] = read_settings(machine.deepspeed)
     if machine.trainer_arguments:
         further = read_settings(machine.trainer_arguments)
-        if unknown := sorted(set(further) - known):
+        if unknown := sorted(set(further) - known.keys()):
             raise TrainingError(
                 f"{machine.trainer_arguments} names {', '.join(unknown)}, which this release of transformers' "
                 "TrainingArguments does not have"
