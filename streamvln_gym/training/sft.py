@@ -99,8 +99,9 @@ def train(config: TrainConfig) -> TrainResult:
         processor=processor,
         eval_dataset=held_out,
     )
-    if config.machine.fsdp and not trainer.is_fsdp_enabled:
-        raise TrainingError(NO_SHARDS)
+    wanted = (config.machine.fsdp is not None, config.machine.deepspeed is not None)
+    if any(wanted) and wanted != (trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled):
+        raise TrainingError(NO_SHARDS)  # on CPUs, accelerate passes over both in silence
     _forget_halves(config.out, arguments)
     saved = whole_checkpoints(config.out)
     began = time.monotonic()
@@ -193,8 +194,9 @@ def _start_run(config: TrainConfig, mixture: WindowMixture, arguments: TrainingA
     if config.out.exists() and not config.out.is_dir():
         raise TrainingError(f"{config.out} is a file: choose a folder for the run")
     before = read_record(config.out)
-    if before is None:
-        if whole_checkpoints(config.out) or (config.out / MODEL).exists():
+    holds_weights = whole_checkpoints(config.out) or any((config.out / name).exists() for name in (MODEL, ADAPTER))
+    if before is None or not holds_weights:  # a run that saved nothing may be started anew, with another recipe
+        if holds_weights:
             raise TrainingError(f"{config.out} holds checkpoints but no training.json: choose another folder")
         if writes:
             config.out.mkdir(parents=True, exist_ok=True)

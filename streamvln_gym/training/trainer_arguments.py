@@ -18,8 +18,8 @@ from streamvln_gym.training.config import TrainConfig
 # Adam keeps two values per trained weight; with the weight itself, 12 bytes go into a checkpoint.
 _BYTES_PER_TRAINED_WEIGHT = 12
 NO_SHARDS = (
-    "fsdp shards a network over several GPUs, one process each, which is not the case here: start with "
-    "'accelerate launch --num_processes N -m streamvln_gym.cli train ...', or leave fsdp out"
+    "fsdp and deepspeed shard a network over GPUs, one process each, which is not the case here: start with "
+    "'accelerate launch --num_processes N -m streamvln_gym.cli train ...', or leave them out"
 )
 
 

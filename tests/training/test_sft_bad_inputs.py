@@ -165,6 +165,21 @@ def test_resume_without_a_run_starts_one(files, tmp_path):
     assert train(recipe(*files, tmp_path / "run", max_steps=1, resume=True)).steps == 1
 
 
+def test_a_run_that_saved_nothing_may_be_started_anew(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(SupervisedTrainer, "training_step", poison(step=1))
+    config = recipe(*files, tmp_path / "run", max_steps=3)
+    with pytest.raises(TrainingError, match="No checkpoint had been saved yet"):
+        train(config)
+    monkeypatch.undo()
+    assert train(replace(config, optimiser=OptimiserConfig(learning_rate=1e-4))).steps == 3
+
+
+def test_weights_without_a_record(files, tmp_path):
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"holds checkpoints but no training.json"):
+        train(recipe(*files, tmp_path / "run"))
+
+
 def test_a_damaged_record(files, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "training.json").write_text('{"status"')
@@ -253,7 +268,7 @@ def test_too_little_space_is_said_at_the_start(files, tmp_path, monkeypatch):
 def test_shards_in_a_single_process(files, tmp_path):
     path = tmp_path / "fsdp.json"
     path.write_text("{}")
-    with pytest.raises(TrainingError, match="fsdp shards a network over several GPUs"):
+    with pytest.raises(TrainingError, match="fsdp and deepspeed shard a network over GPUs"):
         train(recipe(*files, tmp_path / "run", machine=MachineConfig(fsdp=path)))
 
 
