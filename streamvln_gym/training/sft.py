@@ -42,7 +42,7 @@ from streamvln_gym.training.run_record import (
     read_record,
     write_record,
 )
-from streamvln_gym.training.sft_trainer import SupervisedTrainer, whole_checkpoints
+from streamvln_gym.training.sft_trainer import SupervisedTrainer, is_write_error, whole_checkpoints
 from streamvln_gym.training.trainer_arguments import NO_SHARDS, check_disk, make_arguments
 from streamvln_gym.training.windows import WindowConfig
 
@@ -90,18 +90,8 @@ def train(config: TrainConfig) -> TrainResult:
     network = _prepare(config, model)
     check_disk(config.out, network, config.report.keep)
     group = config.batch.batch_size * arguments.world_size if config.batch.group_by_length else None
-    trainer = SupervisedTrainer(
-        model=network,
-        args=arguments,
-        epochs=EpochSampler(mixture, config.seed, config.epoch_windows, group),
-        optimiser=config.optimiser,
-        keep=config.report.keep,
-        processor=processor,
-        eval_dataset=held_out,
-    )
-    wanted = (config.machine.fsdp is not None, config.machine.deepspeed is not None)
-    if any(wanted) and wanted != (trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled):
-        raise TrainingError(NO_SHARDS)  # on CPUs, accelerate passes over both in silence
+    epochs = EpochSampler(mixture, config.seed, config.epoch_windows, group)
+    trainer = _make_trainer(config, network, processor, arguments, epochs, held_out)
     _forget_halves(config.out, arguments)
     saved = whole_checkpoints(config.out)
     began = time.monotonic()
@@ -113,10 +103,7 @@ def train(config: TrainConfig) -> TrainResult:
         loss=outcome.training_loss,
         eval_loss=_last_eval_loss(trainer),
     )
-    groups = [
-        {k: v for k, v in row.items() if k != "params"} | {"parameters": sum(p.numel() for p in row["params"])}
-        for row in optimizer_groups(network, config.optimiser)
-    ]
+    groups = _describe_groups(config, network)
     _save(config, trainer, processor)
     if arguments.should_save:
         record |= {
@@ -138,6 +125,8 @@ def _load(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any, Strea
         model = StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
         dtype = torch.bfloat16 if config.machine.weights == "bfloat16" else torch.float32
         model.to(dtype)  # type: ignore[arg-type]  # transformers hides the signature
+        if config.machine.attention:
+            model.set_attn_implementation(config.machine.attention)
     else:
         kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
         kinds["auto"] = torch.bfloat16 if config.machine.bf16 and config.method != "full" else torch.float32
@@ -180,6 +169,37 @@ def _prepare(config: TrainConfig, model: StreamVLNForConditionalGeneration) -> A
         freeze_parts(model, config.parts)
         return model
     return add_adapters(model, config.lora, config.parts, quantised=config.method == "qlora")
+
+
+def _make_trainer(
+    config: TrainConfig,
+    network: Any,
+    processor: StreamVLNProcessor,
+    arguments: TrainingArguments,
+    epochs: EpochSampler,
+    held_out: StreamVLNWindows | None,
+) -> SupervisedTrainer:
+    trainer = SupervisedTrainer(
+        model=network,
+        args=arguments,
+        epochs=epochs,
+        optimiser=config.optimiser,
+        keep=config.report.keep,
+        processor=processor,
+        eval_dataset=held_out,
+    )
+    wanted = (config.machine.fsdp is not None, config.machine.deepspeed is not None)
+    if any(wanted) and wanted != (trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled):
+        raise TrainingError(NO_SHARDS)  # on CPUs, accelerate passes over both in silence
+    return trainer
+
+
+def _describe_groups(config: TrainConfig, network: Any) -> list[dict[str, Any]]:
+    """The optimiser's parameter groups, with numbers in place of the parameters."""
+    return [
+        {**group, "params": sum(parameter.numel() for parameter in group["params"])}
+        for group in optimizer_groups(network, config.optimiser)
+    ]
 
 
 def _start_run(config: TrainConfig, mixture: WindowMixture, arguments: TrainingArguments) -> dict[str, Any]:
@@ -246,7 +266,9 @@ def _save(config: TrainConfig, trainer: SupervisedTrainer, processor: StreamVLNP
         _write_folder(config.out / ADAPTER, network, None, kept)
         if config.lora.merge:
             _write_merged(config, processor)
-    except OSError as error:
+    except Exception as error:
+        if not is_write_error(error):
+            raise
         raise TrainingError(
             f"the result cannot be written to {config.out}: {error}. The checkpoints are kept: free disk space, then "
             "go on with resume"

@@ -136,7 +136,7 @@ class SupervisedTrainer(Trainer):
         try:
             super()._save_checkpoint(*args, **kwargs)
         except Exception as error:  # OSError, and what torch and safetensors make of a full disk
-            if not _is_writing(error):
+            if not is_write_error(error):
                 raise
             saved = whole_checkpoints(self._folder)
             raise TrainingError(
@@ -192,7 +192,8 @@ def _kept(saved: list[Path]) -> str:
     return f"{saved[-1]} is kept." if saved else "No checkpoint had been saved yet."
 
 
-def _is_writing(error: Exception) -> bool:
+def is_write_error(error: Exception) -> bool:
+    """Whether writing weights failed: an OSError, or what safetensors and torch make of one."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return "OSError" in kinds or "SafetensorError" in kinds or "PytorchStreamWriter" in str(error)
 

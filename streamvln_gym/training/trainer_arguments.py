@@ -65,7 +65,7 @@ def trainer_arguments(config: TrainConfig) -> dict[str, Any]:
         "label_names": ["labels"],
         "disable_tqdm": report.quiet,
         "report_to": list(report.report_to) or "none",
-        # Parts that a batch does not use (no memory in it, say) are frozen or used through other samples.
+        # Every trained weight takes part in every batch: a window has frames and answers, with memory or without.
         "ddp_find_unused_parameters": False,
     }
     if machine.gradient_checkpointing:

@@ -69,7 +69,7 @@ def test_it_learns_and_the_agent_plays_it(files, tmp_path):
     assert record["eval_loss"] == result.eval_loss
     assert record["config"]["optimiser.learning_rate"] == 5e-3
     assert record["versions"]["torch"] == torch.__version__
-    assert sum(group["parameters"] for group in record["groups"]) == sum(v.numel() for v in agent.model.parameters())
+    assert sum(group["params"] for group in record["groups"]) == sum(v.numel() for v in agent.model.parameters())
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left == {"training.json", "model", "checkpoint-20", "checkpoint-40"}
     played = StreamVLNAgent.from_pretrained(tmp_path / "run" / "checkpoint-20")
