@@ -156,6 +156,16 @@ def test_another_seed_gives_other_weights_and_the_same_the_same(files, tmp_path)
     assert not torch.equal(runs[0][name], runs[2][name])
 
 
+def test_workers_change_nothing(files, tmp_path):
+    """Epochs reach processes that live on: conjunctions and jitters are those of training without workers."""
+    settings = {"epochs": 2, "augmentation": AugmentationConfig(brightness=0.3, hue=0.1)}
+    results = [
+        weights(train(recipe(*files, tmp_path / str(workers), batch=BatchConfig(2, workers=workers), **settings)).model)
+        for workers in (0, 2)
+    ]
+    assert all(torch.equal(results[1][name], value) for name, value in results[0].items())
+
+
 def test_only_the_named_parts_change(files, tmp_path):
     before = weights(files[1])
     after = weights(train(recipe(*files, tmp_path / "run", epochs=1, parts=("projector",))).model)
