@@ -1,8 +1,9 @@
-"""Episodes of the frame buffer as training windows, on the device."""
+"""Episodes of the frame buffer as training windows of fixed shapes, gathered on the device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,15 +14,25 @@ from streamvln_gym.agents.slow_memory import history_steps
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
 from streamvln_gym.models.dialogue import CONJUNCTIONS
 from streamvln_gym.training.online.layout import DialogueLayout, Windows
-from streamvln_gym.training.online.replay import EpisodeBatch, FrameBuffer
+from streamvln_gym.training.online.replay import FrameBuffer
 
 STOP = 0
-_ALIGNMENT = 32  # of row lengths, so that there are few of them
+_ALIGNMENT = 32  # of row lengths
+_QUANTILES = (0.25, 0.5, 0.75)
+_SPARE_ROWS = 1.2  # beyond the mean, so that few batches have to be cut short
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Room for `rows` windows of at most `length` embeddings."""
+
+    rows: int
+    length: int
 
 
 @dataclass
 class WindowRows:
-    """Windows of similar length.
+    """The windows in one bucket; rows that are not used learn nothing.
 
     Attributes:
         windows: what they hold.
@@ -40,32 +51,132 @@ class WindowRows:
     current: Tensor
 
 
-def cut_windows(offsets: NDArray[np.int64], layout: DialogueLayout) -> tuple[NDArray[np.int64], ...]:
-    """Cuts episodes into windows.
+@dataclass(frozen=True)
+class BatchPlan:
+    """The shapes of a training's batches, always the same, so that the device can run them from a recorded graph.
 
-    Args:
-        offsets: see `EpisodeBatch`.
-        layout: gives turns and history.
+    A batch travels as one vector of integers: the ring positions of its frames, then per bucket the windows' current
+    and memory frames, instruction rows and lengths, and conjunctions.
 
-    Returns:
-        episode (windows,), turns (windows,), current (windows, turns) and memory (windows, num_history) frames of the
-        batch, -1 where there is none.
+    Attributes:
+        frames: of a batch at most.
+        buckets: in order of length; the last takes any window.
+        turns: of a window.
+        num_history: frames of its memory.
     """
-    lengths = np.diff(offsets)
-    windows = -(-lengths // layout.turns)
-    episode = np.repeat(np.arange(len(lengths)), windows)
-    number = np.arange(len(episode)) - np.repeat(np.cumsum(windows) - windows, windows)
-    first = number * layout.turns
-    steps = first[:, None] + np.arange(layout.turns)
-    inside = steps < lengths[episode][:, None]
-    current = np.where(inside, offsets[episode][:, None] + steps, -1)
-    memory = np.full((len(episode), max(layout.num_history, 1)), -1, dtype=np.int64)
-    if layout.num_history:
-        window_steps = layout.turns * layout.chunk_size
-        shown = memory_turns(int(number.max(initial=0)), window_steps, layout)
-        later = number > 0
-        memory[later] = offsets[episode[later]][:, None] + shown[number[later]]
-    return episode, inside.sum(1), current, memory[:, : layout.num_history]
+
+    frames: int
+    buckets: tuple[Bucket, ...]
+    turns: int
+    num_history: int
+
+    @classmethod
+    def for_buffer(
+        cls, buffer: FrameBuffer, layout: DialogueLayout, frames: int, longest: int, rng: np.random.Generator
+    ) -> BatchPlan:
+        """Buckets that suit the episodes in the buffer.
+
+        Args:
+            buffer: holds at least one whole episode.
+            layout: of the dialogue.
+            frames: of a batch at most.
+            longest: tokens of an instruction at most.
+            rng: draws the episodes that are looked at.
+        """
+        drawn = buffer.draw(buffer.whole, rng, count=512)
+        lengths = _window_lengths(buffer, layout, drawn)[-1]
+        edges = [int(np.quantile(lengths, share)) for share in _QUANTILES]
+        full, with_memory = torch.tensor([layout.turns]), torch.tensor([layout.num_history > 0])
+        edges.append(int(layout.lengths(torch.tensor([longest]), with_memory, full)[0]))
+        edges = sorted({-(-edge // _ALIGNMENT) * _ALIGNMENT for edge in edges})
+        counts = np.bincount(np.searchsorted(edges, lengths), minlength=len(edges))
+        per_frame = counts / int(buffer.turns_of(drawn).sum())
+        rows = [-(-int(share * frames * _SPARE_ROWS + layout.turns) // 8) * 8 for share in per_frame]
+        buckets = tuple(Bucket(count, edge) for count, edge in zip(rows, edges, strict=True))
+        return cls(frames, buckets, layout.turns, layout.num_history)
+
+    @cached_property
+    def _row_size(self) -> int:
+        return 2 * self.turns + self.num_history + 2
+
+    @property
+    def size(self) -> int:
+        """Integers of a batch."""
+        return 1 + self.frames + sum(bucket.rows for bucket in self.buckets) * self._row_size
+
+    def fill(
+        self, episodes: NDArray[np.int64], buffer: FrameBuffer, layout: DialogueLayout, rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Packs episodes, in order, as many as fit.
+
+        Args:
+            episodes: rows of the buffer's table.
+            buffer: holds them.
+            layout: of the dialogue.
+            rng: draws the conjunctions.
+
+        Returns:
+            (size,) int64.
+        """
+        episode, number, turns, lengths = _window_lengths(buffer, layout, episodes)
+        bucket = np.searchsorted([b.length for b in self.buckets], lengths)
+        places = np.zeros(len(episode), dtype=np.int64)
+        fits = np.ones(len(episode), dtype=bool)
+        for k, room in enumerate(self.buckets):
+            inside = bucket == k
+            places[inside] = np.arange(int(inside.sum()))
+            fits[inside] = places[inside] < room.rows
+        ends = np.cumsum(buffer.turns_of(episodes))
+        kept = int(np.searchsorted(ends, self.frames, side="right"))
+        if not fits.all():
+            kept = min(kept, int(episode[~fits][0]))
+        packed = np.zeros(self.size, dtype=np.int64)
+        frames = buffer.frames_of(episodes[:kept])
+        packed[0], packed[1 : 1 + len(frames)] = len(frames), frames
+        offsets = np.concatenate([[0], ends])
+        chosen = episode < kept
+        current, memory = _frames_of_windows(offsets[episode], number, turns, layout)
+        begin = 1 + self.frames
+        for k, room in enumerate(self.buckets):
+            table = packed[begin : begin + room.rows * self._row_size].reshape(room.rows, self._row_size)
+            begin += table.size
+            table[:, : self.turns + self.num_history] = -1
+            table[:, -1] = 1
+            table[:, -2 - self.turns : -2] = rng.integers(len(CONJUNCTIONS), size=(room.rows, self.turns))
+            mine = np.flatnonzero(chosen & (bucket == k))
+            rows = places[mine]
+            table[rows, : self.turns] = current[mine]
+            table[rows, self.turns : self.turns + self.num_history] = memory[mine]
+            table[rows, -2] = episodes[episode[mine]]
+            table[rows, -1] = buffer.instruction_lengths[episodes[episode[mine]]]
+        return packed
+
+    def gather(
+        self, packed: Tensor, buffer: FrameBuffer, layout: DialogueLayout
+    ) -> tuple[Tensor, Tensor, list[WindowRows]]:
+        """What `fill` packed, on the device: shapes do not depend on the values.
+
+        Returns:
+            places (frames,) ring positions; counted (frames,) float, 1 for frames and 0 for padding; windows by bucket.
+        """
+        counted = (torch.arange(self.frames, device=packed.device) < packed[0]).float()
+        places = packed[1 : 1 + self.frames]
+        rows, begin = [], 1 + self.frames
+        for room in self.buckets:
+            table = packed[begin : begin + room.rows * self._row_size].view(room.rows, self._row_size)
+            begin += table.numel()
+            sizes = [self.turns, self.num_history, self.turns, 1, 1]
+            now, past, conjunctions, instruction, lengths = table.split(sizes, dim=1)
+            absent = (now < 0)[..., None]
+            ring = places[now.clamp(min=0)]
+            executed = buffer.executed[ring].long().masked_fill(absent, -1)
+            actions = buffer.labels[ring].long().masked_fill(absent, -1)
+            with_memory = (past >= 0).any(1)
+            ids = buffer.instruction_ids[instruction[:, 0]]
+            windows = Windows(ids, lengths[:, 0], with_memory, executed, conjunctions)
+            labels, stops = answer_labels(executed, actions, layout)
+            rows.append(WindowRows(windows, room.length, torch.cat([past, now], 1).clamp(min=0), labels, stops, now))
+        return places, counted, rows
 
 
 def memory_turns(last: int, window_steps: int, layout: DialogueLayout) -> NDArray[np.int64]:
@@ -75,34 +186,6 @@ def memory_turns(last: int, window_steps: int, layout: DialogueLayout) -> NDArra
         steps = history_steps(number * window_steps, layout.num_history)
         shown[number] = np.array(steps) // layout.chunk_size
     return shown
-
-
-def make_rows(
-    batch: EpisodeBatch, buffer: FrameBuffer, layout: DialogueLayout, groups: int, generator: torch.Generator
-) -> list[WindowRows]:
-    """The windows of a batch in `groups` groups of similar length, conjunctions drawn anew."""
-    episode, turns, current, memory = cut_windows(batch.offsets, layout)
-    instruction = batch.instructions[episode]
-    lengths = layout.lengths(
-        torch.from_numpy(buffer.instruction_lengths[instruction]),
-        torch.from_numpy(memory[:, :1].max(1, initial=-1) >= 0),
-        torch.from_numpy(turns),
-    ).numpy()
-    order = np.argsort(lengths, kind="stable")
-    rows = []
-    for part in np.array_split(order, min(groups, len(order))):
-        length = -(-int(lengths[part].max()) // _ALIGNMENT) * _ALIGNMENT
-        ids = torch.from_numpy(instruction[part]).to(buffer.device)
-        ids_lengths = torch.from_numpy(buffer.instruction_lengths[instruction[part]]).to(buffer.device)
-        now, past = (torch.from_numpy(frames[part]).to(buffer.device) for frames in (current, memory))
-        ring = torch.from_numpy(batch.frames).to(buffer.device)[now.clamp(min=0)]
-        executed = buffer.executed[ring].long().masked_fill((now < 0)[..., None], -1)
-        actions = buffer.labels[ring].long().masked_fill((now < 0)[..., None], -1)
-        drawn = torch.randint(len(CONJUNCTIONS), now.shape, generator=generator, device=buffer.device)
-        windows = Windows(buffer.instruction_ids[ids], ids_lengths, (past >= 0).any(1), executed, drawn)
-        labels, stops = answer_labels(executed, actions, layout)
-        rows.append(WindowRows(windows, length, torch.cat([past, now], 1).clamp(min=0), labels, stops, now))
-    return rows
 
 
 def answer_labels(executed: Tensor, labels: Tensor, layout: DialogueLayout) -> tuple[Tensor, Tensor]:
@@ -120,8 +203,38 @@ def answer_labels(executed: Tensor, labels: Tensor, layout: DialogueLayout) -> t
     ids = torch.where(labels >= 0, layout.action_ids[labels.clamp(min=0)], IGNORE_LABEL)
     ids = torch.nn.functional.pad(ids, (0, 1), value=IGNORE_LABEL)
     stopped = torch.nn.functional.pad(executed == STOP, (1, 0))
-    whole = torch.zeros_like(stopped)
-    whole[..., -1] = (executed > STOP).all(-1)
-    ids = torch.where(stopped | whole, layout.end_id, ids)
+    whole = (executed > STOP).all(-1, keepdim=True)
+    ended = torch.cat([stopped[..., :-1], stopped[..., -1:] | whole], -1)
+    ids = torch.where(ended, layout.end_id, ids)
     stops = torch.nn.functional.pad(labels == STOP, (0, 1)) & ~stopped
     return ids, stops
+
+
+def _window_lengths(
+    buffer: FrameBuffer, layout: DialogueLayout, episodes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], ...]:
+    """Cuts episodes into windows: index of the episode, number in it, turns, and embeddings of each, (windows,)."""
+    turns = buffer.turns_of(episodes)
+    counts = -(-turns // layout.turns)
+    episode = np.repeat(np.arange(len(episodes)), counts)
+    number = np.arange(len(episode)) - np.repeat(np.cumsum(counts) - counts, counts)
+    inside = np.minimum(turns[episode] - number * layout.turns, layout.turns)
+    words = buffer.instruction_lengths[episodes][episode]
+    with_memory = (number > 0) & (layout.num_history > 0)
+    lengths = layout.lengths(torch.from_numpy(words), torch.from_numpy(with_memory), torch.from_numpy(inside))
+    return episode, number, inside, lengths.numpy()
+
+
+def _frames_of_windows(
+    offsets: NDArray[np.int64], number: NDArray[np.int64], turns: NDArray[np.int64], layout: DialogueLayout
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Current (windows, turns) and memory (windows, num_history) frames of the batch, -1 where there is none."""
+    steps = np.arange(layout.turns)
+    current = (offsets + number * layout.turns)[:, None] + steps
+    current[steps >= turns[:, None]] = -1
+    memory = np.full((len(number), layout.num_history), -1, dtype=np.int64)
+    if layout.num_history and len(number):
+        shown = memory_turns(int(number.max()), layout.turns * layout.chunk_size, layout)
+        later = number > 0
+        memory[later] = offsets[later][:, None] + shown[number[later]]
+    return current, memory

@@ -84,8 +84,8 @@ class OptimizeConfig:
         clip: largest norm of the gradient.
         stop_weight: weight of a STOP label beside 1 for a move.
         ema: decay per update of the averaged weights that are evaluated and saved.
-        row_groups: groups of similar length that the windows of a batch are padded in.
         compile: compile the network's layers with torch.compile; default: on a GPU.
+        record: run batches from a recorded CUDA graph; default: on a GPU.
     """
 
     updates: int = 2000
@@ -99,11 +99,11 @@ class OptimizeConfig:
     clip: float = 1.0
     stop_weight: float = 2.0
     ema: float = 0.998
-    row_groups: int = 3
     compile: bool | None = None
+    record: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("updates", "updates_per_turn", "frames_per_update", "buffer_frames", "row_groups"):
+        for name in ("updates", "updates_per_turn", "frames_per_update", "buffer_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"OptimizeConfig.{name} must be at least 1, got {getattr(self, name)}")
         if not self.learning_rate > 0.0:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.training.auxiliary import AuxiliaryHeads
-from streamvln_gym.training.online.batches import WindowRows, make_rows
+from streamvln_gym.training.online.batches import BatchPlan, WindowRows
 from streamvln_gym.training.online.config import OptimizeConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.policy import to_pixels
-from streamvln_gym.training.online.replay import EpisodeBatch, FrameBuffer
+from streamvln_gym.training.online.replay import FrameBuffer
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
 STATISTICS = ("loss", "action_loss", "accuracy", "vision_loss", "pose_loss", "gradient_norm")
@@ -34,6 +36,7 @@ class Learner:
     Attributes:
         average: exponential average of the weights; what is evaluated and saved.
         updates: optimizer steps taken.
+        recorded: whether a batch runs from a recorded CUDA graph.
     """
 
     def __init__(
@@ -60,29 +63,77 @@ class Learner:
             betas=(0.9, 0.98),
             fused=self.device.type == "cuda",
         )
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._statistics: list[Tensor] = []
-        compiled = config.compile if config.compile is not None else self.device.type == "cuda"
-        if compiled:
+        cuda = self.device.type == "cuda"
+        self.recorded = cuda if config.record is None else config.record
+        if cuda if config.compile is None else config.compile:
             for layer in (*model.vision_tower.encoder.layers, *model.language_model.layers):
                 layer.compile(dynamic=True)
 
-    def update(self, batch: EpisodeBatch, buffer: FrameBuffer, generator: torch.Generator) -> None:
-        """One optimizer step on a batch."""
-        self.model.train()
+    def plan(self, buffer: FrameBuffer, longest: int, rng: np.random.Generator) -> None:
+        """Suits the batches' shapes to the episodes in the buffer; call before the first update, and now and then.
+
+        Args:
+            buffer: what is learned from.
+            longest: tokens of an instruction at most.
+            rng: draws the episodes that are looked at.
+        """
+        self._plan = BatchPlan.for_buffer(buffer, self.layout, self.config.frames_per_update, longest, rng)
+        self._buffer = buffer
+        self._packed = torch.zeros(self._plan.size, dtype=torch.int64, device=self.device)
+        self._graph = None
+
+    def update(self, episodes: NDArray[np.int64], rng: np.random.Generator) -> None:
+        """One optimizer step.
+
+        Args:
+            episodes: rows of the buffer's table, in the order in which they are taken until the batch is full.
+            rng: draws what is random in the batch.
+        """
+        packed = torch.from_numpy(self._plan.fill(episodes, self._buffer, self.layout, rng))
+        self._packed.copy_(packed.pin_memory() if self.device.type == "cuda" else packed, non_blocking=True)
+        if self.recorded:
+            if self._graph is None:
+                self._record()
+            assert self._graph is not None
+            self._graph.replay()
+        else:
+            self._differentiate()
+        self._reduce_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.updates)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, parts = self._loss(batch, buffer, generator)
-        loss.backward()
-        self._reduce_gradients()
         norm = nn.utils.clip_grad_norm_(self._trained, self.config.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         decay = min(self.config.ema, (1 + self.updates) / (10 + self.updates))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1.0 - decay)
-        self._statistics.append(torch.stack([loss.detach(), *parts, norm.detach()]))
+        self._statistics.append(torch.cat([self._outputs, norm.detach()[None]]))
+
+    def _record(self) -> None:
+        """Records the network's work on a batch as a CUDA graph: thousands of launches become one."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # kernels are compiled and memory is found before
+                self._differentiate()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._differentiate(keep=True)
+
+    def _differentiate(self, keep: bool = False) -> None:
+        """Loss and gradients of the packed batch; `keep` leaves the gradients' memory as it is."""
+        self.model.train()
+        if not keep:
+            self.optimizer.zero_grad(set_to_none=True)
+        cuda = self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda, cache_enabled=False):
+            loss, parts = self.loss(self._packed)
+        loss.backward()
+        self._outputs = torch.stack([loss.detach(), *parts])
 
     def statistics(self) -> dict[str, float]:
         """Means since the last call; waits for the device."""
@@ -110,18 +161,16 @@ class Learner:
             self.optimizer.load_state_dict(state["optimizer"])
         self.updates = int(state["updates"])
 
-    def _loss(
-        self, batch: EpisodeBatch, buffer: FrameBuffer, generator: torch.Generator
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The loss, and its parts for the log."""
-        model = self.model
-        places, counted = self._padded(batch)
+    def loss(self, packed: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The loss of a batch that `BatchPlan.fill` packed, and its parts for the log."""
+        model, buffer = self.model, self._buffer
+        places, counted, windows = self._plan.gather(packed, buffer, self.layout)
         features = model.vision_tower(pixel_values=to_pixels(buffer.rgb[places], torch.float32)).last_hidden_state
         tokens = model.pool(model.projector(features))
         zero = torch.zeros((), device=self.device)
         action_sum, weight_sum, right, answered = zero, zero, zero, zero
         decisions: list[tuple[Tensor, Tensor]] = []
-        for rows in make_rows(batch, buffer, self.layout, self.config.row_groups, generator):
+        for rows in windows:
             hidden = self._answer_states(rows, tokens)
             learned = rows.labels != IGNORE_LABEL
             logits = model.lm_head(hidden).float()
@@ -158,28 +207,21 @@ class Learner:
         pictures = tokens.flatten(0, 1).index_select(0, source).view(*places.shape, width)
         words = self.model.language_model.embed_tokens(ids).to(pictures.dtype)
         embeddings = torch.where((places >= 0)[..., None], pictures, words)
-        output = self.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        # Rows are padded on the right, so causal attention needs no mask; given one, Qwen2 would look at its values.
+        output = self.model.language_model(
+            inputs_embeds=embeddings, attention_mask={"full_attention": None}, use_cache=False
+        ).last_hidden_state
         at = self.layout.deciding_positions(rows.windows).clamp(max=rows.length - 1)
         flat = output.gather(1, at.flatten(1)[..., None].expand(-1, -1, width))
         return flat.view(*at.shape, width)
-
-    def _padded(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
-        """Ring positions of the batch's frames, always equally many, and which count."""
-        size = max(self.config.frames_per_update, len(batch.frames))
-        places = torch.zeros(size, dtype=torch.int64)
-        places[: len(batch.frames)] = torch.from_numpy(batch.frames)
-        counted = (torch.arange(size) < len(batch.frames)).float()
-        return places.to(self.device, non_blocking=True), counted.to(self.device, non_blocking=True)
 
     def _reduce_gradients(self) -> None:
         """Averages the gradients over the processes of a distributed training."""
         if not distributed.is_initialized():
             return
         gradients = [p.grad for p in self._trained if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
         flat /= distributed.get_world_size()
-        offset = 0
-        for gradient in gradients:
-            gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-            offset += gradient.numel()
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])

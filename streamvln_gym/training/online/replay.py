@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,21 +10,6 @@ from torch import Tensor
 from streamvln_gym.training.online.workers import StreamArrays
 
 _FRAME_FIELDS = ("rgb", "patch_class", "patch_depth", "pose", "room")
-
-
-@dataclass
-class EpisodeBatch:
-    """Whole episodes drawn for an update.
-
-    Attributes:
-        frames: (frames,) int64 ring positions, episode after episode.
-        offsets: (episodes + 1,) where each episode's frames begin in `frames`.
-        instructions: (episodes,) int64 rows of the instruction table.
-    """
-
-    frames: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    instructions: NDArray[np.int64]
 
 
 class FrameBuffer:
@@ -146,13 +129,15 @@ class FrameBuffer:
         kept = self._begun > self.written + self._margin - self.capacity
         return np.flatnonzero(self._complete & kept & (self._turns > 0))
 
-    def draw(self, rows: NDArray[np.int64], frames: int, rng: np.random.Generator) -> EpisodeBatch:
-        """Draws episodes of `rows` until the next would exceed so many frames."""
-        least = max(int(self._turns[rows].min()), 1)
-        drawn = rows[rng.integers(len(rows), size=max(frames // least, 1))]
-        ends = np.cumsum(self._turns[drawn])
-        count = max(int(np.searchsorted(ends, frames, side="right")), 1)
-        drawn = drawn[:count]
-        turns = self._turns[drawn]
-        taken = np.arange(self._positions.shape[1])[None] < turns[:, None]
-        return EpisodeBatch(self._positions[drawn][taken], np.concatenate([[0], np.cumsum(turns)]), drawn)
+    def draw(self, rows: NDArray[np.int64], rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+        """Draws episodes of `rows`, with replacement."""
+        return rows[rng.integers(len(rows), size=count)]
+
+    def turns_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many frames each episode has."""
+        return self._turns[rows]
+
+    def frames_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ring positions of the episodes' frames, episode after episode."""
+        taken = np.arange(self._positions.shape[1])[None] < self._turns[rows][:, None]
+        return self._positions[rows][taken]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import os
-import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,11 @@ from tqdm import tqdm
 
 from streamvln_gym import __version__
 from streamvln_gym.errors import StreamVLNGymError
+from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.models.dialogue import CONJUNCTIONS, ConjunctionPicker
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.online.builders import FlatBuilders
 from streamvln_gym.training.online.config import OnlineConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.learner import Learner
@@ -39,6 +40,8 @@ from streamvln_gym.training.online.workers import (
 
 MAX_TURNS = 128
 INSTRUCTION_TOKENS = 256
+REPLAN = 1000  # updates after which the batches' shapes are suited to the episodes anew
+SHORTEST = 8  # turns: so many short episodes in a row do not occur
 _RANDOM_MOVES = np.array([[1, 0.5], [2, 0.25], [3, 0.25]])
 
 
@@ -79,7 +82,7 @@ class _OnlineRun:
         self.scenes, self.held_out, self.held_out_ids = _split_scenes(config)
         self.pool = WorkerPool(self._specs())
         self.pool.train()
-        self._build_ahead()
+        self.builders = self._build_ahead()
         self.device = self._choose_device()
         self.rng = np.random.default_rng([config.seed, self.rank, 1])
         self.generator = torch.Generator(self.device).manual_seed(config.seed * 1000 + self.rank)
@@ -101,6 +104,7 @@ class _OnlineRun:
         self.sampled = torch.from_numpy(self.rng.random(streams) < config.collect.sampled_streams).to(self.device)
         self.log: list[dict[str, Any]] = []
         self.turns = 0
+        self.planned = False
         self.seconds = {"waiting": 0.0, "acting": 0.0}  # for the workers; for the policy
         self._tokens_of: dict[str, list[int]] = {}
         self._conjunctions = _drawn_conjunctions(MAX_TURNS)
@@ -142,6 +146,8 @@ class _OnlineRun:
         save_checkpoint(self.learner.average, self.processor, self.config.out / "checkpoint")
 
     def close(self) -> None:
+        if self.builders is not None:
+            self.builders.close()
         self.pool.close()
         if distributed.is_initialized():
             distributed.destroy_process_group()
@@ -180,8 +186,11 @@ class _OnlineRun:
         for _ in range(config.optimize.updates_per_turn):
             if self.learner.updates >= config.optimize.updates:
                 return
-            batch = self.buffer.draw(rows, config.optimize.frames_per_update, self.rng)
-            self.learner.update(batch, self.buffer, self.generator)
+            if self.learner.updates % REPLAN == 0 or not self.planned:
+                self.learner.plan(self.buffer, INSTRUCTION_TOKENS, self.rng)
+                self.planned = True
+            episodes = self.buffer.draw(rows, self.rng, -(-config.optimize.frames_per_update // SHORTEST))
+            self.learner.update(episodes, self.rng)
 
     def _random_chunks(self, count: int, chunk: int) -> NDArray[np.int8]:
         """Half of them wander, half turn on the spot."""
@@ -297,23 +306,16 @@ class _OnlineRun:
             for worker in range(workers)
         ]
 
-    def _build_ahead(self) -> None:
+    def _build_ahead(self) -> FlatBuilders | None:
         """Builds the flats that the workers will come to, beside them."""
         if not self.main or self.config.collect.builders < 1 or self.config.data != "flats":
-            return
-        from streamvln_gym.flats.building import build_scenes
-        from streamvln_gym.flats.dataset import FlatsDataset
-
+            return None
         dataset = FlatsDataset(self.config.split, scenes=self.config.scenes)
         seeds = dict(zip(dataset.scene_ids, dataset.seeds, strict=True))
-        workers = len(self.pool._specs) * self.ranks
-        first = workers * self.config.collect.shelf
+        first = self.pool.workers * self.ranks * self.config.collect.shelf
         coming = [*self.held_out, *self.scenes[first:], *self.scenes[:first]]
-        threading.Thread(
-            target=build_scenes,
-            args=(dataset.root, self.config.split, [seeds[scene] for scene in coming], self.config.collect.builders),
-            daemon=True,
-        ).start()
+        seeds_in_order = [seeds[scene] for scene in coming]
+        return FlatBuilders(dataset.root, self.config.split, seeds_in_order, self.config.collect.builders)
 
     def _choose_device(self) -> torch.device:
         name = self.config.device
@@ -430,7 +432,7 @@ def _summary(results: NDArray[np.float64]) -> dict[str, float]:
 
 def _recipe(config: OnlineConfig) -> dict[str, Any]:
     """What must not change when a training goes on: the length may."""
-    free = replace(config.optimize, updates=1, decay=None, updates_per_turn=1, buffer_frames=1, compile=None)
+    free = {"updates", "decay", "updates_per_turn", "buffer_frames", "compile", "record"}
     recipe = {
         "checkpoint": config.checkpoint,
         "data": config.data,
@@ -439,7 +441,7 @@ def _recipe(config: OnlineConfig) -> dict[str, Any]:
         "held_out": config.held_out,
         "memory": config.memory,
         "seed": config.seed,
-        **{f"optimize.{key}": value for key, value in asdict(free).items()},
+        **{f"optimize.{key}": value for key, value in asdict(config.optimize).items() if key not in free},
         **{f"auxiliary.{key}": value for key, value in asdict(config.auxiliary).items()},
     }
     return {**recipe, "version": __version__}

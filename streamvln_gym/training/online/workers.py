@@ -140,6 +140,7 @@ class WorkerPool:
 
     def __init__(self, specs: Sequence[StreamsSpec]) -> None:
         first = specs[0]
+        self.workers = len(specs)
         self.streams = sum(spec.streams for spec in specs)
         self.arrays = StreamArrays(self.streams, first.image_size, first.patches_per_side**2, first.chunk_size)
         context = multiprocessing.get_context("spawn")

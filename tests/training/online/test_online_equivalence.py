@@ -9,12 +9,12 @@ from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNPro
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL, IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
 from streamvln_gym.models.dialogue import CONJUNCTIONS
 from streamvln_gym.training.collator import StreamVLNCollator
-from streamvln_gym.training.online.batches import make_rows
+from streamvln_gym.training.online.batches import BatchPlan, Bucket
 from streamvln_gym.training.online.config import OptimizeConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.learner import Learner
 from streamvln_gym.training.online.policy import StreamsPolicy
-from streamvln_gym.training.online.replay import EpisodeBatch, FrameBuffer
+from streamvln_gym.training.online.replay import FrameBuffer
 from streamvln_gym.training.online.workers import StreamArrays
 from streamvln_gym.training.privileged import AuxiliaryConfig
 from streamvln_gym.training.trajectories import Trajectory
@@ -46,9 +46,17 @@ def parts(request):
     return small_network(num_history=request.param)
 
 
-@pytest.fixture
-def fixed_conjunction(monkeypatch):
-    monkeypatch.setattr(torch, "randint", lambda high, size, **_: torch.full(tuple(size), CONJUNCTION))
+class FixedConjunction:
+    """Stands for a random generator."""
+
+    def integers(self, high, size):
+        return np.full(size, CONJUNCTION)
+
+
+def plan_for(processor):
+    """Two buckets, with rows to spare in both."""
+    config = processor.config
+    return BatchPlan(64, (Bucket(5, 300), Bucket(4, 500)), config.window_steps // 4, config.num_history)
 
 
 def fill_buffer(processor, lengths, rng):
@@ -114,18 +122,25 @@ def expand(ids, processor):
 LENGTHS = (70, 32, 5)
 
 
-def test_ids_and_labels_equal_the_encoders(parts, fixed_conjunction):
+def test_ids_and_labels_equal_the_encoders(parts):
     _, processor = parts
     buffer, episodes = fill_buffer(processor, LENGTHS, np.random.default_rng(0))
     layout = DialogueLayout(processor)
-    batch = EpisodeBatch(np.arange(buffer.written), np.cumsum([0, *(-(-n // 4) for n in LENGTHS)]), np.arange(3))
+    plan = plan_for(processor)
+    packed = torch.from_numpy(plan.fill(np.arange(3), buffer, layout, FixedConjunction()))
+    places, counted, windows = plan.gather(packed, buffer, layout)
+    assert counted.sum() == buffer.written == 28
+    assert places[:28].tolist() == list(range(28))
     expected = sorted((expand(s["input_ids"].tolist(), processor) for s in samples_of(processor, episodes)), key=len)
     labels = [s["labels"][s["labels"] != IGNORE_LABEL].tolist() for s in samples_of(processor, episodes)]
     found, found_labels = [], []
-    for rows in make_rows(batch, buffer, layout, 2, torch.Generator()):
+    for rows in windows:
         ids, places = layout.build(rows.windows, rows.length)
         for k in range(len(ids)):
             turns = int((rows.current[k] >= 0).sum())
+            if not turns:
+                assert (rows.labels[k] == IGNORE_LABEL).all()
+                continue
             memory = bool(rows.windows.with_memory[k])
             length = int(
                 layout.lengths(
@@ -149,14 +164,16 @@ def test_ids_and_labels_equal_the_encoders(parts, fixed_conjunction):
     assert sorted(found_labels) == sorted(labels)
 
 
-def test_loss_equals_the_models(parts, fixed_conjunction):
+def test_loss_equals_the_models(parts):
     model, processor = parts
     buffer, episodes = fill_buffer(processor, LENGTHS, np.random.default_rng(1))
     layout = DialogueLayout(processor)
-    learner = Learner(model, layout, OptimizeConfig(stop_weight=1.0, row_groups=2), AuxiliaryConfig(0.0, 0.0))
-    batch = EpisodeBatch(np.arange(buffer.written), np.cumsum([0, *(-(-n // 4) for n in LENGTHS)]), np.arange(3))
+    learner = Learner(model, layout, OptimizeConfig(stop_weight=1.0), AuxiliaryConfig(0.0, 0.0))
+    learner.plan(buffer, 64, np.random.default_rng(0))
+    learner._plan = plan_for(processor)
+    packed = torch.from_numpy(learner._plan.fill(np.arange(3), buffer, layout, FixedConjunction()))
     with torch.no_grad():
-        loss, _ = learner._loss(batch, buffer, torch.Generator())
+        loss, _ = learner.loss(packed)
         expected = model(**StreamVLNCollator()(samples_of(processor, episodes))).loss
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -203,3 +220,30 @@ def test_a_resting_stream_runs_on(parts):
     again = policy.act(rgb, executed, torch.zeros(2, dtype=torch.int64))
     assert policy.turns.tolist() == [1, 17]
     assert again.tolist() == first.tolist()
+
+
+def test_a_batch_is_cut_where_it_is_full(parts):
+    _, processor = parts
+    buffer, _ = fill_buffer(processor, LENGTHS, np.random.default_rng(3))
+    layout = DialogueLayout(processor)
+    whole = plan_for(processor)
+    tight = BatchPlan(64, (Bucket(3, 300), Bucket(4, 500)), whole.turns, whole.num_history)
+    short = BatchPlan(27, whole.buckets, whole.turns, whole.num_history)
+    # Of the first episode three windows are short without memory, two with it.
+    expected = {whole: 28, short: 26, tight: 26 if processor.config.num_history else 18}
+    for plan, frames in expected.items():
+        packed = plan.fill(np.arange(3), buffer, layout, np.random.default_rng(0))
+        assert packed.shape == (plan.size,)
+        assert packed[0] == frames
+
+
+def test_planned_shapes_take_every_window(parts):
+    _, processor = parts
+    buffer, _ = fill_buffer(processor, LENGTHS, np.random.default_rng(4))
+    layout = DialogueLayout(processor)
+    plan = BatchPlan.for_buffer(buffer, layout, 64, 64, np.random.default_rng(0))
+    longest = layout.lengths(torch.tensor([64]), torch.tensor([layout.num_history > 0]), torch.tensor([layout.turns]))
+    assert plan.buckets[-1].length >= int(longest[0])
+    assert [bucket.length for bucket in plan.buckets] == sorted({bucket.length for bucket in plan.buckets})
+    packed = plan.fill(np.array([0, 1, 2]), buffer, layout, np.random.default_rng(0))
+    assert packed[0] == 28
