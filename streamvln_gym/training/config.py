@@ -158,8 +158,51 @@ class ReportConfig:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """How a network is trained, whatever it starts from and on whatever data.
+
+    Attributes:
+        method: "full" trains weights, "lora" low-rank adapters, "qlora" adapters on a network of 4-bit weights.
+        parts: what is trained.
+        epochs: passes over the data.
+        max_steps: stop after so many steps of the optimiser, whatever `epochs` says.
+        epoch_windows: windows in an epoch; default: as many as the folders have.
+        published_label_mask: learn the published targets, see `WindowConfig`.
+        auxiliary: weights of the auxiliary losses, vision and pose, on data recorded with their targets; see
+            `AuxiliaryConfig`.
+    """
+
+    method: Literal["full", "lora", "qlora"] = "full"
+    parts: tuple[Part, ...] = PARTS
+    epochs: float = 1.0
+    max_steps: int | None = None
+    epoch_windows: int | None = None
+    published_label_mask: bool = False
+    auxiliary: tuple[float, float] | None = None
+    batch: OmitArgPrefixes[BatchConfig] = field(default_factory=BatchConfig)
+    optimiser: OmitArgPrefixes[OptimiserConfig] = field(default_factory=OptimiserConfig)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    machine: OmitArgPrefixes[MachineConfig] = field(default_factory=MachineConfig)
+    report: OmitArgPrefixes[ReportConfig] = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if not self.parts or set(self.parts) - set(PARTS):
+            raise ValueError(f"parts must name some of {', '.join(PARTS)}, got {', '.join(self.parts) or 'none'}")
+        if not self.epochs > 0.0:
+            raise ValueError(f"epochs must be positive, got {self.epochs}")
+        for name in ("max_steps", "epoch_windows"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.auxiliary and (self.method != "full" or self.published_label_mask):
+            raise ValueError("auxiliary losses need method='full', and the package's own label mask")
+        if self.auxiliary and not min(self.auxiliary) >= 0.0:
+            raise ValueError(f"the weights of auxiliary losses must not be negative, got {self.auxiliary}")
+
+
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(TrainRecipe):
     """Supervised training on trajectory folders.
 
     Attributes:
@@ -170,14 +213,6 @@ class TrainConfig:
         checkpoint: network to start from: a folder of this package, a published one, or a hub id. Default: the small
             network with random weights.
         held_out: trajectory folders to evaluate the loss on.
-        method: "full" trains weights, "lora" low-rank adapters, "qlora" adapters on a network of 4-bit weights.
-        parts: what is trained.
-        epochs: passes over the data.
-        max_steps: stop after so many steps of the optimiser, whatever `epochs` says.
-        epoch_windows: windows in an epoch; default: as many as the folders have.
-        published_label_mask: learn the published targets, see `WindowConfig`.
-        auxiliary: weights of the auxiliary losses, vision and pose, on data recorded with their targets; see
-            `AuxiliaryConfig`.
         seed: of everything that is random.
         resume: go on from the last whole checkpoint in `out`, if there is one.
     """
@@ -186,38 +221,15 @@ class TrainConfig:
     out: Path
     checkpoint: str | None = None
     held_out: tuple[str, ...] = ()
-    method: Literal["full", "lora", "qlora"] = "full"
-    parts: tuple[Part, ...] = PARTS
-    epochs: float = 1.0
-    max_steps: int | None = None
-    epoch_windows: int | None = None
-    published_label_mask: bool = False
-    auxiliary: tuple[float, float] | None = None
     seed: int = 0
     resume: bool = False
-    batch: OmitArgPrefixes[BatchConfig] = field(default_factory=BatchConfig)
-    optimiser: OmitArgPrefixes[OptimiserConfig] = field(default_factory=OptimiserConfig)
-    lora: LoraSettings = field(default_factory=LoraSettings)
-    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    machine: OmitArgPrefixes[MachineConfig] = field(default_factory=MachineConfig)
-    report: OmitArgPrefixes[ReportConfig] = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.data:
             raise ValueError("data is empty: name at least one trajectory folder")
-        if not self.parts or set(self.parts) - set(PARTS):
-            raise ValueError(f"parts must name some of {', '.join(PARTS)}, got {', '.join(self.parts) or 'none'}")
-        if not self.epochs > 0.0:
-            raise ValueError(f"epochs must be positive, got {self.epochs}")
-        for name in ("max_steps", "epoch_windows"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        if self.auxiliary and (self.method != "full" or self.published_label_mask):
-            raise ValueError("auxiliary losses need method='full', and the package's own label mask")
-        if self.auxiliary and not min(self.auxiliary) >= 0.0:
-            raise ValueError(f"the weights of auxiliary losses must not be negative, got {self.auxiliary}")
         if self.method == "qlora" and self.checkpoint is None:
             raise ValueError("qlora quantises a trained network: name it with checkpoint")
 

@@ -145,7 +145,7 @@ def test_resume_with_another_recipe_or_other_data(files, data, tmp_path):
     config = recipe(data, files[1], tmp_path / "run", max_steps=1)
     train(config)
     other = replace(config, resume=True, seed=5, batch=BatchConfig(batch_size=3))
-    with pytest.raises(TrainingError, match=r"seed was 0 and is now 5; batch.batch_size was 2 and is now 3"):
+    with pytest.raises(TrainingError, match=r"batch.batch_size was 2 and is now 3; seed was 0 and is now 5"):
         train(other)
     edit(data, lambda entries: entries[::-1])
     with pytest.raises(TrainingError, match="damaged holds other annotations than when the run began"):
