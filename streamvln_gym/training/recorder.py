@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import multiprocessing.connection
 import os
-import threading
-from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +24,7 @@ from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.selection import open_dataset
 from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.training.scene_workers import SceneWorker, cores, process_scenes, scenes_by_size
 from streamvln_gym.training.trajectories import ANNOTATIONS
 from streamvln_gym.training.trajectory_writer import EPISODES, merge_annotations, remove_unfinished, write_atomically
 
@@ -38,7 +35,6 @@ DriverName = Literal["expert", "streamvln", "random", "forward"]
 DRIVERS = ("expert", "streamvln", "random", "forward")
 RUN = "run.json"
 _FORMAT = 1
-_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -145,25 +141,57 @@ def record(config: RecordConfig) -> RecordSummary:
         StreamVLNGymError: scene or checkpoint cannot be had.
     """
     dataset = open_dataset(config.data, config.split, config.data_dir, config.scenes)
-    folder = make_folder(config.out)
-    with _alone(folder):
-        _check_identity(folder, identity_of(config, dataset))
-        workers = config.workers or _cores()
+    workers = config.workers or cores()
+
+    def prepare() -> None:
         if hasattr(dataset, "build"):
             dataset.build(workers)
+
+    total = None if config.per_scene else len(dataset.episode_ids)
+    with tqdm(total=total, desc=f"recording {dataset.name}/{dataset.split}", unit="episode") as bar:
+        make = partial(_scene_recorder, config)
+        scenes = scenes_by_size(dataset)
+        entries = record_scenes(config.out, identity_of(config, dataset), make, scenes, workers, bar, prepare)
+    return _summary(config.out, entries)
+
+
+def record_scenes(
+    folder: Path,
+    identity: dict[str, Any],
+    make: Callable[[], SceneWorker],
+    scenes: list[str],
+    workers: int,
+    bar: tqdm,
+    prepare: Callable[[], object] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Lets workers record scenes into a trajectory folder, alone there, and writes `annotations.json`.
+
+    Args:
+        folder: made if need be.
+        identity: what the folder's `run.json` says, or will say.
+        make: gives a worker that records into `folder`, see `process_scenes`.
+        scenes: scene ids.
+        workers: processes.
+        bar: counts episodes.
+        prepare: called once the folder is known to be right.
+
+    Returns:
+        The annotations.
+
+    Raises:
+        DatasetError: as `record`.
+    """
+    folder = make_folder(folder)
+    with only_process(folder, "recording into"):
+        _check_identity(folder, identity)
+        prepare()
         remove_unfinished(folder)
-        scenes = _scenes(dataset)
-        total = None if config.per_scene else len(dataset.episode_ids)
         try:
-            with tqdm(total=total, desc=f"recording {dataset.name}/{dataset.split}", unit="episode") as bar:
-                if min(workers, len(scenes)) == 1:
-                    _record_here(config, scenes, bar)
-                else:
-                    _record_in_parallel(config, scenes, min(workers, len(scenes)), bar)
+            process_scenes(make, scenes, workers, bar, f"recorded into {folder}")
         finally:
             entries = merge_annotations(folder)
             remove_unfinished(folder)
-    return _summary(folder, entries)
+    return entries
 
 
 def make_folder(folder: Path) -> Path:
@@ -204,26 +232,13 @@ def identity_of(config: RecordConfig, dataset: EpisodeDataset) -> dict[str, Any]
     return identity
 
 
-# ------------------------------------------------------------------------------------------------------------ helpers
-
-
-def _cores() -> int:
-    """How many CPU cores this process may use (Linux knows; elsewhere all of the machine)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _scenes(dataset: EpisodeDataset) -> list[str]:
-    """The scenes, those with most episodes first, so that no worker is left alone with a large one."""
-    counts: dict[str, int] = {}
-    for episode_id in dataset.episode_ids:
-        scene = dataset.scene_of(episode_id)
-        counts[scene] = counts.get(scene, 0) + 1
-    return sorted(counts, key=lambda scene: -counts[scene])
-
-
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second recording out of the folder, where the system can lock files."""
+def only_process(folder: Path, doing: str) -> Iterator[None]:
+    """Keeps a second process out of the folder, where the system can lock files.
+
+    Raises:
+        DatasetError: another process is `doing` something there.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
@@ -234,10 +249,19 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DatasetError(f"another process is recording into {folder}: wait, or give another --out") from error
+            raise DatasetError(f"another process is {doing} {folder}: wait, or give another --out") from error
         yield
     finally:
         os.close(handle)
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _scene_recorder(config: RecordConfig) -> SceneRecorder:
+    from streamvln_gym.training.scene_recorder import SceneRecorder
+
+    return SceneRecorder(config)
 
 
 def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
@@ -259,92 +283,6 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
                 f"{folder} holds a recording with {key}={present.get(key)!r}, but this one has {identity.get(key)!r}: "
                 "repeat the first one's settings to go on with it, or give another --out"
             )
-
-
-def _record_here(config: RecordConfig, scenes: list[str], bar: tqdm) -> None:
-    from streamvln_gym.training.scene_recorder import SceneRecorder
-
-    with SceneRecorder(config) as recorder:
-        for scene in scenes:
-            recorder.record(scene, bar.update)
-
-
-def _record_in_parallel(config: RecordConfig, scenes: list[str], workers: int, bar: tqdm) -> None:
-    context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.RawValue("b", 0)
-    with ProcessPoolExecutor(workers, context, _start_worker, (config, counter, stop)) as pool:
-        pending = {pool.submit(_record_in_worker, scene) for scene in scenes}
-        try:
-            while pending:
-                done, pending = wait(pending, _POLL_SECONDS, FIRST_EXCEPTION)
-                if fresh := counter.get_obj().value - bar.n:  # unlocked: a killed worker may hold the lock
-                    bar.update(fresh)
-                for task in done:
-                    task.result()
-        except BrokenProcessPool as error:
-            raise DatasetError(
-                f"a worker process that recorded into {config.out} was killed (out of memory?). The finished episodes "
-                "are kept: run the same command again to go on, or use fewer workers."
-            ) from error
-        finally:
-            stop.value = 1  # at the first error no scene goes on
-            for task in pending:
-                task.cancel()
-
-
-class _StoppedError(Exception):
-    """Another worker has failed."""
-
-
-@dataclass
-class _Worker:
-    """What a worker process keeps from scene to scene.
-
-    Attributes:
-        config: of the recording.
-        counter: of all workers' episodes.
-        stop: set as soon as one worker has failed.
-        recorder: made with the first scene, so that its errors are this task's.
-    """
-
-    config: RecordConfig
-    counter: Any
-    stop: Any
-    recorder: SceneRecorder | None = None
-
-    def record(self, scene: str) -> None:
-        from streamvln_gym.training.scene_recorder import SceneRecorder
-
-        self.recorder = self.recorder or SceneRecorder(self.config)
-        self.recorder.record(scene, self._count)
-
-    def _count(self, episodes: int) -> None:
-        with self.counter.get_lock():
-            self.counter.value += episodes
-        if self.stop.value:
-            raise _StoppedError
-
-
-_worker: _Worker | None = None
-
-
-def _start_worker(config: RecordConfig, counter: Any, stop: Any) -> None:
-    global _worker
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _worker = _Worker(config, counter, stop)
-
-
-def _end_with(sentinel: int) -> None:
-    """Ends this worker when its parent is gone: nobody may write into a folder that another run has taken over."""
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
-
-
-def _record_in_worker(scene: str) -> None:
-    assert _worker is not None
-    _worker.record(scene)
 
 
 def _summary(folder: Path, entries: list[dict[str, Any]]) -> RecordSummary:

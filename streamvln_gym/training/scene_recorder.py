@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
-import numpy as np
-
-from streamvln_gym.env import VLNEnv
-from streamvln_gym.episodes import Episode, scene_name
-from streamvln_gym.errors import DatasetError, NavigationError
-from streamvln_gym.expert import GeodesicFollower, expert_for
-from streamvln_gym.simulators.base import Action, AgentState
-from streamvln_gym.training.privileged import Privileged, patch_targets, pose_targets, room_target
+from streamvln_gym.episodes import Episode
+from streamvln_gym.errors import NavigationError
+from streamvln_gym.simulators.base import Action
+from streamvln_gym.training.episode_recording import (
+    EpisodeRecording,
+    check_has_goal,
+    plain_id,
+    recording_env,
+    trajectory_name,
+)
 from streamvln_gym.training.recorder import RecordConfig
 from streamvln_gym.training.trajectory_writer import TrajectoryWriter, is_recorded, mark_skipped
 
@@ -43,35 +43,17 @@ class SceneRecorder:
 
     def __init__(self, config: RecordConfig) -> None:
         self.config = config
-        sensors = ["rgb", "instruction", "camera_pose"]
-        if config.depth or config.privileged or config.driver == "streamvln":
-            sensors.append("depth")
-        if config.privileged:
-            sensors.append("semantic")
-        self._env = VLNEnv(
-            dataset=config.data,
-            simulator="embedded",
-            split=config.split,
-            data_dir=config.data_dir,
-            camera=config.camera,
-            sensors=sensors,
-            max_steps=config.max_steps,
-            scenes=config.scenes,
-        )
+        self._env = recording_env(config)
         self._driver = _make_driver(config)
         self._episodes_of: dict[str, list[str]] = {}
         for episode_id in self._env.dataset.episode_ids:
             self._episodes_of.setdefault(self._env.dataset.scene_of(episode_id), []).append(episode_id)
 
-    def __enter__(self) -> SceneRecorder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Frees the scenes."""
         self._env.close()
 
-    def record(self, scene_id: str, count: Callable[[int], object]) -> None:
+    def process(self, scene_id: str, count: Callable[[int], object]) -> None:
         """Records what is missing of a scene.
 
         Args:
@@ -83,7 +65,7 @@ class SceneRecorder:
             StreamVLNGymError: the scene cannot be loaded.
         """
         units = self.units(scene_id)
-        with _one_torch_thread(self.config.driver == "streamvln"):
+        with one_torch_thread(self.config.driver == "streamvln"):
             for unit in units[: self.config.per_scene or None]:
                 if not is_recorded(self.config.out, unit.name):
                     self._record(unit)
@@ -95,15 +77,11 @@ class SceneRecorder:
         for episode_id in self._episodes_of[scene_id]:
             episode = self._env.dataset.episode(episode_id)
             groups.setdefault(_path_of(episode) if self.config.driver == "expert" else episode_id, []).append(episode)
-        return [Unit(self._name(group[0]), tuple(group)) for group in groups.values()]
+        return [Unit(trajectory_name(self._env.dataset, group[0]), tuple(group)) for group in groups.values()]
 
     def _record(self, unit: Unit) -> None:
         episode = unit.episodes[0]
-        if not episode.goals:
-            raise DatasetError(
-                f"episode {episode.episode_id} of {self._env.dataset.name}/{self._env.dataset.split} has no goal, so "
-                "there is nothing an expert could show: record a split that is not a test split"
-            )
+        check_has_goal(self._env.dataset, episode)
         texts = [member.instruction.text for member in unit.episodes if member.instruction.text.strip()]
         if not texts:
             mark_skipped(self.config.out, unit.name, "its instruction is empty")
@@ -115,7 +93,7 @@ class SceneRecorder:
                 mark_skipped(self.config.out, unit.name, str(error))
                 return
             writer.publish(
-                _plain_id(episode.episode_id),
+                plain_id(episode.episode_id),
                 texts,
                 labels,
                 None if self._driver is None else executed,
@@ -128,42 +106,14 @@ class SceneRecorder:
         Raises:
             NavigationError: the expert cannot reach the goal, or does not within `max_steps`.
         """
-        env, config = self._env, self.config
-        observation, info = env.reset(options={"episode_id": episode.episode_id})
-        expert = expert_for(env.simulator, episode, config.along_reference, config.waypoint_radius)
+        recording = EpisodeRecording(self.config, self._env, episode, writer)
         driver = self._driver(episode) if self._driver else None
-        labels: list[int] = []
-        executed: list[int] = []
-        intrinsics = info["intrinsics"]
-        while True:
-            state = env.trajectory[-1]
-            labels.append(expert.next_action(state))
-            writer.add(
-                observation["rgb"],
-                observation["depth"] if config.depth else None,
-                observation["camera_pose"] if config.depth else None,
-                self._privileged(observation, expert, state) if config.privileged else None,
-            )
-            action = labels[-1] if driver is None else driver.act({**observation, "intrinsics": intrinsics})
-            executed.append(int(action))
-            _, terminated, truncated, _ = env.advance(action)
-            if terminated or truncated:
-                break
-            observation = env.observe()
-        if driver is None and executed[-1] != Action.STOP:
-            raise NavigationError(f"the expert did not stop within {config.max_steps} steps")
-        return labels, executed
-
-    def _privileged(self, observation: dict[str, Any], expert: GeodesicFollower, state: AgentState) -> Privileged:
-        classes, depth = patch_targets(observation, self.config.patches)
-        graph = getattr(self._env.simulator, "scene_graph", None)
-        pose = pose_targets(expert, state, self._env.trajectory[0])
-        return Privileged(classes, depth, pose, np.asarray(room_target(graph, state)))
-
-    def _name(self, episode: Episode) -> str:
-        number = _plain_id(episode.episode_id)
-        last = f"{number:06d}" if isinstance(number, int) else quote(number, safe="")
-        return f"{quote(scene_name(episode.scene_id), safe='')}_{quote(self._env.dataset.name, safe='')}_{last}"
+        while not recording.finished:
+            observation = recording.look()
+            recording.execute(recording.labels[-1] if driver is None else driver.act(observation))
+        if driver is None and recording.executed[-1] != Action.STOP:
+            raise NavigationError(f"the expert did not stop within {self.config.max_steps} steps")
+        return recording.labels, recording.executed
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
@@ -174,11 +124,6 @@ def _path_of(episode: Episode) -> tuple[Any, ...]:
     goals = tuple(goal.position for goal in episode.goals)
     start = (episode.start_position, episode.start_rotation)
     return (episode.trajectory_id, *start, goals, episode.reference_path, episode.via)
-
-
-def _plain_id(episode_id: str) -> int | str:
-    """A number as in published annotations, where the id is one."""
-    return int(episode_id) if episode_id.isdecimal() and str(int(episode_id)) == episode_id else episode_id
 
 
 def _make_driver(config: RecordConfig) -> Callable[[Episode], Any] | None:
@@ -192,10 +137,7 @@ def _make_driver(config: RecordConfig) -> Callable[[Episode], Any] | None:
         return lambda episode: random_agent(config.seed, episode.episode_id)
     if config.driver == "forward":
         return lambda episode: agents.ForwardAgent()
-    import torch
-
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    policy = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=device)
+    policy = load_policy(config.checkpoint, config.device)
 
     def fresh(episode: Episode) -> Any:
         policy.reset()
@@ -204,8 +146,18 @@ def _make_driver(config: RecordConfig) -> Callable[[Episode], Any] | None:
     return fresh
 
 
+def load_policy(checkpoint: str | None, device: str) -> Any:
+    """The StreamVLN agent; the device "auto" is the GPU, where there is one."""
+    import torch
+
+    from streamvln_gym.agents import StreamVLNAgent
+
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return StreamVLNAgent.from_pretrained(checkpoint, device=chosen)
+
+
 @contextmanager
-def _one_torch_thread(wanted: bool) -> Iterator[None]:
+def one_torch_thread(wanted: bool) -> Iterator[None]:
     """Sums come out the same however many workers there are, and these do not wait for each other."""
     if not wanted:
         yield
