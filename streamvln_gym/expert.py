@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -74,6 +74,11 @@ class GeodesicFollower:
         """The way-point (3,) that is headed for."""
         return self._waypoints[self._index]
 
+    @property
+    def visited(self) -> int:
+        """How many way-points have been visited, as of the last `next_action` or `advance`."""
+        return self._index
+
     def remaining(self, state: AgentState) -> float:
         """Geodesic metres from `state` over all way-points still to be visited."""
         return self._simulator.geodesic_distance(state.position, self.waypoint) + self._metres_after[self._index]
@@ -86,6 +91,17 @@ class GeodesicFollower:
             return 0.0
         east, _, south = ahead - state.position
         return wrap_angle(math.atan2(-east, -south) - state.yaw)
+
+    def points_ahead(self, state: AgentState, spacing: float) -> Iterator[NDArray[np.float64]]:
+        """Points (3,) on the way from `state` over the way-points, every so many metres."""
+        place = state.position
+        for waypoint in self._waypoints[self._index :]:
+            path = self._simulator.shortest_path(place, waypoint)
+            corners = np.stack([place, waypoint]) if path is None else path
+            for begin, end in pairwise(corners):
+                steps = max(int(math.dist(begin, end) / spacing), 1)
+                yield from (begin + (end - begin) * (k / steps) for k in range(1, steps + 1))
+            place = waypoint
 
     @cached_property
     def _metres_after(self) -> list[float]:
@@ -118,6 +134,24 @@ class GeodesicFollower:
             state, _ = self._simulator.try_step(state, actions[-1])
         self._index = index
         return actions
+
+    def steps_to_waypoint(self, state: AgentState, limit: int = 500) -> int:
+        """How many actions the expert takes from `state` until it has visited the way-point in turn (or stops there).
+
+        The follower's state is kept. `limit` is returned where it takes longer.
+
+        Raises:
+            NavigationError: the way-point cannot be reached from `state`.
+        """
+        index = self._index
+        steps = 0
+        try:
+            while steps < limit and (action := self.next_action(state)) != Action.STOP and self._index == index:
+                state, _ = self._simulator.try_step(state, action)
+                steps += 1
+        finally:
+            self._index = index
+        return steps
 
     def advance(self, state: AgentState) -> float:
         """Passes the way-points that are reached in `state`; returns the geodesic metres to the one in turn.

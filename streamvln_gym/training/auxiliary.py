@@ -24,7 +24,7 @@ class AuxiliaryHeads(nn.Module):
     def __init__(self, config: StreamVLNConfig) -> None:
         super().__init__()
         self.patch = nn.Linear(config.vision_config.hidden_size, CLASSES + 1)
-        self.decision = nn.Linear(config.text_config.hidden_size, POSE_TARGETS + len(ROOM_NAMES))
+        self.decision = nn.Linear(config.text_config.hidden_size, POSE_TARGETS + 2 * len(ROOM_NAMES))
 
     def vision_loss(self, features: Tensor, patch_class: Tensor, patch_depth: Tensor, weight: Tensor) -> Tensor:
         """Cross-entropy of the patches' classes plus squared error of log depth, averaged.
@@ -42,17 +42,18 @@ class AuxiliaryHeads(nn.Module):
         depth = (out[..., CLASSES] - torch.log1p(patch_depth.float() / DEPTH_LEVELS_PER_METRE)) ** 2
         return ((classes + depth).mean(1) * weight).sum() / weight.sum().clamp(min=1.0)
 
-    def pose_loss(self, hidden: Tensor, pose: Tensor, room: Tensor, weight: Tensor) -> Tensor:
-        """Squared error of the pose targets plus cross-entropy of the room, averaged.
+    def pose_loss(self, hidden: Tensor, pose: Tensor, rooms: Tensor, weight: Tensor) -> Tensor:
+        """Squared error of the pose targets plus cross-entropy of the rooms, averaged.
 
         Args:
             hidden: (decisions, text hidden): the states from which the first action of an answer is predicted.
             pose: (decisions, 5), see `Privileged`.
-            room: (decisions,) integer ids.
+            rooms: (decisions, 2) integer ids.
             weight: (decisions,) 1 for those that count, 0 for padding.
         """
         out = self.decision(hidden).float()
         scales = torch.tensor(_POSE_WEIGHTS, device=out.device)
         errors = ((out[..., :POSE_TARGETS] - pose) ** 2 * scales).sum(-1)
-        rooms = functional.cross_entropy(out[..., POSE_TARGETS:], room.long(), reduction="none")
-        return ((errors + _ROOM_WEIGHT * rooms) * weight).sum() / weight.sum().clamp(min=1.0)
+        guesses = out[..., POSE_TARGETS:].unflatten(-1, (2, len(ROOM_NAMES))).flatten(0, 1)
+        wrong = functional.cross_entropy(guesses, rooms.flatten().long(), reduction="none").view(rooms.shape)
+        return ((errors + _ROOM_WEIGHT * wrong.sum(-1)) * weight).sum() / weight.sum().clamp(min=1.0)

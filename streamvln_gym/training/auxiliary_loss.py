@@ -16,7 +16,7 @@ from streamvln_gym.training.privileged import AuxiliaryConfig, Privileged
 from streamvln_gym.training.trajectories import Trajectory
 from streamvln_gym.training.trajectory_writer import PRIVILEGED_FILE
 
-TARGETS = ("patch_class", "patch_depth", "pose", "room")
+TARGETS = ("patch_class", "patch_depth", "pose", "rooms")
 
 
 def read_targets(
@@ -32,7 +32,7 @@ def read_targets(
 
     Returns:
         `patch_class`, `patch_depth` (frames, patches) uint8, history frames first; `pose` (current frames, 5) float32
-        and `room` (current frames,) uint8.
+        and `rooms` (current frames, 2) uint8.
 
     Raises:
         DatasetError: there are no targets, or not those of this episode and network.
@@ -50,7 +50,7 @@ def read_targets(
         "patch_class": torch.from_numpy(record.patch_class[shown]),
         "patch_depth": torch.from_numpy(record.patch_depth[shown]),
         "pose": torch.from_numpy(record.pose[current]),
-        "room": torch.from_numpy(record.room[current]),
+        "rooms": torch.from_numpy(record.rooms[current]),
     }
 
 
@@ -98,7 +98,7 @@ class AuxiliaryLoss:
         dtype = heads.patch.weight.dtype  # what comes by was computed under autocast, and hooks are not
         features, decided = self._features.to(dtype), self._hidden[first].to(dtype)
         vision = heads.vision_loss(features, targets["patch_class"], targets["patch_depth"], everywhere)
-        pose = heads.pose_loss(decided, targets["pose"], targets["room"], everywhere.new_ones(len(decided)))
+        pose = heads.pose_loss(decided, targets["pose"], targets["rooms"], everywhere.new_ones(len(decided)))
         # With accumulated gradients, the loss of a batch counts by its share of the step's targets.
         items = kwargs.get("num_items_in_batch")
         share = 1.0 if items is None else learned.sum() / items

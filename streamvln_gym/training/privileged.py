@@ -25,6 +25,7 @@ CLASSES = len(CLASS_NAMES)
 DEPTH_LEVELS_PER_METRE = 25.0
 POSE_TARGETS = 5
 PRIVILEGED_SENSORS = ("rgb", "depth", "semantic")
+_SPACING = 0.5  # metres between the points of the way that are looked up; walls are thinner, rooms are not
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,14 @@ class Privileged:
         patch_depth: uint8 (patches,), depth there in 1/25 m.
         pose: float32 (5,): sine and cosine of the bearing of the expert's way (from the heading, left positive), its
             remaining length in units of 10 m, and the start's place (ahead, right) in units of 10 m.
-        room: uint8 scalar, index of `ROOM_NAMES`: the room the agent stands in.
+        rooms: uint8 (2,), indices of `ROOM_NAMES`: the room the agent stands in, and the next one on the expert's way
+            (the same one, if the way ends there).
     """
 
     patch_class: NDArray[np.uint8]
     patch_depth: NDArray[np.uint8]
     pose: NDArray[np.float32]
-    room: NDArray[np.uint8]
+    rooms: NDArray[np.uint8]
 
     @classmethod
     def stack(cls, records: list[Privileged]) -> Privileged:
@@ -124,9 +126,16 @@ def pose_targets(follower: GeodesicFollower, state: AgentState, start: AgentStat
     return np.array([*values, -to_start[2] / 10.0, to_start[0] / 10.0], dtype=np.float32)
 
 
-def room_target(graph: SceneGraph | None, state: AgentState) -> np.uint8:
-    """`Privileged.room` in `state`."""
-    room = None if graph is None else graph.room_at(float(state.position[0]), float(state.position[2]))
-    if graph is None or room is None or graph.rooms[room].type not in ROOM_NAMES:
-        return np.uint8(0)
-    return np.uint8(ROOM_NAMES.index(graph.rooms[room].type))
+def room_targets(graph: SceneGraph | None, follower: GeodesicFollower, state: AgentState) -> NDArray[np.uint8]:
+    """`Privileged.rooms` in `state`."""
+    if graph is None:
+        return np.zeros(2, dtype=np.uint8)
+    here = graph.room_at(float(state.position[0]), float(state.position[2]))
+    ahead = here
+    for point in follower.points_ahead(state, _SPACING):
+        room = graph.room_at(float(point[0]), float(point[2]))
+        if room is not None and room != here:
+            ahead = room
+            break
+    names = ("" if room is None else graph.rooms[room].type for room in (here, ahead))
+    return np.array([ROOM_NAMES.index(name) if name in ROOM_NAMES else 0 for name in names], dtype=np.uint8)

@@ -36,7 +36,7 @@ def write_targets(folder, episodes=2, patches=PATCHES):
             rng.integers(0, 9, (FRAMES, patches)).astype(np.uint8),
             rng.integers(0, 200, (FRAMES, patches)).astype(np.uint8),
             rng.normal(size=(FRAMES, 5)).astype(np.float32),
-            rng.integers(0, 4, FRAMES).astype(np.uint8),
+            rng.integers(0, 4, (FRAMES, 2)).astype(np.uint8),
         ).save(folder / f"episode{number}" / "privileged.npz")
 
 
@@ -61,7 +61,7 @@ def test_targets_are_those_of_the_window_s_frames(files):
     np.testing.assert_array_equal(sample["patch_class"], target.patch_class[[0, 4, 8]])
     np.testing.assert_array_equal(sample["patch_depth"], target.patch_depth[[0, 4, 8]])
     np.testing.assert_array_equal(sample["pose"], target.pose[[8]])
-    np.testing.assert_array_equal(sample["room"], target.room[[8]])
+    np.testing.assert_array_equal(sample["rooms"], target.rooms[[8]])
 
 
 def test_each_answer_s_first_state_meets_its_frame_s_target(files, model):
@@ -87,9 +87,9 @@ def test_each_answer_s_first_state_meets_its_frame_s_target(files, model):
         expected = 0.7 * model.auxiliary.vision_loss(
             torch.cat(features), batch["patch_class"], batch["patch_depth"], torch.ones(len(batch["patch_class"]))
         ) + 0.3 * model.auxiliary.pose_loss(
-            torch.cat(states), batch["pose"], batch["room"], torch.ones(len(batch["pose"]))
+            torch.cat(states), batch["pose"], batch["rooms"], torch.ones(len(batch["pose"]))
         )
-        plain = {k: v for k, v in batch.items() if k not in ("patch_class", "patch_depth", "pose", "room", "window")}
+        plain = {k: v for k, v in batch.items() if k not in ("patch_class", "patch_depth", "pose", "rooms", "window")}
         torch.testing.assert_close(model(**batch).loss - model(**plain).loss, expected, rtol=1e-4, atol=1e-4)
         half = model(**batch, num_items_in_batch=2 * (batch["labels"] >= 0).sum()).loss
         torch.testing.assert_close(half, model(**batch).loss / 2)

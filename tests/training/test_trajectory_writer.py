@@ -17,9 +17,8 @@ from tests.training.conftest import INSTRUCTIONS, INTRINSICS, depth, picture, po
 
 
 def targets(step):
-    return Privileged(
-        np.full(64, step, np.uint8), np.full(64, 9, np.uint8), np.zeros(POSE_TARGETS, np.float32), np.uint8(step)
-    )
+    rooms = np.full(2, step, np.uint8)
+    return Privileged(np.full(64, step, np.uint8), np.full(64, 9, np.uint8), np.zeros(POSE_TARGETS, np.float32), rooms)
 
 
 def write(folder, name, actions, executed=None, everything=False, quality=90):
@@ -74,7 +73,7 @@ def test_depth_cameras_and_targets(tmp_path):
     assert cameras == {"intrinsics": INTRINSICS, "poses": [pose(step) for step in range(4)]}
     privileged = Privileged.load(video / "privileged.npz")
     np.testing.assert_array_equal(privileged.patch_class, np.arange(4)[:, None].repeat(64, 1))
-    np.testing.assert_array_equal(privileged.room, np.arange(4))
+    np.testing.assert_array_equal(privileged.rooms, np.arange(4)[:, None].repeat(2, 1))
 
 
 def test_an_episode_that_is_not_published_leaves_nothing(tmp_path):

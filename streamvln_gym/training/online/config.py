@@ -10,6 +10,9 @@ from pathlib import Path
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
+_LONG_STEPS = 200  # few demonstrations are longer
+_ANY_LENGTH = 1_000_000
+
 
 @dataclass(frozen=True)
 class CollectConfig:
@@ -21,6 +24,11 @@ class CollectConfig:
         streams: environments per worker.
         expert_until: share of the training over which the expert's part falls from 1 to `expert_least`.
         expert_least: probability that the expert drives a chunk, from then on.
+        expert_spread: an episode's own probability lies up to so far above or below.
+        rescue_metres: the expert takes over where the way that is left has grown by so much since it was shortest, and
+            drives until most of it is made up.
+        short_until: share of the training over which the longest demonstration grows from `short_steps` to any length.
+        short_steps: actions.
         random_chunks: probability that a chunk is driven at random.
         sampled_streams: share of the streams whose policy samples its actions; the others are greedy.
         stop_radius: metres from the goal at which the expert says STOP.
@@ -36,7 +44,11 @@ class CollectConfig:
     builders: int = 0
     streams: int = 32
     expert_until: float = 0.35
-    expert_least: float = 0.1
+    expert_least: float = 0.2
+    expert_spread: float = 0.3
+    rescue_metres: float = 3.0
+    short_until: float = 0.1
+    short_steps: int = 40
     random_chunks: float = 0.1
     sampled_streams: float = 0.5
     stop_radius: float = 0.6
@@ -48,7 +60,8 @@ class CollectConfig:
     supersampling: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("expert_until", "expert_least", "random_chunks", "sampled_streams"):
+        shares = ("expert_until", "expert_least", "expert_spread", "random_chunks", "sampled_streams", "short_until")
+        for name in shares:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"CollectConfig.{name} must lie between 0 and 1, got {getattr(self, name)}")
         for name in ("streams", "plays", "shelf", "supersampling"):
@@ -60,6 +73,12 @@ class CollectConfig:
         """Worker processes."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return self.workers if self.workers is not None else max(cores - 2, 1)
+
+    def longest(self, progress: float) -> int:
+        """Actions of the longest demonstration to be played after `progress` (0 to 1) of the training."""
+        if progress >= self.short_until:
+            return _ANY_LENGTH
+        return int(self.short_steps + (_LONG_STEPS - self.short_steps) * progress / self.short_until)
 
     def expert_share(self, progress: float) -> float:
         """Probability that the expert drives a chunk after `progress` (0 to 1) of the training."""

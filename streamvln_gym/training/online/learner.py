@@ -193,7 +193,7 @@ class Learner:
             states = torch.cat([states for states, _ in decisions])
             frames = torch.cat([frames for _, frames in decisions])
             ring = places[frames.clamp(min=0)]
-            pose = self.heads.pose_loss(states, buffer.pose[ring], buffer.room[ring], (frames >= 0).float())
+            pose = self.heads.pose_loss(states, buffer.pose[ring], buffer.rooms[ring], (frames >= 0).float())
         loss = action + self.auxiliary.vision * vision + self.auxiliary.pose * pose
         accuracy = (right / answered.clamp(min=1)).detach()
         return loss, [action.detach(), accuracy, vision.detach(), pose.detach()]

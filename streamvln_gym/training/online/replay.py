@@ -9,7 +9,7 @@ from torch import Tensor
 
 from streamvln_gym.training.online.workers import StreamArrays
 
-_FRAME_FIELDS = ("rgb", "patch_class", "patch_depth", "pose", "room")
+_FRAME_FIELDS = ("rgb", "patch_class", "patch_depth", "pose", "rooms")
 
 
 class FrameBuffer:
@@ -25,7 +25,7 @@ class FrameBuffer:
     Attributes:
         written: frames taken in since the beginning.
         episodes: episodes finished since the beginning.
-        rgb, patch_class, patch_depth, pose, room: (frames, ...) as in `StreamArrays`.
+        rgb, patch_class, patch_depth, pose, rooms: (frames, ...) as in `StreamArrays`.
         executed, labels: (frames, chunk) int8.
         instruction_ids: (episode rows, longest) int64; instruction_lengths: (episode rows,), on the CPU too.
     """
@@ -34,7 +34,7 @@ class FrameBuffer:
     patch_class: Tensor
     patch_depth: Tensor
     pose: Tensor
-    room: Tensor
+    rooms: Tensor
 
     def __init__(
         self, frames: int, arrays: StreamArrays, max_turns: int, instruction_length: int, device: torch.device

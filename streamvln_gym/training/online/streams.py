@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamvln_gym.episodes import Episode, EpisodeDataset
+from streamvln_gym.errors import DatasetError
 from streamvln_gym.expert import GeodesicFollower
 from streamvln_gym.metrics import EpisodeMetrics
 from streamvln_gym.simulators.base import Action, AgentState, Simulator
 from streamvln_gym.training.online.config import CollectConfig
 
 NOTHING = -1
+_TRIES = 1000
+_MADE_UP = 1.0  # metres short of its shortest at which a lost way counts as found again
 
 
 class EpisodeSupply:
@@ -32,6 +35,7 @@ class EpisodeSupply:
     def __init__(
         self, dataset: EpisodeDataset, scenes: Sequence[str], config: CollectConfig, rng: np.random.Generator
     ) -> None:
+        self._dataset = dataset
         self._by_scene: dict[str, list[str]] = {scene: [] for scene in scenes}
         for episode_id in dataset.episode_ids:
             if (scene := dataset.scene_of(episode_id)) in self._by_scene:
@@ -43,8 +47,18 @@ class EpisodeSupply:
         self._waiting: list[str] = []
         self._wanted = 0
 
-    def next(self) -> str:
-        """The id of the next episode."""
+    def next(self, longest: int) -> Episode:
+        """The next episode whose demonstration has at most `longest` actions; longer ones are passed over."""
+        for _ in range(_TRIES):
+            episode = self._dataset.episode(self._draw())
+            if len(episode.gt_actions or ()) <= longest:
+                return episode
+        raise DatasetError(
+            f"{_TRIES} episodes in a row have demonstrations of more than {longest} actions: raise short_steps, or set "
+            "short_until to 0"
+        )
+
+    def _draw(self) -> str:
         while not self._wanted or len(self._waiting) < self._wanted:
             fresh = self._by_scene[next(self._scenes)] * self._plays
             self._waiting += fresh
@@ -96,6 +110,8 @@ class Stream:
             self.simulator, [*episode.via, goal], self.config.stop_radius, self.config.via_radius
         )
         self._ignored = 0
+        self._least = self.follower.remaining(self.state)
+        self._lost = False
         shown = len(episode.gt_actions or ()) or int(self.follower.remaining(self.state) / 0.15)
         self._limit = int(1.5 * shown) + self.config.spare_steps
         self._goals = np.array([g.position for g in episode.goals])
@@ -111,7 +127,8 @@ class Stream:
     def drive(self, actions: Sequence[int], by_expert: bool) -> tuple[list[int], list[int], bool]:
         """Executes a chunk.
 
-        A STOP at the wrong place is replaced by the expert's action, for what is to be learned lies beyond it.
+        A STOP at the wrong place is replaced by the expert's action, for what is to be learned lies beyond it; and the
+        expert brings back an agent that is lost, for from where it is nobody could know the way.
 
         Args:
             actions: the policy's.
@@ -122,6 +139,7 @@ class Stream:
             episode is over. An episode that is given up ends with a label and without an action for it.
         """
         self._load()
+        by_expert = by_expert or self._needs_rescue()
         executed: list[int] = []
         labels: list[int] = []
         for wanted in actions:
@@ -138,6 +156,13 @@ class Stream:
             self.steps += 1
             executed.append(action)
         return executed, labels, False
+
+    def _needs_rescue(self) -> bool:
+        self.follower.advance(self.state)
+        left = self.follower.remaining(self.state)
+        self._least = min(self._least, left)
+        self._lost = left > self._least + (_MADE_UP if self._lost else self.config.rescue_metres)
+        return self._lost
 
     def play(self, actions: Sequence[int]) -> tuple[list[int], bool]:
         """Executes a chunk as an evaluation does: what the policy says counts, STOP too.

@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 from tqdm import tqdm
 
 from streamvln_gym import __version__
-from streamvln_gym.errors import StreamVLNGymError
+from streamvln_gym.errors import TrainingError
 from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.models.dialogue import CONJUNCTIONS, ConjunctionPicker
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
@@ -43,10 +43,6 @@ INSTRUCTION_TOKENS = 256
 REPLAN = 1000  # updates after which the batches' shapes are suited to the episodes anew
 SHORTEST = 8  # turns: so many short episodes in a row do not occur
 _RANDOM_MOVES = np.array([[1, 0.5], [2, 0.25], [3, 0.25]])
-
-
-class TrainingError(StreamVLNGymError):
-    """A training cannot begin or go on; the message says why and what to do."""
 
 
 def train_online(config: OnlineConfig) -> list[dict[str, Any]]:
@@ -78,21 +74,25 @@ class _OnlineRun:
         self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
         self.main = self.rank == 0
         config.out.mkdir(parents=True, exist_ok=True)
+        state = read_state(config)
+        done = 0 if state is None else int(state["learner"]["updates"])
         self.processor, model = _initial_network(config)
-        self.scenes, self.held_out, self.held_out_ids = _split_scenes(config)
+        self.scenes, self.held_out, self.held_out_ids = _split_scenes(config, done)
+        self.seeds = [config.seed, self.rank, done]  # a training that goes on draws what it has not drawn yet
         self.pool = WorkerPool(self._specs())
-        self.pool.train()
+        self.pool.train(config.collect.longest(_progress(config, done)))
         self.builders = self._build_ahead()
         self.device = self._choose_device()
-        self.rng = np.random.default_rng([config.seed, self.rank, 1])
-        self.generator = torch.Generator(self.device).manual_seed(config.seed * 1000 + self.rank)
+        self.rng = np.random.default_rng(self.seeds)
+        seed = int(self.rng.integers(2**31))
+        self.generator = torch.Generator(self.device).manual_seed(seed)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         model.to(device=self.device)  # type: ignore[call-arg]  # transformers hides the signature
         self.layout = DialogueLayout(self.processor, self.device)
         torch.manual_seed(config.seed)  # the same auxiliary heads in every process
         self.learner = Learner(model, self.layout, config.optimize, config.auxiliary)
-        torch.manual_seed(config.seed * 1000 + self.rank + 1)
+        torch.manual_seed(seed)
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.acting = copy.deepcopy(self.learner.average).eval()
         self.acting.to(dtype=dtype)  # type: ignore[call-arg]
@@ -102,13 +102,16 @@ class _OnlineRun:
             config.optimize.buffer_frames, self.pool.arrays, MAX_TURNS, INSTRUCTION_TOKENS, self.device
         )
         self.sampled = torch.from_numpy(self.rng.random(streams) < config.collect.sampled_streams).to(self.device)
+        self.expert_shares = np.ones(streams)  # of each stream's present episode
         self.log: list[dict[str, Any]] = []
         self.turns = 0
         self.planned = False
         self.seconds = {"waiting": 0.0, "acting": 0.0}  # for the workers; for the policy
         self._tokens_of: dict[str, list[int]] = {}
         self._conjunctions = _drawn_conjunctions(MAX_TURNS)
-        self._resume()
+        if state is not None:
+            self.learner.load_state(state["learner"])
+            self.log, self.turns = list(state["log"]), int(state["turns"])
 
     def train(self) -> list[dict[str, Any]]:
         config, learner = self.config, self.learner
@@ -171,13 +174,13 @@ class _OnlineRun:
         )
         executed = torch.from_numpy(arrays.executed).to(self.device).long()
         actions = self.policy.act(rgb, executed, conjunctions, self.sampled).cpu().numpy().astype(np.int8)
-        progress = self.learner.updates / config.optimize.updates
-        expert = self.rng.random(self.pool.streams) < config.collect.expert_share(progress)
+        self._share_out(np.flatnonzero(arrays.started))
+        expert = self.rng.random(self.pool.streams) < self.expert_shares
         disturbed = self.rng.random(self.pool.streams) < config.collect.random_chunks
         actions[disturbed] = self._random_chunks(int(disturbed.sum()), actions.shape[1])
         arrays.actions[:] = actions
         arrays.driver[:] = np.where(expert & ~disturbed, EXPERT, POLICY)
-        self.pool.turn()
+        self.pool.turn(config.collect.longest(self.progress))
         self.turns += 1
         self.seconds["acting"] += time.monotonic() - begun
         rows = self.buffer.whole
@@ -191,6 +194,18 @@ class _OnlineRun:
                 self.planned = True
             episodes = self.buffer.draw(rows, self.rng, -(-config.optimize.frames_per_update // SHORTEST))
             self.learner.update(episodes, self.rng)
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done."""
+        return _progress(self.config, self.learner.updates)
+
+    def _share_out(self, streams: NDArray[np.int64]) -> None:
+        """Draws how often the expert drives in the episodes that start."""
+        collect = self.config.collect
+        share = collect.expert_share(self.progress)
+        spread = self.rng.uniform(-collect.expert_spread, collect.expert_spread, len(streams))
+        self.expert_shares[streams] = share + spread if share < 1.0 else 1.0
 
     def _random_chunks(self, count: int, chunk: int) -> NDArray[np.int8]:
         """Half of them wander, half turn on the spot."""
@@ -254,7 +269,7 @@ class _OnlineRun:
             bar.write(json.dumps(record))
         if resume:
             self.buffer.forget_running()
-            self.pool.train()
+            self.pool.train(self.config.collect.longest(self.progress))
 
     def _play_held_out(self) -> NDArray[np.float64]:
         """(episodes, results) of this process's share."""
@@ -300,7 +315,7 @@ class _OnlineRun:
                 network.image_size,
                 network.patches_per_side,
                 network.chunk_size,
-                config.seed * 100_003 + self.rank * 1009 + worker,
+                (*self.seeds, worker),
                 config.collect,
             )
             for worker in range(workers)
@@ -342,23 +357,25 @@ class _OnlineRun:
         minutes = self.config.minutes
         return minutes is not None and not self._everywhere(time.monotonic() - self.begun < 60.0 * minutes)
 
-    def _resume(self) -> None:
-        path = self.config.out / "state.pt"
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # torch and pickle raise many kinds
-            raise TrainingError(f"{path} cannot be read: {error}. Remove it to begin anew") from error
-        mine, theirs = _recipe(self.config), state["recipe"]
-        if different := sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)):
-            changes = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} now" for key in different)
-            raise TrainingError(f"{path} is from another training ({changes}): use the same options, or another --out")
-        self.learner.load_state(state["learner"])
-        self.log = list(state["log"])
-        self.turns = int(state["turns"])
-        self.rng = np.random.default_rng([self.config.seed, self.rank, 1, self.learner.updates])
-        self.generator.manual_seed(self.config.seed * 1000 + self.rank + 7919 * self.learner.updates)
+
+def read_state(config: OnlineConfig) -> dict[str, Any] | None:
+    """The state that an interrupted training left in `config.out`, on the CPU; None if there is none.
+
+    Raises:
+        TrainingError: it cannot be read, or is another training's.
+    """
+    path = config.out / "state.pt"
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        mine, theirs = _recipe(config), state["recipe"]
+    except Exception as error:  # torch and pickle raise many kinds
+        raise TrainingError(f"{path} cannot be read: {error!r}. Remove it to begin anew") from error
+    if different := sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)):
+        changes = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} now" for key in different)
+        raise TrainingError(f"{path} is from another training ({changes}): use the same options, or another --out")
+    return state
 
 
 def save_checkpoint(model: StreamVLNForConditionalGeneration, processor: StreamVLNProcessor, folder: Path) -> None:
@@ -392,8 +409,8 @@ def _initial_network(config: OnlineConfig) -> tuple[StreamVLNProcessor, StreamVL
     return processor, StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
 
 
-def _split_scenes(config: OnlineConfig) -> tuple[list[str], list[str], list[str]]:
-    """Training scenes in the order in which they are played, held-out scenes, and the latter's episodes."""
+def _split_scenes(config: OnlineConfig, done: int) -> tuple[list[str], list[str], list[str]]:
+    """Training scenes in the order in which they are played after `done` updates; held-out scenes; their episodes."""
     dataset = open_training_data(config.data, config.split, config.scenes)
     scenes = list(dict.fromkeys(dataset.scene_of(episode_id) for episode_id in dataset.episode_ids))
     if config.held_out and len(scenes) <= config.held_out:
@@ -403,13 +420,17 @@ def _split_scenes(config: OnlineConfig) -> tuple[list[str], list[str], list[str]
         )
     held_out = scenes[len(scenes) - config.held_out :] if config.held_out else scenes
     training = scenes[: len(scenes) - len(held_out)] if config.held_out else scenes
-    order = np.random.default_rng(config.seed).permutation(len(training))
+    order = np.random.default_rng([config.seed, done]).permutation(len(training))
     chosen = set(held_out)
     ids = [e for e in dataset.episode_ids if dataset.scene_of(e) in chosen]
     # Evenly over scenes and episodes, where not all are evaluated.
     if len(ids) > config.evaluate_at_most:
         ids = [ids[k] for k in np.linspace(0, len(ids) - 1, config.evaluate_at_most).round().astype(int)]
     return [training[k] for k in order], held_out, ids
+
+
+def _progress(config: OnlineConfig, updates: int) -> float:
+    return updates / config.optimize.updates
 
 
 def _drawn_conjunctions(turns: int) -> NDArray[np.int64]:

@@ -18,7 +18,13 @@ from streamvln_gym.errors import DatasetError, StreamVLNGymError
 from streamvln_gym.flats.task import MEMORY_KINDS
 from streamvln_gym.training.online.config import CollectConfig, training_camera
 from streamvln_gym.training.online.streams import NOTHING, EpisodeSupply, Stream
-from streamvln_gym.training.privileged import POSE_TARGETS, PRIVILEGED_SENSORS, patch_targets, pose_targets, room_target
+from streamvln_gym.training.privileged import (
+    POSE_TARGETS,
+    PRIVILEGED_SENSORS,
+    patch_targets,
+    pose_targets,
+    room_targets,
+)
 
 RESULTS = ("success", "spl", "navigation_error", "oracle_success", "steps", "stopped", "memory_kind")
 KINDS = ("", *MEMORY_KINDS)
@@ -57,7 +63,7 @@ class StreamsSpec:
     image_size: int
     patches_per_side: int
     chunk_size: int
-    seed: int
+    seed: tuple[int, ...]
     config: CollectConfig
 
 
@@ -66,7 +72,7 @@ class StreamArrays:
 
     Attributes:
         rgb: uint8 (streams, size, size, 3).
-        patch_class, patch_depth: uint8 (streams, patches); pose: float32 (streams, 5); room: uint8 (streams,). See
+        patch_class, patch_depth: uint8 (streams, patches); pose: float32 (streams, 5); rooms: uint8 (streams, 2). See
             `Privileged`.
         episode: int64 (streams,) number of the present episode (an episode id), -1 for a stream that rests.
         instruction: uint8 (streams, 4096), its instruction in UTF-8, filled up with zeros.
@@ -86,7 +92,7 @@ class StreamArrays:
             "instruction": (np.uint8, (streams, INSTRUCTION_BYTES)),
             "patch_class": (np.uint8, (streams, patches)),
             "patch_depth": (np.uint8, (streams, patches)),
-            "room": (np.uint8, (streams,)),
+            "rooms": (np.uint8, (streams, 2)),
             "started": (np.bool_, (streams,)),
             "finished": (np.bool_, (streams,)),
             "actions": (np.int8, (streams, chunk)),
@@ -111,7 +117,7 @@ class StreamArrays:
     instruction: NDArray[np.uint8]
     patch_class: NDArray[np.uint8]
     patch_depth: NDArray[np.uint8]
-    room: NDArray[np.uint8]
+    rooms: NDArray[np.uint8]
     started: NDArray[np.bool_]
     finished: NDArray[np.bool_]
     actions: NDArray[np.int8]
@@ -157,13 +163,13 @@ class WorkerPool:
             self._processes.append(process)
         self._specs = list(specs)
 
-    def train(self) -> None:
-        """Lets every stream start a training episode."""
-        self._post([("train",)] * len(self._specs))
+    def train(self, longest: int) -> None:
+        """Lets every stream start a training episode, of a demonstration of at most `longest` actions."""
+        self._post([("train", longest)] * len(self._specs))
 
-    def turn(self) -> None:
-        """Lets every stream execute `arrays.actions`."""
-        self._post([("turn",)] * len(self._specs))
+    def turn(self, longest: int = 0) -> None:
+        """Lets every stream execute `arrays.actions`; `longest` is for the training episodes that start."""
+        self._post([("turn", longest)] * len(self._specs))
 
     def evaluate(self, episode_ids: Sequence[str], max_steps: int) -> NDArray[np.int64]:
         """Lets the streams start these episodes (at most one each); which stream got which, -1 for none."""
@@ -268,8 +274,8 @@ class _Worker:
         self._supply = EpisodeSupply(self._dataset, spec.training_scenes, spec.config, rng)
         self._training = True
 
-    def train(self) -> None:
-        self._training = True
+    def train(self, longest: int) -> None:
+        self._training, self._longest = True, longest
         for row, stream in zip(self._rows, self._streams, strict=True):
             self._begin(row, stream)
 
@@ -280,7 +286,8 @@ class _Worker:
             stream.begin(self._dataset.episode(episode_ids[k]) if k < len(episode_ids) else None)
             self._show(row, stream, started=True)
 
-    def turn(self) -> None:
+    def turn(self, longest: int) -> None:
+        self._longest = longest
         for row, stream in zip(self._rows, self._streams, strict=True):
             if stream.episode is None:
                 continue
@@ -314,7 +321,7 @@ class _Worker:
         self._show(row, stream, started=False)
 
     def _begin(self, row: int, stream: Stream) -> None:
-        stream.begin(self._dataset.episode(self._supply.next()))
+        stream.begin(self._supply.next(self._longest))
         self._show(row, stream, started=True)
 
     def _show(self, row: int, stream: Stream, started: bool) -> None:
@@ -339,7 +346,7 @@ class _Worker:
         arrays.patch_class[row], arrays.patch_depth[row] = patch_targets(pictures, self._spec.patches_per_side)
         stream.follower.advance(stream.state)
         arrays.pose[row] = pose_targets(stream.follower, stream.state, stream.start)
-        arrays.room[row] = room_target(self._simulator.scene_graph, stream.state)
+        arrays.rooms[row] = room_targets(self._simulator.scene_graph, stream.follower, stream.state)
 
 
 def _fill(row: NDArray[np.int8], values: Sequence[int]) -> None:
