@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.episodes import Episode, EpisodeDataset, scene_name
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.expert import expert_for
 from streamvln_gym.simulators.base import AgentState
-from streamvln_gym.training.privileged import Privileged, patch_targets, pose_targets, room_target
+from streamvln_gym.training.privileged import Privileged, patch_targets, pose_targets, room_targets
 from streamvln_gym.training.recorder import RecordConfig
 from streamvln_gym.training.trajectory_writer import TrajectoryWriter
 
@@ -80,7 +78,7 @@ class EpisodeRecording:
         classes, depth = patch_targets(observation, self._config.patches)
         graph = getattr(self._env.simulator, "scene_graph", None)
         pose = pose_targets(self.expert, self.state, self._env.trajectory[0])
-        return Privileged(classes, depth, pose, np.asarray(room_target(graph, self.state)))
+        return Privileged(classes, depth, pose, room_targets(graph, self.expert, self.state))
 
 
 def recording_env(config: RecordConfig, dataset: EpisodeDataset | None = None) -> VLNEnv:
