@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from streamvln_gym import __version__
-from streamvln_gym.episodes import EpisodeDataset
+from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.video import VideoWriter
@@ -205,10 +205,21 @@ def play(env: gym.Env, agent: Any, episode_id: str, video: Path | None = None, l
             actions.append(int(action))
             film.shoot(env)
             finished = terminated or truncated
+    return episode_record(env.unwrapped.episode, info, actions)  # type: ignore[attr-defined]
+
+
+def episode_record(episode: Episode, info: Mapping[str, Any], actions: Sequence[int]) -> dict[str, Any]:
+    """A finished episode as a record, see `play`.
+
+    Args:
+        episode: what was played.
+        info: the environment's, of the last step.
+        actions: what was executed.
+    """
     ids = ("dataset", "split", "simulator", "scene_id", "episode_id", "trajectory_id", "needs_memory")
     record: dict[str, Any] = {key: info[key] for key in ids}
-    record["instruction"] = env.unwrapped.episode.instruction.text  # type: ignore[attr-defined]
-    record["actions"] = actions
+    record["instruction"] = episode.instruction.text
+    record["actions"] = list(actions)
     record["success_rule"] = info.get("success_rule")
     record |= {name: info[name] for name in METRICS if name in info}
     return record

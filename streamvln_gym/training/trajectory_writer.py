@@ -14,7 +14,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -112,6 +112,7 @@ class TrajectoryWriter:
         actions: Sequence[int],
         executed: Sequence[int] | None = None,
         intrinsics: NDArray[np.floating] | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         """Moves the episode into the folder; it replaces one of the same name.
 
@@ -121,6 +122,7 @@ class TrajectoryWriter:
             actions: what to do at each picture; STOP at the last unless `executed` is given.
             executed: what was executed at each picture, if somebody else than the expert drove.
             intrinsics: (3, 3), where poses were given.
+            notes: further keys of the annotation, as JSON values; readers ignore them.
 
         Raises:
             DatasetError: a file cannot be written.
@@ -146,6 +148,7 @@ class TrajectoryWriter:
             "video": f"{IMAGES}/{self.name}",
             "instructions": list(instructions),
             **_file_actions(actions, executed),
+            **(notes or {}),
         }
         self._move()
         _write_episode(self.folder, self.name, entry)
@@ -164,9 +167,19 @@ class TrajectoryWriter:
                 os.rename(self._stage, target)
 
 
-def mark_skipped(folder: Path, name: str, reason: str) -> None:
-    """Notes that an episode cannot be recorded, so that no later run tries again; it gets no annotation."""
-    _write_episode(folder, name, {_SKIPPED: reason})
+def mark_skipped(folder: Path, name: str, reason: str, notes: Mapping[str, Any] | None = None) -> None:
+    """Says that an episode is not recorded, and why, so that no later run tries again; it gets no annotation."""
+    _write_episode(folder, name, {_SKIPPED: reason, **(notes or {})})
+
+
+def read_notes(folder: Path, key: str) -> list[Any]:
+    """What `notes` have under `key`, of all episodes that have it, skipped ones too, in the order of their names.
+
+    Raises:
+        DatasetError: an annotation is damaged.
+    """
+    entries = (_read_episode(path) for path in sorted((folder / EPISODES).glob("*.json")))
+    return [entry[key] for entry in entries if key in entry]
 
 
 def is_recorded(folder: Path, name: str) -> bool:

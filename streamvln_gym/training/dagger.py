@@ -1,0 +1,337 @@
+"""DAgger on disk: rounds of playing with the expert's labels, aggregation, training and evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from streamvln_gym.episodes import EpisodeDataset
+from streamvln_gym.errors import TrainingError
+from streamvln_gym.metrics import METRICS, summarize
+from streamvln_gym.rollout import choose_episodes
+from streamvln_gym.selection import open_dataset
+from streamvln_gym.training.config import TrainConfig, TrainRecipe, flatten
+from streamvln_gym.training.dagger_config import FREE_FIELDS, DAggerConfig
+from streamvln_gym.training.dagger_table import read_row, write_json, write_row, write_table
+from streamvln_gym.training.policy_evaluator import EvaluationJob, evaluate_policy
+from streamvln_gym.training.recorder import identity_of, make_folder, only_process, record_scenes
+from streamvln_gym.training.scene_workers import cores, scenes_by_size
+from streamvln_gym.training.trajectories import MIN_ACTIONS, load_trajectories
+from streamvln_gym.training.trajectory_writer import read_notes
+
+if TYPE_CHECKING:
+    from streamvln_gym.training.policy_recorder import PolicyRecordConfig, PolicyRecorder
+
+SETTINGS = "dagger.json"
+FIRST = "first"
+_NEVER = 2**31
+
+
+@dataclass(frozen=True)
+class DAggerResult:
+    """What a run came to.
+
+    Attributes:
+        rows: of the table: first policy (if it was evaluated), then round by round.
+        model: folder of the last round's network, for `StreamVLNAgent.from_pretrained`.
+    """
+
+    rows: list[dict[str, Any]]
+    model: Path
+
+
+def dagger(
+    config: DAggerConfig, report: Callable[[Sequence[Mapping[str, Any]]], object] = lambda rows: None
+) -> DAggerResult:
+    """Runs the rounds that are missing. `Round` says what each consists of.
+
+    Layout of `config.out`::
+
+        dagger.json            the settings; a run with others is refused
+        first/model/           the first policy, where no checkpoint was given
+        first/evaluation.jsonl
+        round_000/, ...        see `Round`
+        table.json             a row per round
+
+    Killed at any moment, the same call goes on and comes to the same files (of training.json all but `loss` and
+    `seconds`); on a GPU as far as its arithmetic repeats itself. With several workers, a script that calls this needs
+    the usual `if __name__ == "__main__":`.
+
+    Args:
+        config: the settings.
+        report: is told the table's rows so far after every round.
+
+    Raises:
+        DatasetError: data cannot be had, the folder cannot be written, or a worker was killed.
+        CheckpointError: the first policy cannot be loaded.
+        TrainingError: the folder holds a run with other settings, no episode was kept, or training fails.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError("DAgger is one process that starts others for the episodes: start it without a launcher")
+    playable = _check(config)
+    make_folder(config.out)
+    with only_process(config.out, "running DAgger in"):
+        _check_settings(config)
+        first = policy = _first_policy(config)
+        rows: list[dict[str, Any]] = []
+        if config.evaluate_first:
+            records = evaluate_policy(_evaluation(config, first), config.out / FIRST / "evaluation.jsonl")
+            rows.append({"round": FIRST, "policy": first, **_means(records)})
+        for number in range(config.rounds):
+            this = Round(config, number, policy, policy if config.start_from == "previous" else first)
+            rows.append(this.run(playable))
+            policy = str(this.model)
+            write_table(config.out, rows)
+            report(rows)
+    return DAggerResult(rows, Path(policy))
+
+
+class Round:
+    """One round. Each stage finds out by itself what of it is done.
+
+    Layout of its folder::
+
+        data/               trajectories that policy and expert drove, labelled by the expert; see `trajectory_writer`
+        training/           the run of `sft.train` on demonstrations and all rounds' data so far
+        training/model/     its network
+        evaluation.jsonl    a line per episode of the evaluation split; see `policy_evaluator`
+        round.json          the row of the table; written last
+
+    Args:
+        config: of all rounds.
+        number: from 0.
+        policy: checkpoint that plays.
+        start: checkpoint that training starts from.
+    """
+
+    def __init__(self, config: DAggerConfig, number: int, policy: str, start: str) -> None:
+        self.config = config
+        self.number = number
+        self.beta = config.mixing.make()(number)
+        self._policy = policy
+        self._start = start
+        self._folder = round_folder(config.out, number)
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained network."""
+        return self._folder / "training" / "model"
+
+    def run(self, playable: EpisodeDataset) -> dict[str, Any]:
+        """Does what is missing; returns the row of the table.
+
+        Args:
+            playable: the dataset whose episodes are recorded.
+        """
+        row = read_row(self._folder / "round.json")
+        if row is None:
+            recorded = self._record(playable)
+            trained = self._train()
+            records = evaluate_policy(_evaluation(self.config, str(self.model)), self._folder / "evaluation.jsonl")
+            row = {"round": self.number, "beta": self.beta, "policy": self._policy, **recorded, **trained}
+            row |= _means(records)
+            write_row(self._folder / "round.json", row)
+        for checkpoint in (self._folder / "training").glob("checkpoint-*"):  # nobody goes on from here any more
+            shutil.rmtree(checkpoint)
+        return row
+
+    def _record(self, playable: EpisodeDataset) -> dict[str, Any]:
+        """Plays the round's episodes; returns how many of what."""
+        from streamvln_gym.training.policy_recorder import NOTES
+
+        config, folder = self.config, self._folder / "data"
+        record = config.recording(folder, self._policy)
+        chosen = episodes_of_round(playable, config.rollout.episodes, self.number, config.seed)
+        job = _policy_record_config(config, self.number, self.beta, self._policy, chosen)
+        identity = identity_of(record, playable) | {"round": self.number, "beta": self.beta}
+        scenes = scenes_by_size(playable, chosen)
+        title = f"round {self.number} on {playable.name}/{playable.split}"
+        with tqdm(total=len(chosen), desc=title, unit="episode") as bar:
+            make = partial(_policy_recorder, job)
+            record_scenes(folder, identity, make, scenes, config.rollout.workers or cores(), bar)
+        kept = load_trajectories(folder)
+        notes = read_notes(folder, NOTES)
+        steps = sum(note["steps"] for note in notes)
+        return {
+            "episodes": len(chosen),
+            "kept": len(kept),
+            "dropped": len(notes) - len(kept),
+            "skipped": len(chosen) - len(notes),
+            "frames": sum(map(len, kept)),
+            "expert_share": sum(note["expert_steps"] for note in notes) / steps if steps else None,
+            "take_overs": sum(note["take_overs"] for note in notes),
+        }
+
+    def _train(self) -> dict[str, Any]:
+        """Trains on all that there is; returns the loss on this round's data afterwards."""
+        from streamvln_gym.training.sft import train  # needs torch
+
+        config = self.config
+        folders = [round_folder(config.out, number) / "data" for number in range(self.number + 1)]
+        usable = [folder for folder in folders if _has_windows(folder)]
+        if not usable and not config.demonstrations:
+            raise TrainingError(
+                f"no episode of {folders[-1]} was kept ('skipped' in its episodes/ says why), and there are no "
+                "demonstrations, so there is nothing to train on: start in another folder with a looser `keep`, a "
+                "larger beta, more episodes or `demonstrations`"
+            )
+        share = "" if config.round_weight is None else f"={config.round_weight!r}"
+        recipe = {item.name: getattr(config.train, item.name) for item in fields(TrainRecipe)}
+        recipe["report"] = replace(config.train.report, eval_every=config.train.report.eval_every or _NEVER)
+        result = train(
+            TrainConfig(
+                data=(*config.demonstrations, *(f"{folder}{share}" for folder in usable)),
+                out=self._folder / "training",
+                checkpoint=self._start,
+                held_out=(str(folders[-1]),) if folders[-1] in usable else (),
+                seed=config.seed + self.number,
+                resume=True,
+                **recipe,
+            )
+        )
+        return {"optimiser_steps": result.steps, "loss": result.eval_loss}
+
+
+def round_folder(out: Path, number: int) -> Path:
+    """Where round `number` of a run lies."""
+    return out / f"round_{number:03d}"
+
+
+def episodes_of_round(dataset: EpisodeDataset, count: int, number: int, seed: int) -> list[str]:
+    """The episodes of a round: `count` of a shuffled order in which scenes take turns, after those of the last round.
+
+    Args:
+        dataset: to choose from.
+        count: how many; 0, or more than there are: all of them.
+        number: of the round.
+        seed: of the order, the same in all rounds.
+    """
+    order = choose_episodes(dataset, 0, seed)
+    if not 0 < count < len(order):
+        return order
+    return [order[(number * count + offset) % len(order)] for offset in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _check(config: DAggerConfig) -> EpisodeDataset:
+    """Finds out before anything is written whether all that is named is there; returns the episodes to play.
+
+    Raises:
+        StreamVLNGymError: something is missing or malformed.
+    """
+    from streamvln_gym.agents.checkpoint import find_folder
+    from streamvln_gym.training.mixture import parse_sources
+
+    sources = parse_sources(config.demonstrations)
+    if config.round_weight is None and any(source.weight is not None for source in sources):
+        raise ValueError("the demonstrations have weights, so the rounds need one too: set round_weight")
+    if config.round_weight is not None and any(source.weight is None for source in sources):
+        raise ValueError("round_weight is set, so the demonstrations need weights too: FOLDER=WEIGHT")
+    for source in sources:
+        load_trajectories(source.folder)
+    if config.checkpoint is not None:
+        find_folder(config.checkpoint)
+    evaluation, rollout = config.evaluation, config.rollout
+    open_dataset(evaluation.data or rollout.data, evaluation.split, rollout.data_dir, evaluation.scenes)
+    return open_dataset(rollout.data, rollout.split, rollout.data_dir, rollout.scenes)
+
+
+def _check_settings(config: DAggerConfig) -> None:
+    path = config.out / SETTINGS
+    ours = {name: value for name, value in flatten(config).items() if name not in FREE_FIELDS}
+    begun = [folder for folder in (config.out / FIRST, round_folder(config.out, 0)) if folder.exists()]
+    if not path.exists() or not begun:  # where nothing was played, other settings do no harm
+        if begun:
+            raise TrainingError(f"{begun[0]} is there, but no {path} that says of which run: choose another folder")
+        write_json(path, ours)
+        return
+    try:
+        theirs = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}): choose another folder") from error
+    differences = [
+        f"{name} was {theirs.get(name)!r} and is now {ours.get(name)!r}"
+        for name in {**theirs, **ours}
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differences:
+        raise TrainingError(
+            f"{config.out} holds a DAgger run with other settings: {'; '.join(differences)}. Go on with those of "
+            f"{path}, or choose another folder"
+        )
+
+
+def _first_policy(config: DAggerConfig) -> str:
+    """The first policy's checkpoint; random weights are written down, as every round may start from them."""
+    if config.checkpoint is not None:
+        return config.checkpoint
+    target = config.out / FIRST / "model"
+    if not target.exists():
+        from streamvln_gym.agents import StreamVLNAgent
+        from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+        from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+
+        processor = StreamVLNProcessor.tiny()
+        network = StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
+        partial_folder = target.with_name(".model.partial")
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        StreamVLNAgent(network, processor).save_pretrained(partial_folder)
+        os.replace(partial_folder, target)
+    return str(target)
+
+
+def _policy_record_config(
+    config: DAggerConfig, number: int, beta: float, policy: str, chosen: Sequence[str]
+) -> PolicyRecordConfig:
+    from streamvln_gym.training.policy_recorder import PolicyRecordConfig
+
+    return PolicyRecordConfig(
+        record=config.recording(round_folder(config.out, number) / "data", policy),
+        episode_ids=tuple(chosen),
+        round_number=number,
+        beta=beta,
+        per=config.mixing.per,
+        take_over=config.take_over,
+        keep=config.keep,
+        batch=config.rollout.batch,
+    )
+
+
+def _policy_recorder(job: PolicyRecordConfig) -> PolicyRecorder:
+    from streamvln_gym.training.policy_recorder import PolicyRecorder
+
+    return PolicyRecorder(job)
+
+
+def _evaluation(config: DAggerConfig, checkpoint: str) -> EvaluationJob:
+    rollout = config.rollout
+    return EvaluationJob(
+        settings=replace(config.evaluation, data=config.evaluation.data or rollout.data),
+        checkpoint=checkpoint,
+        device=rollout.device,
+        camera=config.recording(config.out, checkpoint).camera,
+        data_dir=rollout.data_dir,
+        batch=rollout.batch,
+        workers=rollout.workers or cores(),
+    )
+
+
+def _has_windows(folder: Path) -> bool:
+    return any(len(trajectory) >= MIN_ACTIONS for trajectory in load_trajectories(folder))
+
+
+def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The means of an evaluation, and what it was on."""
+    means = summarize(records)
+    what = {key: records[0][key] for key in ("dataset", "split", "simulator", "note") if records and key in records[0]}
+    return {**what, "evaluated": len(records), **{name: means[name] for name in METRICS if name in means}}
