@@ -16,6 +16,8 @@ from streamvln_gym.errors import StreamVLNGymError
 from streamvln_gym.metrics import METRICS, summarize
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig
 from streamvln_gym.training.config import TrainConfig
+from streamvln_gym.training.dagger_config import DAggerConfig
+from streamvln_gym.training.online.config import OnlineConfig
 from streamvln_gym.training.recorder import RecordConfig
 
 _COLUMNS = {
@@ -103,6 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         | Annotated[RecordConfig, tyro.conf.subcommand("record", description="Record trajectories for training.")]
         | Annotated[TrainConfig, tyro.conf.subcommand("train", description="Train StreamVLN on trajectory folders.")]
+        | Annotated[
+            DAggerConfig, tyro.conf.subcommand("dagger", description="Play, label, train, evaluate; in rounds.")
+        ]
+        | Annotated[
+            OnlineConfig,
+            tyro.conf.subcommand("online-dagger", description="Train in environments that run beside the training."),
+        ]
         | Annotated[BudgetConfig, tyro.conf.subcommand("budget", description="Count what frames cost the model.")]
         | Annotated[ConvertConfig, tyro.conf.subcommand("convert", description="Convert a published checkpoint.")]
         | Annotated[DoctorConfig, tyro.conf.subcommand("doctor", description="Say what is installed and found.")],
@@ -120,6 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _record(config)
         elif isinstance(config, TrainConfig):
             _train(config)
+        elif isinstance(config, DAggerConfig):
+            _dagger(config)
+        elif isinstance(config, OnlineConfig):
+            _train_online(config)
         elif isinstance(config, ConvertConfig):
             _convert(config)
         elif isinstance(config, BudgetConfig):
@@ -143,6 +156,14 @@ def _rollout(config: RolloutConfig) -> None:
         print(f"videos: {config.video.resolve()}")
     if config.json:
         print(f"records: {config.json.resolve()}")
+
+
+def _train_online(config: OnlineConfig) -> None:
+    from streamvln_gym.training.online.trainer import train_online
+
+    train_online(config)
+    print(f"checkpoint: {(config.out / 'checkpoint').resolve()}")
+    print(f"log: {(config.out / 'log.jsonl').resolve()}")
 
 
 def print_table(records: Sequence[dict[str, Any]]) -> None:
@@ -213,6 +234,14 @@ def _train(config: TrainConfig) -> None:
             print(f"{name} after {result.steps} steps: {folder.resolve()}")
     if result.model:
         print(f"play it with: streamvln-gym rollout --agent streamvln --checkpoint {result.model}")
+
+
+def _dagger(config: DAggerConfig) -> None:
+    from streamvln_gym.training.dagger import dagger
+    from streamvln_gym.training.dagger_table import print_rounds
+
+    result = dagger(config, print_rounds)
+    print(f"play the last round's policy with: streamvln-gym rollout --agent streamvln --checkpoint {result.model}")
 
 
 def _record(config: RecordConfig) -> None:

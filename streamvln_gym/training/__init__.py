@@ -21,9 +21,12 @@ _LAZY = {
     "StreamVLNWindows": "dataset",
     "StreamVLNCollator": "collator",
     "AugmentationConfig": "augmentation",
+    "OnlineConfig": "online.config",
+    "train_online": "online.trainer",
     "TrainConfig": "config",
     "TrainResult": "sft",
     "train": "sft",
+    "DAggerConfig": "dagger_config",
 }
 __all__ = sorted(_LAZY)
 _load = lazy_exports(__name__, _LAZY)

@@ -62,12 +62,14 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(scratch, path)
 
 
-def print_rounds(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Prints one row per round."""
+def print_rounds(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints one row per round; the title says what the evaluations were on."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    last = rows[-1]
+    title = "DAgger, evaluated on {dataset}/{split} ({evaluated} episodes), simulator {simulator}".format_map(last)
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for heading in _COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
