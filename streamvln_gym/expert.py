@@ -23,6 +23,8 @@ WAYPOINT_RADIUS = 0.5
 """Geodesic metres at which a way-point counts as visited, unless told otherwise."""
 
 _HALF_CIRCLE = round(180.0 / TURN_DEGREES)
+# Turns in the order 0, 1, -1, 2, -2, ..., half a circle (once).
+_FEWEST_FIRST = (0, *(turns * sign for turns in range(1, _HALF_CIRCLE) for sign in (1, -1)), _HALF_CIRCLE)
 # A forward step whose heading is at most half a turn off gains at least this much (1 % left for rounding).
 _GOOD_GAIN = 0.99 * FORWARD_METRES * math.cos(math.radians(TURN_DEGREES / 2.0))
 
@@ -175,7 +177,7 @@ class GeodesicFollower:
     def _best_turns(self, state: AgentState, distance: float) -> int:
         """Turns (left positive) before the forward step: the fewest that gain all a step can, else the best gain."""
         best_score, best_turns = -math.inf, 0
-        for turns in _fewest_first():
+        for turns in _FEWEST_FIRST:
             yaw = state.yaw + turns * math.radians(TURN_DEGREES)
             ahead, _ = self._simulator.try_step(AgentState(state.position, yaw), Action.FORWARD)
             gain = distance - self._simulator.geodesic_distance(ahead.position, self.waypoint)
@@ -190,14 +192,6 @@ class GeodesicFollower:
 def _apart(place: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     """Whether two positions lie far enough apart on the floor for a direction to mean something."""
     return math.hypot(place[0] - other[0], place[2] - other[2]) > 0.05
-
-
-def _fewest_first() -> list[int]:
-    """Turns in the order 0, 1, -1, 2, -2, ..., half a circle (once)."""
-    order = [0]
-    for turns in range(1, _HALF_CIRCLE):
-        order += [turns, -turns]
-    return [*order, _HALF_CIRCLE]
 
 
 def expert_for(

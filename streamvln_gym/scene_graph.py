@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamvln_gym.errors import SceneError
 
 Rect = tuple[float, float, float, float]
@@ -124,6 +127,15 @@ class SceneGraph:
                 return room.id
         return None
 
+    def rooms_at(self, points: NDArray[np.float64]) -> list[int | None]:
+        """`room_at` for many floor points, (N, 2), at once."""
+        found = np.full(len(points), -1)
+        for room in reversed(self.rooms):  # as in `room_at`, the first room wins
+            x0, z0, x1, z1 = room.rect
+            x, z = points[:, 0], points[:, 1]
+            found[(x0 <= x) & (x <= x1) & (z0 <= z) & (z <= z1)] = room.id
+        return [None if room < 0 else room for room in found.tolist()]
+
     def doors_of(self, room: int) -> list[Door]:
         """The doors of a room."""
         return [door for door in self.doors if room in door.rooms]
@@ -137,9 +149,13 @@ class SceneGraph:
         """The objects that are not structure."""
         return tuple(o for o in self.objects if not o.structural)
 
-    def furnishings_in(self, room: int) -> list[SceneObject]:
+    def furnishings_in(self, room: int) -> tuple[SceneObject, ...]:
         """The objects of a room that are not structure."""
-        return [o for o in self.furnishings if o.room == room]
+        return self._furnishings_by_room[room]
+
+    @cached_property
+    def _furnishings_by_room(self) -> tuple[tuple[SceneObject, ...], ...]:
+        return tuple(tuple(o for o in self.furnishings if o.room == room.id) for room in self.rooms)
 
     def to_json(self) -> str:
         """The scene graph as JSON text, the same bytes for the same graph."""

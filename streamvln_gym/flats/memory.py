@@ -50,10 +50,10 @@ def memory_need(graph: SceneGraph, sight: Sight, proposal: Proposal, demonstrati
     if proposal.cue_room is not None:
         cue[[o.id for o in graph.objects if o.room == proposal.cue_room]] = True
     window = range(decision, decision - WINDOW_STEPS, -1)
-    if any(sight.pixels(step)[cue].sum() >= _PIXELS for step in window):
+    if any(sight.shows(step, cue, _PIXELS) for step in window):
         return None
     for step in range(decision - WINDOW_STEPS, -1, -1):
-        if sight.pixels(step)[cue].sum() >= _PIXELS:
+        if sight.shows(step, cue, _PIXELS):
             return MemoryNeed(kind, decision, step)
     return None
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamvln_gym.flats.landmarks import distance_to
+from streamvln_gym.flats.landmarks import distance_to, is_landmark, is_unique
 from streamvln_gym.scene_graph import Room, SceneGraph, SceneObject
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 
 _CLEARANCE = 0.15  # metres to the edge of the navigation mesh at which nobody stands squeezed in
 _TRIES = 25
+_REACHES = (0.45, 0.6, 0.8)  # metres off an object's edge
 
 
 class Places:
@@ -28,13 +30,33 @@ class Places:
         self.graph = graph
         self.navmesh = navmesh
         self.height = float(navmesh.vertices[0, 1])
+        self._largest_island = navmesh.largest_island
+        # Proposals ask for the same few places again and again.
+        self._middles: dict[int, NDArray[np.float64] | None] = {}
+        self._beside: dict[tuple[int, float], NDArray[np.float64] | None] = {}
+
+    @cached_property
+    def landmarks(self) -> tuple[SceneObject, ...]:
+        """The objects at which an episode may stop: unique landmarks on the floor or a wall."""
+        graph = self.graph
+        return tuple(
+            o for o in graph.furnishings if is_landmark(o) and o.mount in ("floor", "wall") and is_unique(graph, o)
+        )
+
+    def landmarks_in(self, room: int) -> tuple[SceneObject, ...]:
+        """Those of a room."""
+        return self._landmarks_by_room[room]
+
+    @cached_property
+    def _landmarks_by_room(self) -> tuple[tuple[SceneObject, ...], ...]:
+        return tuple(tuple(o for o in self.landmarks if o.room == room.id) for room in self.graph.rooms)
 
     def stand_at(self, x: float, z: float, room: int, clearance: float = _CLEARANCE) -> NDArray[np.float64] | None:
         """The mesh point (3,) at (x, z) if one can stand there, in `room` and not squeezed in; else None."""
         point = np.array([x, self.height, z])
         if self.graph.room_at(x, z) != room or not self.navmesh.is_navigable(point):
             return None
-        if self.navmesh.island_of(point) != self.navmesh.largest_island:
+        if self.navmesh.island_of(point) != self._largest_island:
             return None
         if self.navmesh.distance_to_obstacle(point, 2 * clearance) < clearance:
             return None
@@ -51,19 +73,21 @@ class Places:
 
     def at_object(self, item: SceneObject, rng: np.random.Generator) -> NDArray[np.float64] | None:
         """A place (3,) within arm's length of an object, in front of it if it has a front; None if there is none."""
-        x, z = item.centre
         around = rng.permutation(np.arange(0.0, 2 * math.pi, math.pi / 8))
         if item.facing is not None:
             around = np.concatenate([[item.facing], item.facing + np.array([0.4, -0.4, 0.8, -0.8]), around])
-        for yaw in around:
-            for reach in (0.45, 0.6, 0.8):
-                place = self._beyond(item, x, z, float(yaw), reach)
-                if place is not None:
-                    return place
+        for yaw in around.tolist():
+            if (item.id, yaw) not in self._beside:
+                places = (self._beyond(item, yaw, reach) for reach in _REACHES)
+                self._beside[item.id, yaw] = next((place for place in places if place is not None), None)
+            place = self._beside[item.id, yaw]
+            if place is not None:
+                return place
         return None
 
-    def _beyond(self, item: SceneObject, x: float, z: float, yaw: float, reach: float) -> NDArray[np.float64] | None:
+    def _beyond(self, item: SceneObject, yaw: float, reach: float) -> NDArray[np.float64] | None:
         """A place `reach` metres off the object's edge, as seen from its middle in direction `yaw`."""
+        x, z = item.centre
         dx, dz = -math.sin(yaw), -math.cos(yaw)
         half_x = (item.footprint[2] - item.footprint[0]) / 2
         half_z = (item.footprint[3] - item.footprint[1]) / 2
@@ -77,7 +101,12 @@ class Places:
         return place
 
     def middle(self, room: Room) -> NDArray[np.float64] | None:
-        """A place (3,) near the middle of a room."""
+        """A place (3,) near the middle of a room, or None if there is none."""
+        if room.id not in self._middles:
+            self._middles[room.id] = self._find_middle(room)
+        return self._middles[room.id]
+
+    def _find_middle(self, room: Room) -> NDArray[np.float64] | None:
         x, z = room.centre
         for reach in (0.0, 0.4, 0.8):
             for yaw in np.arange(0.0, 2 * math.pi, math.pi / 4):

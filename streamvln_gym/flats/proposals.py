@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from streamvln_gym.flats.landmarks import distance_to, is_landmark, is_unique
 from streamvln_gym.flats.places import Places
 from streamvln_gym.flats.routes import Leg, Route, trace_route
 from streamvln_gym.flats.task import Task
+from streamvln_gym.geometry import path_length
 from streamvln_gym.scene_graph import Door, Room, SceneGraph, SceneObject
 
 _PLAIN_METRES = (5.0, 20.0)
@@ -83,7 +84,7 @@ def propose_return(places: Places, rng: np.random.Generator) -> Proposal | None:
     graph = places.graph
     candidates = [room for room in graph.rooms if room.type != HALLWAY]
     start_room = candidates[int(rng.integers(len(candidates)))]
-    item = _random_landmark(places, rng, lambda o: o.room != start_room.id)
+    item = _random_one([o for o in places.landmarks if o.room != start_room.id], rng)
     start = places.random_in(start_room, rng)
     place = places.at_object(item, rng) if item is not None else None
     if item is None or start is None or place is None:
@@ -106,7 +107,10 @@ def propose_return(places: Places, rng: np.random.Generator) -> Proposal | None:
 
 def propose_counting(places: Places, rng: np.random.Generator) -> Proposal | None:
     """Along a hallway to the n-th door on one side, the first of which was passed long before."""
-    chosen = _random_hallway_route(places, rng)
+    drawn = _random_hallway_walk(places, rng)
+    if drawn is None or not _may_be_counted(places, drawn):
+        return None
+    chosen = _hallway_route(places, drawn)
     if chosen is None:
         return None
     proposal, index, leg = chosen
@@ -115,10 +119,6 @@ def propose_counting(places: Places, rng: np.random.Generator) -> Proposal | Non
         return None
     claim = facts[0]
     first = _first_counted(places, leg, claim)
-    doors = places.graph.doors_of(leg.room.id)
-    rivals = [d.other(leg.room.id) for d in doors if d.id != leg.exit.id and d.axis == leg.exit.axis]
-    if not _tells_nothing(places, proposal.task.stop, rivals):
-        return None
     if first is None or math.dist(first.position, leg.exit.position) < _FORGOTTEN_METRES:
         return None
     task = replace(proposal.task, kind="counting", doors={index: claim})
@@ -139,8 +139,9 @@ def propose_second_room(places: Places, rng: np.random.Generator) -> Proposal | 
     if ending is None or start_room.id in (first, second):
         return None
     stop, goal = ending
-    wanted = [lambda o: o.room == first, lambda o: o.room not in (first, second, hub.id)]
-    visited = [_random_landmark(places, rng, fits) for fits in wanted[: 2 if rng.random() < 0.7 else 1]]
+    elsewhere = [o for o in places.landmarks if o.room not in (first, second, hub.id)]
+    wanted = [places.landmarks_in(first), elsewhere]
+    visited = [_random_one(landmarks, rng) for landmarks in wanted[: 2 if rng.random() < 0.7 else 1]]
     found = [places.random_in(start_room, rng), *(o and places.at_object(o, rng) for o in visited), goal]
     stations = [station for station in found if isinstance(station, np.ndarray)]
     if len(stations) < len(found) or not _tells_nothing(places, stop, [first]):
@@ -167,7 +168,8 @@ def propose_second_room(places: Places, rng: np.random.Generator) -> Proposal | 
 
 def propose_same_as(places: Places, rng: np.random.Generator) -> Proposal | None:
     """Into the room off a hallway that shows the colour of something seen before."""
-    chosen = _random_hallway_route(places, rng)
+    drawn = _random_hallway_walk(places, rng)
+    chosen = _hallway_route(places, drawn) if drawn is not None else None
     if chosen is None:
         return None
     proposal, index, leg = chosen
@@ -200,16 +202,8 @@ def propose_same_as(places: Places, rng: np.random.Generator) -> Proposal | None
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def _random_landmark(
-    places: Places, rng: np.random.Generator, fits: Callable[[SceneObject], bool]
-) -> SceneObject | None:
-    graph = places.graph
-    found = [
-        o
-        for o in graph.furnishings
-        if is_landmark(o) and o.mount in ("floor", "wall") and is_unique(graph, o) and fits(o)
-    ]
-    return found[int(rng.integers(len(found)))] if found else None
+def _random_one(items: Sequence[SceneObject], rng: np.random.Generator) -> SceneObject | None:
+    return items[int(rng.integers(len(items)))] if items else None
 
 
 def _ending(
@@ -219,7 +213,7 @@ def _ending(
     if room.type != HALLWAY and rng.random() < at_place:
         goal = places.middle(room)
         return (Stop(None, place="middle"), goal) if goal is not None else None
-    item = _random_landmark(places, rng, lambda o: o.room == room.id)
+    item = _random_one(places.landmarks_in(room.id), rng)
     if item is None:
         return None
     goal = places.at_object(item, rng)
@@ -238,14 +232,27 @@ def _finish(
     if path is None:
         return None
     path = path.round(6)  # as it will be written
+    if path_length(path) < metres[0] - 1e-6:
+        return None  # the route, which cuts the corners, is no longer
     route = trace_route(places.graph, path, yaw)
     if route is None or not metres[0] <= route.length <= metres[1] or not _LEGS[0] <= len(route.legs) <= max_legs:
         return None
     return Proposal(Task(route, yaw, stop), path, np.empty((0, 3)))
 
 
-def _random_hallway_route(places: Places, rng: np.random.Generator) -> tuple[Proposal, int, Leg] | None:
-    """A route that goes along a hallway and leaves it for a room: (proposal, index of the hallway's leg, that leg)."""
+@dataclass(frozen=True)
+class _HallwayWalk:
+    """What is drawn for a way along a hallway, before the path is sought: from `start`, out by `door`, to `goal`."""
+
+    hall: Room
+    door: Door
+    start: NDArray[np.float64]
+    goal: NDArray[np.float64]
+    stop: Stop
+    yaw: float
+
+
+def _random_hallway_walk(places: Places, rng: np.random.Generator) -> _HallwayWalk | None:
     graph = places.graph
     halls = [room for room in graph.rooms if room.type == HALLWAY]
     if not halls:
@@ -265,13 +272,32 @@ def _random_hallway_route(places: Places, rng: np.random.Generator) -> tuple[Pro
     if target.id == start_room.id or ending is None or start is None:
         return None
     stop, goal = ending
-    proposal = _finish(places, [start, goal], random_yaw(rng), stop, _MEMORY_METRES)
+    return _HallwayWalk(hall, door, start, goal, stop, random_yaw(rng))
+
+
+def _hallway_route(places: Places, walk: _HallwayWalk) -> tuple[Proposal, int, Leg] | None:
+    """The route of a walk, if it does go along the hallway: (proposal, index of the hallway's leg, that leg)."""
+    proposal = _finish(places, [walk.start, walk.goal], walk.yaw, walk.stop, _MEMORY_METRES)
     if proposal is None:
         return None
     for index, leg in enumerate(proposal.task.route.legs):
-        if leg.room.id == hall.id and leg.exit is not None and leg.exit.id == door.id:
+        if leg.room.id == walk.hall.id and leg.exit is not None and leg.exit.id == walk.door.id:
             return proposal, index, leg
     return None
+
+
+def _may_be_counted(places: Places, walk: _HallwayWalk) -> bool:
+    """Whether the hallway has a door far enough from the walk's for the count to begin with, and the stop keeps quiet.
+
+    What needs no path is checked here, for most walks fail and a path is dear.
+    """
+    hall, door = walk.hall, walk.door
+    if is_end_door(hall, door):
+        return False
+    beside = [d for d in places.graph.doors_of(hall.id) if d.id != door.id and d.axis == door.axis]
+    if all(math.dist(d.position, door.position) < _FORGOTTEN_METRES for d in beside):
+        return False
+    return _tells_nothing(places, walk.stop, [d.other(hall.id) for d in beside])
 
 
 def _visit_legs(

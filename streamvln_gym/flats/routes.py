@@ -85,7 +85,7 @@ def trace_route(graph: SceneGraph, path: ArrayLike, start_yaw: float) -> Route |
         None if the path starts or ends in a door opening, or goes from room to room where no door is.
     """
     points = resample(np.asarray(path, dtype=np.float64)[:, [0, 2]])
-    rooms = [graph.room_at(x, z) for x, z in points]
+    rooms = graph.rooms_at(points)
     if rooms[0] is None or rooms[-1] is None:
         return None
     cuts: list[tuple[int, int, int]] = []  # (room, first point, last point)

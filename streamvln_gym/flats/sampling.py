@@ -23,7 +23,7 @@ from streamvln_gym.flats.proposals import (
     propose_same_as,
     propose_second_room,
 )
-from streamvln_gym.flats.sight import Sight
+from streamvln_gym.flats.sight import ObjectBoxes, Sight
 from streamvln_gym.flats.task import Task
 from streamvln_gym.flats.writer import Written, write_instructions
 from streamvln_gym.geometry import path_length, yaw_to_quaternion
@@ -70,6 +70,7 @@ def sample_episodes(simulator: EmbeddedSimulator, graph: SceneGraph, scene_id: s
     """
     rng = np.random.default_rng([first_id, 7])
     places = Places(graph, simulator.navmesh)
+    boxes = ObjectBoxes.of(simulator.renderer.scene, len(graph.objects))
     trials: list[_Trial] = []
     rare = [_RARE[k] for k in rng.permutation(len(_RARE))]
     for (proposer, draws), most in (
@@ -77,13 +78,13 @@ def sample_episodes(simulator: EmbeddedSimulator, graph: SceneGraph, scene_id: s
         *((_COMMON, _MIN_MEMORY_PATHS) for _ in range(_MIN_MEMORY_PATHS)),
     ):
         if len(trials) < most:
-            trials += _try_out(simulator, places, proposer, draws, rng)
+            trials += _try_out(simulator, places, boxes, proposer, draws, rng)
     if len(trials) < _MIN_MEMORY_PATHS:
         raise SceneError(f"{graph.name} offers only {len(trials)} paths that need memory")
     for _ in range(40):
         if len(trials) == PATHS_PER_SCENE:
             break
-        trials += _try_out(simulator, places, propose_plain, 60, rng)
+        trials += _try_out(simulator, places, boxes, propose_plain, 60, rng)
     if len(trials) < PATHS_PER_SCENE:
         raise SceneError(f"{graph.name} offers only {len(trials)} of {PATHS_PER_SCENE} paths")
     return [
@@ -96,6 +97,7 @@ def sample_episodes(simulator: EmbeddedSimulator, graph: SceneGraph, scene_id: s
 def _try_out(
     simulator: EmbeddedSimulator,
     places: Places,
+    boxes: ObjectBoxes,
     proposer: Callable[..., Proposal | None],
     draws: int,
     rng: np.random.Generator,
@@ -108,14 +110,14 @@ def _try_out(
         demonstration = _demonstrate(simulator, proposal)
         if demonstration is None:
             continue
-        need, sight = None, Sight(simulator.renderer, demonstration, len(places.graph.objects))
+        need, sight = None, Sight(simulator.renderer, boxes, demonstration)
         if proposal.task.kind is not None:
             need = memory_need(places.graph, sight, proposal, demonstration)
             if need is None:
                 continue
         way_back = need.decision_step if need is not None and need.kind == "return" else None
         seen = sight.objects(way_back)
-        if not seen.issuperset(_told_objects(proposal.task)):
+        if not all(item in seen for item in _told_objects(proposal.task)):
             continue  # nobody can stop at what is never seen
         instructions = write_instructions(places.graph, proposal.task, INSTRUCTIONS_PER_PATH, rng, seen)
         if instructions is not None:

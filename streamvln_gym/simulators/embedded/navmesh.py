@@ -314,6 +314,6 @@ def _goals(goals: ArrayLike) -> NDArray[np.float64]:
         array = array[np.newaxis]
     if array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
         raise ValueError(f"goals must have shape (3,) or (N, 3) with N >= 1, got {np.shape(goals)}")
-    if not math.isfinite(array.sum()):
+    if not math.isfinite(sum(array.ravel().tolist())):
         raise ValueError(f"goals must be finite, got {array.tolist()}")
     return array

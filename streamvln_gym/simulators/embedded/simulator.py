@@ -124,7 +124,7 @@ class EmbeddedSimulator:
     def try_step(self, state: AgentState, action: int) -> tuple[AgentState, bool]:
         """The state that `action` would lead to from `state`, and whether it collides; the agent does not move."""
         if action == Action.FORWARD:
-            x, y, z = state.position
+            x, y, z = state.position.tolist()
             ahead = (x - FORWARD_METRES * math.sin(state.yaw), y, z - FORWARD_METRES * math.cos(state.yaw))
             reached, collided = self._loaded.mesh.try_step(state.position, ahead)
             return AgentState(reached, state.yaw), collided
