@@ -1,0 +1,345 @@
+"""The episodes of `benchmarks/checkpoint.py`: under which conditions they are played, and how.
+
+A worker takes the episodes of one scene at a time and plays them together: one batched model call per chunk, and one
+picture per call, since what the policy does not look at is not rendered. The batch of a scene is the same for any
+number of workers, and so are the results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from streamvln_gym.agents import ForwardAgent, StreamVLNAgent
+from streamvln_gym.env import VLNEnv
+from streamvln_gym.episodes import EpisodeDataset
+from streamvln_gym.errors import EpisodeNotFoundError
+from streamvln_gym.metrics import METRICS
+from streamvln_gym.models.memory_strategies import strategy_of
+from streamvln_gym.rollout import random_agent
+from streamvln_gym.selection import open_dataset
+from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.training.online.config import training_camera
+
+NEUTRAL_INSTRUCTION = "."
+"""Says nothing; a blank instruction would say less, but the agent refuses it."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How the episodes are played.
+
+    Attributes:
+        name: also of its file of records.
+        meaning: for people.
+        plays: "random", "forward", or which of `Settings.checkpoints`.
+        instruction: "own", "other" (of an episode in another scene) or "neutral".
+        direct: pictures are rendered at the network's own resolution; otherwise 640x480, as environments do by default.
+        memory_strategy: in place of the checkpoint's own.
+    """
+
+    name: str
+    meaning: str
+    plays: str = "checkpoint"
+    instruction: str = "own"
+    direct: bool = False
+    memory_strategy: str | None = None
+
+    @property
+    def has_network(self) -> bool:
+        return self.plays not in ("random", "forward")
+
+
+CONDITIONS = {
+    condition.name: condition
+    for condition in (
+        Condition("own", "the episode's own instruction, 640x480 pictures"),
+        Condition("other", "the instruction of an episode in another scene", instruction="other"),
+        Condition("neutral", f"the instruction {NEUTRAL_INSTRUCTION!r}", instruction="neutral"),
+        Condition("direct", "pictures rendered at the network's own resolution", direct=True),
+        Condition("no_memory", "slow memory switched off at test time", memory_strategy="none"),
+        Condition("random", "an agent that acts at random", plays="random"),
+        Condition("forward", "an agent that walks straight ahead and stops", plays="forward"),
+    )
+}
+
+
+def against_conditions(values: Sequence[str]) -> dict[str, tuple[Condition, str]]:
+    """Conditions of other checkpoints, with their folders, by name.
+
+    Args:
+        values: each "NAME=FOLDER", or "FOLDER", which is called "against".
+
+    Raises:
+        ValueError: a name is taken.
+    """
+    found: dict[str, tuple[Condition, str]] = {}
+    for value in values:
+        named = re.fullmatch(r"([\w-]+)=(.+)", value)
+        name, folder = named.groups() if named else ("against", value)
+        if name in found or name in CONDITIONS or name == "checkpoint":
+            raise ValueError(f"--against {value}: there is a {name!r} already; give it another name as NAME=FOLDER")
+        found[name] = Condition(name, f"another checkpoint, {folder}", plays=name), folder
+    return found
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all episodes have in common.
+
+    Attributes:
+        checkpoints: folder or hub id by name, "checkpoint" and those to compare with; None means the package's own.
+        data: "flats", a folder of built flats, or a VLN-CE episode file.
+        split: of the dataset.
+        scenes: ids of the scenes that are needed; None means all.
+        max_steps: actions after which an episode is cut off.
+        seed: of the other episodes' instructions and the random agent.
+        device: of the networks.
+    """
+
+    checkpoints: Mapping[str, str | None]
+    data: str = "flats"
+    split: str = "val_unseen"
+    scenes: tuple[str, ...] | None = None
+    max_steps: int = 500
+    seed: int = 0
+    device: str = "cpu"
+
+    def open(self) -> EpisodeDataset:
+        """The dataset."""
+        return open_dataset(self.data, self.split, Path("data"), self.scenes)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Episodes of one scene that are played together under one condition.
+
+    Attributes:
+        condition: how.
+        episode_ids: (N,).
+        instructions: (N,) what the agent is told.
+    """
+
+    condition: Condition
+    episode_ids: tuple[str, ...]
+    instructions: tuple[str, ...]
+
+
+class Policy(Protocol):
+    """Decides for N episodes at once."""
+
+    def decide(
+        self, observations: Sequence[Mapping[str, Any]], starts: np.ndarray, active: np.ndarray
+    ) -> list[list[int]]:
+        """N chunks of actions; empty where an episode is not active."""
+
+
+class NetworkPolicy:
+    """A StreamVLN agent, a model call at a time.
+
+    Args:
+        agent: its batch is this policy's.
+    """
+
+    def __init__(self, agent: StreamVLNAgent) -> None:
+        self.agent = agent
+
+    def decide(
+        self, observations: Sequence[Mapping[str, Any]], starts: np.ndarray, active: np.ndarray
+    ) -> list[list[int]]:
+        return self.agent.predict_chunk_batch(observations, starts, active=active)
+
+
+class BlindPolicy:
+    """Baselines that look at nothing, an agent for each episode.
+
+    Args:
+        agents: (N,) with `act`.
+    """
+
+    def __init__(self, agents: Sequence[Any]) -> None:
+        self.agents = agents
+
+    def decide(
+        self, observations: Sequence[Mapping[str, Any]], starts: np.ndarray, active: np.ndarray
+    ) -> list[list[int]]:
+        return [[agent.act({})] if on else [] for agent, on in zip(self.agents, active, strict=True)]
+
+
+def load_agent(name: str | None, device: str = "cpu", memory_strategy: str | None = None) -> StreamVLNAgent:
+    """The agent of a checkpoint in float32, where a batch decides as single agents do."""
+    return StreamVLNAgent.from_pretrained(name, device=device, dtype=torch.float32, memory_strategy=memory_strategy)
+
+
+def digest(agent: StreamVLNAgent) -> str:
+    """Names a network by its weights and configuration, wherever it was loaded from."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(agent.model.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    origin = ("_name_or_path", "architectures", "dtype", "transformers_version")
+    values = {key: value for key, value in agent.model.config.to_dict().items() if key not in origin}
+    sha.update(repr(sorted(values.items())).encode())
+    return sha.hexdigest()[:16]
+
+
+def other_episodes(dataset: EpisodeDataset, seed: int) -> dict[str, str]:
+    """For every episode one of another scene: the scenes go round in a drawn order, each takes from the next.
+
+    With as many episodes in every scene each episode is taken once. What an episode gets depends on the whole split and
+    the seed, not on which episodes are played.
+
+    Raises:
+        EpisodeNotFoundError: there is one scene only.
+    """
+    scenes: dict[str, list[str]] = {}
+    for episode_id in dataset.episode_ids:
+        scenes.setdefault(dataset.scene_of(episode_id), []).append(episode_id)
+    if len(scenes) < 2:
+        raise EpisodeNotFoundError(
+            f"{dataset.name}/{dataset.split} has one scene, but an instruction of another scene was asked for: use a "
+            "dataset of at least two scenes, or leave the condition 'other' out"
+        )
+    rng = np.random.default_rng(seed)
+    names = list(scenes)
+    ring = [names[k] for k in rng.permutation(len(names))]
+    taken: dict[str, str] = {}
+    for position, scene in enumerate(ring):
+        givers = scenes[ring[(position + 1) % len(ring)]]
+        order = rng.permutation(len(givers))
+        for k, episode_id in enumerate(scenes[scene]):
+            taken[episode_id] = givers[order[k % len(order)]]
+    return taken
+
+
+class Player:
+    """Plays tasks in one process; networks are loaded when they are first needed.
+
+    Args:
+        settings: what all episodes have in common.
+        dataset: opened from them.
+    """
+
+    def __init__(self, settings: Settings, dataset: EpisodeDataset | None = None) -> None:
+        torch.set_num_threads(1)
+        self.settings = settings
+        self.dataset = dataset or settings.open()
+        self._agents: dict[tuple[str, str | None], StreamVLNAgent] = {}
+
+    def play(self, task: Task) -> list[dict[str, Any]]:
+        """The records of a task's episodes; `seconds` is each one's equal share."""
+        condition = task.condition
+        sensors, camera = ["instruction"], CameraConfig()
+        policy: Policy
+        if condition.has_network:
+            agent = self._agent(condition)
+            policy = NetworkPolicy(agent)
+            sensors += ["rgb", *(("depth", "camera_pose") if strategy_of(agent.model.config).needs_geometry else ())]
+            if condition.direct:
+                camera = training_camera(agent.model.config.image_size, 2)
+        elif condition.plays == "random":
+            policy = BlindPolicy([random_agent(self.settings.seed, episode_id) for episode_id in task.episode_ids])
+        else:
+            policy = BlindPolicy([ForwardAgent() for _ in task.episode_ids])
+        begun = time.perf_counter()
+        envs = [
+            VLNEnv(self.dataset, camera=camera, sensors=sensors, max_steps=self.settings.max_steps)
+            for _ in task.episode_ids
+        ]
+        try:
+            records = play_together(envs, policy, task)
+        finally:
+            for env in envs:
+                env.close()
+        seconds = (time.perf_counter() - begun) / len(records)
+        return [{**record, "seconds": round(seconds, 3)} for record in records]
+
+    def _agent(self, condition: Condition) -> StreamVLNAgent:
+        key = condition.plays, condition.memory_strategy
+        if key not in self._agents:
+            name = self.settings.checkpoints[condition.plays]
+            self._agents[key] = load_agent(name, self.settings.device, condition.memory_strategy)
+        return self._agents[key]
+
+
+def play_together(envs: Sequence[VLNEnv], policy: Policy, task: Task) -> list[dict[str, Any]]:
+    """Plays N episodes to their ends, chunk by chunk.
+
+    Returns:
+        N records: ids, `actions`, `stopped`, and every metric under its name.
+    """
+    observations: list[dict[str, Any]] = []
+    for env, episode_id, instruction in zip(envs, task.episode_ids, task.instructions, strict=True):
+        observation, info = env.reset(options={"episode_id": episode_id})
+        observations.append({**observation, "instruction": instruction, "intrinsics": info["intrinsics"]})
+    starts, active = np.ones(len(envs), bool), np.ones(len(envs), bool)
+    actions: list[list[int]] = [[] for _ in envs]
+    records: list[dict[str, Any]] = [{} for _ in envs]
+    while active.any():
+        chunks = policy.decide(observations, starts, active)
+        starts = np.zeros(len(envs), bool)
+        for slot in np.flatnonzero(active).tolist():
+            env = envs[slot]
+            for action in chunks[slot]:
+                _, terminated, truncated, info = env.advance(action)
+                actions[slot].append(int(action))
+                if terminated or truncated:
+                    active[slot] = False
+                    records[slot] = _record(info, actions[slot], terminated)
+                    break
+            else:
+                observations[slot] |= {**env.observe(), "instruction": task.instructions[slot]}
+    return records
+
+
+def _record(info: Mapping[str, Any], actions: list[int], stopped: bool) -> dict[str, Any]:
+    ids = ("dataset", "split", "simulator", "scene_id", "episode_id", "trajectory_id", "needs_memory")
+    metrics = {name: info[name] for name in METRICS if name in info}
+    return {**{key: info[key] for key in ids}, **metrics, "stopped": bool(stopped), "actions": actions}
+
+
+_player: Player | None = None
+
+
+def _start_worker(settings: Settings) -> None:
+    global _player
+    _player = Player(settings)
+
+
+def _play_in_worker(task: Task) -> list[dict[str, Any]]:
+    assert _player is not None
+    return _player.play(task)
+
+
+def play_all(settings: Settings, tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
+    """Plays tasks in this process (one worker) or in so many others; results come as they are ready.
+
+    Raises:
+        concurrent.futures.process.BrokenProcessPool: a worker was killed.
+    """
+    if workers <= 1 or len(tasks) <= 1:
+        player = Player(settings)
+        for task in tasks:
+            yield task, player.play(task)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (settings,))
+    try:
+        futures = {pool.submit(_play_in_worker, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

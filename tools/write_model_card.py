@@ -1,0 +1,336 @@
+"""Writes `docs/model_card.md`: data, recipe, results with confidence intervals and limits of the network that ships.
+
+    python tools/write_model_card.py --summary runs/checkpoint/summary.json [--log runs/online/log.jsonl]
+        [--config config.json] [--hardware "one GPU of kind X"] [--describe NAME="trained without slow memory" ...]
+        [--out docs/model_card.md]
+
+`summary.json` comes from `benchmarks/checkpoint.py`, `log.jsonl` from online DAgger. The configuration is any JSON
+object of options, such as `json.dumps(dataclasses.asdict(config), default=str)` or a `training.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+DEFAULT_OUT = Path(__file__).parents[1] / "docs" / "model_card.md"
+LOG_ROWS = 8
+LOG_COLUMNS = {
+    "updates": "updates",
+    "frames": "frames",
+    "episodes": "episodes",
+    "seconds": "seconds",
+    "action_loss": "action loss",
+    "accuracy": "accuracy",
+    "success": "SR, held out",
+    "spl": "SPL, held out",
+    "success_plain": "SR, plain",
+}
+CALLS = {"episode start": "first call of an episode", "window start": "start of a later window (with its memory)"}
+LIMITS = (
+    "It was trained on generated flats only: textures, furniture and sentences are those of one generator. Nothing "
+    "here says what it does in scans of real homes or on a robot; the figures are **not R2R-CE or RxR-CE figures**.",
+    "It reads English as the flats' writer writes it, with a small vocabulary; other phrasings are untested.",
+    "It is far smaller than the published StreamVLN (7B). It shows that the whole loop works on a laptop; it is not a "
+    "baseline for what the method can do.",
+    "Wilson's intervals take episodes for independent, but those of one scene, and the instructions of one path, are "
+    "not: the intervals over scenes are the safer ones, except at rates of 0 or 100 %, where a bootstrap has no width. "
+    "Neither says how much another training seed would change.",
+    "Movements are exact and the camera is level and free of noise, as in VLN-CE.",
+)
+
+
+def write_card(
+    summary: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]] = (),
+    config: Mapping[str, Any] | None = None,
+    hardware: str = "",
+    described: Mapping[str, str] | None = None,
+) -> str:
+    """The card's text, Markdown.
+
+    Args:
+        summary: of `benchmarks/checkpoint.py`.
+        log: records of the training.
+        config: options of the training, nested or not.
+        hardware: what it was trained on.
+        described: what other checkpoints are, by the name that they were compared under.
+    """
+    described = described or {}
+    parts = [
+        "# Model card: the small StreamVLN network",
+        _introduction(summary),
+        "## Network",
+        _network(summary),
+        "## Training data and recipe",
+        _recipe(summary, log, config or {}, hardware),
+        "## Results",
+        _results(summary, described),
+        "## Speed",
+        _speed(summary),
+        "## Limits",
+        "\n".join(f"* {limit}" for limit in [*_measured_limits(summary), *LIMITS]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; the first column is text, the others are figures."""
+    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options as "outer.inner"."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def pick_rows(log: Sequence[Mapping[str, Any]], count: int = LOG_ROWS) -> list[Mapping[str, Any]]:
+    """At most so many evaluations, evenly over the log, the first and the last among them."""
+    evaluated = [record for record in log if "success" in record]
+    if len(evaluated) <= count:
+        return evaluated
+    return [evaluated[round(k * (len(evaluated) - 1) / (count - 1))] for k in range(count)]
+
+
+def training_seconds(log: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of all the runs that a log comes from; each counts from its own start."""
+    seconds = [float(record["seconds"]) for record in log if "seconds" in record]
+    last_of_runs = [now for now, after in zip(seconds, [*seconds[1:], 0.0], strict=True) if after < now]
+    return sum(last_of_runs)
+
+
+def _introduction(summary: Mapping[str, Any]) -> str:
+    data = f"{summary['dataset']}/{summary['split']} ({summary['simulator']} simulator)"
+    weights, version = summary["digests"]["checkpoint"], summary["versions"]["streamvln-gym"]
+    own = summary["conditions"].get("own", {})
+    rate = (own.get("success_rates") or {}).get("all")
+    text = (
+        "`StreamVLNAgent.from_pretrained()` loads this network. It is made to follow instructions in the package's "
+        f"generated flats with StreamVLN's streaming loop, on one CPU core. Weights `{weights}`, evaluated with "
+        f"streamvln-gym {version} on {data}."
+    )
+    if rate:
+        scenes = own["scenes"]
+        text += f" Success rate there: **{_rate(rate)} %** ({rate['episodes']} episodes in {scenes} scenes)."
+    return text if summary["trained"] else f"**These weights are untrained: the figures are no policy's.**\n\n{text}"
+
+
+def _network(summary: Mapping[str, Any]) -> str:
+    network = summary["network"]
+    rows = [
+        ("parameters", f"{summary['parameters']:,}"),
+        ("picture", f"{network['image_size']} x {network['image_size']} pixels, {network['tokens_per_frame']} tokens"),
+        ("fast window", f"{network['window_steps']} steps"),
+        ("actions per model call", network["chunk_size"]),
+        ("slow memory", f"{network['num_history']} frames, strategy `{network['memory_strategy']}`"),
+    ]
+    return table(("what", "value"), rows)
+
+
+def _recipe(
+    summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]], config: Mapping[str, Any], hardware: str
+) -> str:
+    options = flatten(config.get("config", config))
+    parts = [
+        f"Scenes, paths and instructions are generated ({summary['dataset']}): furnished flats, expert actions of the "
+        "geodesic follower. The scenes of `val_unseen` share no seed with those of `train`."
+    ]
+    if log:
+        last = log[-1]
+        done = [f"{last[name]:,.0f} {name}" for name in ("updates", "frames", "episodes") if name in last]
+        duration = f" in {training_seconds(log) / 60:.0f} minutes" if "seconds" in last else ""
+        parts.append(f"Training: {', '.join(done)}{duration}{f' on {hardware}' if hardware else ''}.")
+        rows = pick_rows(log)
+        columns = {key: title for key, title in LOG_COLUMNS.items() if any(key in row for row in rows)}
+        if rows:
+            parts.append(table(list(columns.values()), [[_number(row.get(key)) for key in columns] for row in rows]))
+            if options.get("held_out") == 0:
+                parts.append("Evaluated on training scenes: nothing was held out.")
+            else:
+                parts.append("Held out are scenes of the training split that were left out of the training.")
+    elif hardware:
+        parts.append(f"Training hardware: {hardware}.")
+    if options:
+        rows_of_options = [(f"`{key}`", f"`{value}`") for key, value in options.items()]
+        listed = table(("option", "value"), rows_of_options)
+        parts.append(f"<details><summary>All options</summary>\n\n{listed}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _results(summary: Mapping[str, Any], described: Mapping[str, str]) -> str:
+    conditions = summary["conditions"]
+    meanings = [f"* **{name}**: {_meaning(name, entry, summary, described)}" for name, entry in conditions.items()]
+    rows = [
+        (
+            name,
+            entry["episodes"],
+            _rate(entry["success_rates"]["all"]),
+            _share(entry["success_rates"]["all"]),
+            f"{entry['spl']:.3f}",
+            _number(entry["navigation_error"]),
+            f"{100 * entry['oracle_success']:.1f}",
+            f"{entry.get('ndtw', float('nan')):.3f}",
+            f"{entry['steps']:.0f}",
+            f"{100 * entry['stopped']:.0f}",
+        )
+        for name, entry in conditions.items()
+    ]
+    header = ("condition", "episodes", "SR %", "over scenes", "SPL", "NE m", "OS %", "nDTW", "steps", "stopped %")
+    parts = [
+        f"At most {summary['max_steps']} steps; SR with Wilson's 95 % interval, beside it the bootstrap's over scenes.",
+        "\n".join(meanings),
+        table(header, rows),
+        _kinds(conditions),
+        _comparisons(summary["comparisons"]),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _kinds(conditions: Mapping[str, Any]) -> str:
+    kinds = sorted({kind for entry in conditions.values() for kind in entry["success_rates_by_kind"]})
+    rows = [
+        (
+            name,
+            _rate(entry["success_rates"]["plain"]),
+            _rate(entry["success_rates"]["needs_memory"]),
+            *(_rate(entry["success_rates_by_kind"].get(kind)) for kind in kinds),
+        )
+        for name, entry in conditions.items()
+    ]
+    if not rows:
+        return ""
+    text = "Success rate (%) on plain episodes, on those that need memory, and by kind of the latter:"
+    return f"{text}\n\n{table(('condition', 'plain', 'memory', *(kind.replace('_', ' ') for kind in kinds)), rows)}"
+
+
+def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            f"{entry['first']} - {entry['second']}, {entry['subset'].replace('_', ' ')}",
+            entry["episodes"],
+            _difference(entry["success"], 100.0, 1),
+            _difference(entry["spl"], 1.0, 3),
+            f"{entry['p_value']:.2g}",
+        )
+        for entry in comparisons
+    ]
+    if not rows:
+        return ""
+    header = ("difference", "episodes", "SR, points", "SPL", "McNemar p")
+    return (
+        "Paired differences over the same episodes, 95 % intervals of 10,000 bootstrap samples of whole scenes:\n\n"
+        f"{table(header, rows)}"
+    )
+
+
+def _speed(summary: Mapping[str, Any]) -> str:
+    rows = [
+        (CALLS.get(kind, kind), f"{times['median']:.0f}", f"{times['p95']:.0f}")
+        for kind, times in summary["latency_ms"].items()
+    ]
+    text = (
+        f"One model call, from a 640x480 picture to {summary['network']['chunk_size']} actions, on one core "
+        f"({summary['processor']}), float32:"
+    )
+    return f"{text}\n\n{table(('call', 'median ms', '95th percentile ms'), rows)}"
+
+
+def _measured_limits(summary: Mapping[str, Any]) -> list[str]:
+    """What the figures do not show, although one would like them to."""
+    wanted = {
+        ("other", "all"): "following instructions",
+        ("neutral", "all"): "needing the instruction",
+        ("no_memory", "needs_memory"): "a use of slow memory at test time",
+        ("random", "all"): "being better than chance",
+    }
+    limits = []
+    for entry in summary["comparisons"]:
+        claim = wanted.get((entry["second"], entry["subset"]))
+        low = entry["success"]["low"]
+        if claim and (low is None or low <= 0.0):
+            difference = _difference(entry["success"], 100.0, 1)
+            limits.append(
+                f"**Not shown: {claim}.** {entry['first']} - {entry['second']} on {entry['subset'].replace('_', ' ')} "
+                f"episodes is {difference} points of SR, so the interval is not above 0."
+            )
+    return limits
+
+
+def _meaning(name: str, entry: Mapping[str, Any], summary: Mapping[str, Any], described: Mapping[str, str]) -> str:
+    """A condition in words; a checkpoint's folder is nobody's business."""
+    default = "another checkpoint" if name in summary["against"] else str(entry["meaning"])
+    return described.get(name, default)
+
+
+def _rate(rate: Mapping[str, Any] | None) -> str:
+    if rate is None:
+        return "-"
+    return f"{100 * rate['rate']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
+
+
+def _share(rate: Mapping[str, Any] | None) -> str:
+    if rate is None or rate["over_scenes"] is None:
+        return "-"
+    low, high = rate["over_scenes"]
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _difference(entry: Mapping[str, Any], scale: float, digits: int) -> str:
+    value = f"{scale * entry['difference']:+.{digits}f}"
+    if entry["low"] is None:
+        return f"{value} (one scene: no interval)"
+    return f"{value} [{scale * entry['low']:+.{digits}f}, {scale * entry['high']:+.{digits}f}]"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):  # "inf"
+        return value
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def main() -> None:
+    """Reads, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--summary", type=Path, required=True)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--hardware", default="")
+    parser.add_argument("--describe", nargs="+", default=[], metavar="NAME=TEXT")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    options = parser.parse_args()
+    if wrong := [item for item in options.describe if "=" not in item]:
+        parser.error(f"--describe takes NAME=TEXT, got {wrong[0]!r}")
+    lines = options.log.read_text(encoding="utf-8").splitlines() if options.log else []
+    card = write_card(
+        _read_object(options.summary),
+        [json.loads(line) for line in lines if line.strip()],
+        _read_object(options.config) if options.config else None,
+        options.hardware,
+        dict(item.split("=", 1) for item in options.describe),
+    )
+    options.out.write_text(card, encoding="utf-8")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
