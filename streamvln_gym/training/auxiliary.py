@@ -23,6 +23,8 @@ class AuxiliaryHeads(nn.Module):
 
     def __init__(self, config: StreamVLNConfig) -> None:
         super().__init__()
+        self.pose_weights: Tensor
+        self.register_buffer("pose_weights", torch.tensor(_POSE_WEIGHTS), persistent=False)
         self.patch = nn.Linear(config.vision_config.hidden_size, CLASSES + 1)
         self.decision = nn.Linear(config.text_config.hidden_size, POSE_TARGETS + 2 * len(ROOM_NAMES))
 
@@ -52,8 +54,7 @@ class AuxiliaryHeads(nn.Module):
             weight: (decisions,) 1 for those that count, 0 for padding.
         """
         out = self.decision(hidden).float()
-        scales = torch.tensor(_POSE_WEIGHTS, device=out.device)
-        errors = ((out[..., :POSE_TARGETS] - pose) ** 2 * scales).sum(-1)
+        errors = ((out[..., :POSE_TARGETS] - pose) ** 2 * self.pose_weights).sum(-1)
         guesses = out[..., POSE_TARGETS:].unflatten(-1, (2, len(ROOM_NAMES))).flatten(0, 1)
         wrong = functional.cross_entropy(guesses, rooms.flatten().long(), reduction="none").view(rooms.shape)
         return ((errors + _ROOM_WEIGHT * wrong.sum(-1)) * weight).sum() / weight.sum().clamp(min=1.0)

@@ -19,7 +19,7 @@ from streamvln_gym.training.online.replay import FrameBuffer
 STOP = 0
 _ALIGNMENT = 32  # of row lengths
 _QUANTILES = (0.25, 0.5, 0.75)
-_SPARE_ROWS = 1.2  # beyond the mean, so that few batches have to be cut short
+_SPREAD = 2.0  # standard deviations (of a Poisson count) of spare rows, so that few batches have to be cut short
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class BatchPlan:
         edges.append(int(layout.lengths(torch.tensor([longest]), with_memory, full)[0]))
         edges = sorted({-(-edge // _ALIGNMENT) * _ALIGNMENT for edge in edges})
         counts = np.bincount(np.searchsorted(edges, lengths), minlength=len(edges))
-        per_frame = counts / int(buffer.turns_of(drawn).sum())
-        rows = [-(-int(share * frames * _SPARE_ROWS + layout.turns) // 8) * 8 for share in per_frame]
+        expected = counts * frames / int(buffer.turns_of(drawn).sum())
+        rows = [int(count + _SPREAD * count**0.5) + 1 for count in expected]
         buckets = tuple(Bucket(count, edge) for count, edge in zip(rows, edges, strict=True))
         return cls(frames, buckets, layout.turns, layout.num_history)
 

@@ -149,6 +149,7 @@ class OnlineConfig:
         held_out: scenes to evaluate on while training, never trained on; 0 evaluates on the training scenes.
         evaluate_every: updates between two evaluations.
         evaluate_at_most: episodes of an evaluation.
+        evaluate_steps: actions after which an evaluated episode is cut off, 500 at most.
         save_every: updates between two saved states.
         minutes: stop (and save) after so long; the same command then goes on. Default: no limit.
         memory: train with slow memory; without, `num_history` is 0 in the saved configuration too.
@@ -167,6 +168,7 @@ class OnlineConfig:
     held_out: int = 10
     evaluate_every: int = 500
     evaluate_at_most: int = 180
+    evaluate_steps: int = 500
     save_every: int = 500
     minutes: float | None = None
     memory: bool = True
@@ -175,6 +177,13 @@ class OnlineConfig:
     collect: CollectConfig = field(default_factory=CollectConfig)
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("evaluate_every", "evaluate_at_most", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"OnlineConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if not 1 <= self.evaluate_steps <= 500:
+            raise ValueError(f"OnlineConfig.evaluate_steps must lie between 1 and 500, got {self.evaluate_steps}")
 
 
 def training_camera(image_size: int, supersampling: int) -> CameraConfig:

@@ -135,6 +135,11 @@ class Learner:
         loss.backward()
         self._outputs = torch.stack([loss.detach(), *parts])
 
+    @property
+    def last_loss(self) -> float:
+        """Loss of the last update, 0 before the first; waits for the device."""
+        return float(self._outputs[0]) if self._statistics else 0.0
+
     def statistics(self) -> dict[str, float]:
         """Means since the last call; waits for the device."""
         if not self._statistics:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
 from tqdm import tqdm
+from transformers.utils import logging
 
 from streamvln_gym import __version__
 from streamvln_gym.errors import TrainingError
@@ -128,10 +131,12 @@ class _OnlineRun:
                     next_evaluation += config.evaluate_every
                     self._evaluate(bar)
                 if learner.updates >= next_save:
+                    self._check_loss()
                     next_save += config.save_every
                     self.save()
             if self.held_out_ids:
                 self._evaluate(bar, resume=False)
+        self._check_loss()
         self.save()
         return self.log
 
@@ -164,6 +169,7 @@ class _OnlineRun:
         self.pool.wait()
         self.seconds["waiting"] += time.monotonic() - begun
         begun = time.monotonic()
+        self._check_loss()
         self.buffer.finish_turn(arrays)
         rgb, starting = self._take_frames()
         self.policy.begin(starting)
@@ -184,7 +190,7 @@ class _OnlineRun:
         self.turns += 1
         self.seconds["acting"] += time.monotonic() - begun
         rows = self.buffer.whole
-        if not self._everywhere(len(rows) >= 8):
+        if not self._everywhere(len(rows) >= 2):
             return
         for _ in range(config.optimize.updates_per_turn):
             if self.learner.updates >= config.optimize.updates:
@@ -199,6 +205,14 @@ class _OnlineRun:
     def progress(self) -> float:
         """Share of the training that is done."""
         return _progress(self.config, self.learner.updates)
+
+    def _check_loss(self) -> None:
+        """Stops before weights that are no numbers are acted on or saved."""
+        if not np.isfinite(self.learner.last_loss):
+            raise TrainingError(
+                f"the loss is {self.learner.last_loss} at update {self.learner.updates}: lower the learning rate; what "
+                f"was saved in {self.config.out} is from before and is kept"
+            )
 
     def _share_out(self, streams: NDArray[np.int64]) -> None:
         """Draws how often the expert drives in the episodes that start."""
@@ -241,12 +255,8 @@ class _OnlineRun:
     def _evaluate(self, bar: Any, resume: bool = True) -> None:
         """Evaluates the averaged weights on held-out scenes and logs the result."""
         begun = time.monotonic()
+        self._check_loss()
         statistics = self.learner.statistics()
-        if not np.isfinite(statistics.get("loss", 0.0)):
-            raise TrainingError(
-                f"the loss is {statistics['loss']} at update {self.learner.updates}: lower the learning rate; the "
-                f"state in {self.config.out} is from before and is kept"
-            )
         self.pool.wait()
         self._load_acting(self.learner.average)
         results = self._sum_over_ranks(self._play_held_out())
@@ -266,7 +276,7 @@ class _OnlineRun:
         if self.main:
             with (self.config.out / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            bar.write(json.dumps(record))
+            bar.write(_line(record))
         if resume:
             self.buffer.forget_running()
             self.pool.train(self.config.collect.longest(self.progress))
@@ -278,7 +288,7 @@ class _OnlineRun:
         results = []
         for begin in range(0, len(ids), self.pool.streams):
             part = ids[begin : begin + self.pool.streams]
-            given = self.pool.evaluate(part, max_steps=(MAX_TURNS - 3) * self.layout.chunk_size)
+            given = self.pool.evaluate(part, max_steps=self.config.evaluate_steps)
             self.pool.wait()
             while (arrays.episode >= 0).any():
                 rgb, starting = self._take_frames()
@@ -380,15 +390,13 @@ def read_state(config: OnlineConfig) -> dict[str, Any] | None:
 
 def save_checkpoint(model: StreamVLNForConditionalGeneration, processor: StreamVLNProcessor, folder: Path) -> None:
     """Writes a checkpoint that `StreamVLNAgent.from_pretrained` loads, weights in bfloat16; whole or not at all."""
-    import shutil
-    import tempfile
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         staged = Path(scratch) / "new"
         saved = copy.deepcopy(model)
         saved.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
         saved.config.trained = True
+        logging.disable_progress_bar()
         saved.save_pretrained(str(staged))
         processor.save_pretrained(staged)
         if folder.exists():
@@ -449,6 +457,16 @@ def _summary(results: NDArray[np.float64]) -> dict[str, float]:
         if (kinds == k).any():
             summary[f"success_{kind or 'plain'}"] = round(float(results[kinds == k, 0].mean()), 4)
     return {**summary, "evaluated": len(results)}
+
+
+def _line(record: dict[str, Any]) -> str:
+    """A log record for people."""
+    text = f"update {record['updates']}, {record['frames']:,} frames, {record['seconds']:.0f} s"
+    if "loss" in record:
+        text += f": loss {record['loss']:.3f}, right actions {record['accuracy']:.1%}"
+    if "success" in record:
+        text += f"; SR {record['success']:.3f}, SPL {record['spl']:.3f}, NE {record['navigation_error']:.2f} m"
+    return f"{text} ({record.get('evaluated', 0)} episodes)"
 
 
 def _recipe(config: OnlineConfig) -> dict[str, Any]:

@@ -196,12 +196,7 @@ class WorkerPool:
             try:
                 answer = connection.recv()
             except (EOFError, ConnectionError) as error:
-                self._processes[number].join(1.0)
-                code = self._processes[number].exitcode
-                raise WorkerError(
-                    f"worker process {number} died (exit code {code}; out of memory?): run the same command again to "
-                    "go on from the last saved state, or use fewer workers or streams"
-                ) from error
+                raise self._died(number) from error
             if answer is not None:
                 raise WorkerError(f"worker process {number} failed:\n{answer}")
 
@@ -218,14 +213,20 @@ class WorkerPool:
                 process.kill()
         self.arrays.close()
 
+    def _died(self, number: int) -> WorkerError:
+        self._processes[number].join(1.0)
+        code = self._processes[number].exitcode
+        return WorkerError(
+            f"worker process {number} died (exit code {code}; out of memory?): run the same command again to go on "
+            "from the last saved state, or use fewer workers or streams"
+        )
+
     def _post(self, messages: Sequence[tuple[Any, ...]]) -> None:
         for number, (connection, message) in enumerate(zip(self._connections, messages, strict=True)):
             try:
                 connection.send(message)
             except (BrokenPipeError, ConnectionError) as error:
-                raise WorkerError(
-                    f"worker process {number} died: run the same command again to go on from the last saved state"
-                ) from error
+                raise self._died(number) from error
 
 
 def open_training_data(data: str, split: str, scenes: int | None) -> Any:

@@ -1,0 +1,250 @@
+"""Online DAgger end to end, with a network of two thin layers in the tiny flats."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.errors import TrainingError
+from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig
+from streamvln_gym.training.online.streams import EpisodeSupply, Stream
+from streamvln_gym.training.online.trainer import read_state, train_online
+from streamvln_gym.training.online.workers import WorkerError, WorkerPool
+from tests.training.online.test_online_equivalence import small_network
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    model, processor = small_network()
+    folder = tmp_path_factory.mktemp("network")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tiny_flats, network, tmp_path):
+    torch.set_num_threads(1)
+    return OnlineConfig(
+        out=tmp_path / "run",
+        checkpoint=str(network),
+        data=str(tiny_flats.episodes_path),
+        held_out=0,
+        evaluate_every=3,
+        evaluate_at_most=2,
+        evaluate_steps=24,
+        save_every=2,
+        device="cpu",
+        collect=CollectConfig(workers=1, streams=2, shelf=1, short_until=0.0, spare_steps=4, supersampling=1),
+        optimize=OptimizeConfig(updates=4, updates_per_turn=1, frames_per_update=40, buffer_frames=300),
+    )
+
+
+def weights(config):
+    return read_state(config)["learner"]["model"]
+
+
+def test_a_training_writes_log_state_and_a_checkpoint_that_acts(config):
+    records = train_online(config)
+    assert [record["updates"] for record in records] == [3, 4]
+    assert all(np.isfinite(record["loss"]) and record["evaluated"] == 2 for record in records)
+    lines = (config.out / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["updates"] for line in lines] == [3, 4]
+    agent = StreamVLNAgent.from_pretrained(config.out / "checkpoint")
+    assert agent.trained
+    assert agent.act({"rgb": np.zeros((48, 64, 3), np.uint8), "instruction": "Go."}) in range(4)
+    assert not any("patch." in name for name in agent.model.state_dict()), "auxiliary heads stay outside"
+
+
+def test_the_same_seed_gives_the_same_weights(config, tmp_path):
+    train_online(config)
+    again = replace(config, out=tmp_path / "again")
+    train_online(again)
+    for name, tensor in weights(config).items():
+        torch.testing.assert_close(weights(again)[name], tensor, rtol=0, atol=0)
+
+
+def test_a_training_goes_on_where_it_was(config):
+    config = replace(config, optimize=replace(config.optimize, updates=3))
+    half = replace(config, optimize=replace(config.optimize, updates=2))
+    train_online(half)
+    before = read_state(half)
+    assert before["learner"]["updates"] == 2
+    records = train_online(config)
+    assert [record["updates"] for record in records] == [2, 3]
+    after = read_state(config)
+    assert after["learner"]["updates"] == 3
+    steps = [float(state["step"]) for state in after["learner"]["optimizer"]["state"].values()]
+    assert set(steps) == {3.0}, "the optimizer's moments went on, too"
+
+
+def test_another_recipe_is_refused(config):
+    train_online(replace(config, optimize=replace(config.optimize, updates=2)))
+    other = replace(config, optimize=replace(config.optimize, learning_rate=1e-4))
+    with pytest.raises(TrainingError, match=r"learning_rate: 0\.001 there, 0\.0001 now.*another --out"):
+        train_online(other)
+    (config.out / "state.pt").write_bytes(b"torn")
+    with pytest.raises(TrainingError, match=r"state\.pt cannot be read.*Remove it"):
+        train_online(config)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(config, monkeypatch):
+    from streamvln_gym.training.online.learner import Learner
+
+    loss = Learner.loss
+    monkeypatch.setattr(
+        Learner, "loss", lambda self, packed: (loss(self, packed)[0] * float("nan"), loss(self, packed)[1])
+    )
+    with pytest.raises(TrainingError, match=r"the loss is nan at update \d+: lower the learning rate"):
+        train_online(config)
+    assert not (config.out / "state.pt").exists(), "broken weights are not saved"
+
+
+def test_a_killed_worker_is_reported(config, monkeypatch):
+    turn = WorkerPool.turn
+
+    def kill(pool, longest=0):
+        turn(pool, longest)
+        pool._processes[0].kill()
+
+    monkeypatch.setattr(WorkerPool, "turn", kill)
+    with pytest.raises(WorkerError, match=r"worker process 0 died.*exit code -9.*run the same command again"):
+        train_online(config)
+
+
+def test_too_few_scenes_to_hold_out(config):
+    with pytest.raises(TrainingError, match="has 2 scenes, 2 of which would be held out"):
+        train_online(replace(config, held_out=2))
+
+
+def script(config, path):
+    """The training as a program of its own."""
+    path.write_text(
+        "import torch\nfrom pathlib import Path\nfrom streamvln_gym.training.online.config import *\n"
+        "from streamvln_gym.training.privileged import AuxiliaryConfig\n"
+        "from streamvln_gym.training.online.trainer import train_online\nfrom pathlib import PosixPath\n"
+        f"if __name__ == '__main__':\n    torch.set_num_threads(1)\n    train_online({config!r})\n"
+    )
+    return [sys.executable, str(path)]
+
+
+def kill_and_resume(config, tmp_path, kills, rng):
+    """Kills the training at random moments; the count of updates that the last kill left behind."""
+    command = script(config, tmp_path / "training.py")
+    saved = 0
+    for _ in range(kills):
+        process = subprocess.Popen(
+            command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + rng.uniform(4.0, 20.0)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        state = read_state(config)
+        updates = 0 if state is None else state["learner"]["updates"]
+        assert updates >= saved, "what was saved is kept"
+        saved = updates
+        if state is not None:
+            StreamVLNAgent.from_pretrained(config.out / "checkpoint")
+    return saved
+
+
+@pytest.mark.long
+def test_kills_lose_nothing_that_was_saved(config, tmp_path):
+    config = replace(config, optimize=replace(config.optimize, updates=60), save_every=1, evaluate_every=1000)
+    kill_and_resume(config, tmp_path, 10, np.random.default_rng(0))
+    train_online(config)
+    assert read_state(config)["learner"]["updates"] == 60
+
+
+# ------------------------------------------------------------------------------------------------------ streams
+
+
+@pytest.fixture
+def stream(tiny_flats):
+    env = tiny_flats.make()
+    stream = Stream(env.simulator, env.dataset, CollectConfig(rescue_metres=1.0, ignored_stops=2, spare_steps=400))
+    stream.begin(env.dataset.episode(env.dataset.episode_ids[0]))
+    return stream
+
+
+def test_the_expert_arrives(stream):
+    actions = []
+    for _ in range(200):
+        executed, labels, over = stream.drive([0, 0, 0, 0], by_expert=True)
+        assert executed == labels
+        actions += executed
+        if over:
+            break
+    assert actions[-1] == 0 and 0 not in actions[:-1]
+
+
+def test_a_wrong_stop_is_replaced_by_the_expert_s_action(stream):
+    executed, labels, over = stream.drive([0, 0, 0, 0], by_expert=False)
+    assert executed == labels and 0 not in executed and not over
+
+
+def test_labels_are_the_expert_s_in_the_states_visited(stream):
+    from streamvln_gym.expert import GeodesicFollower
+
+    before = stream.state
+    executed, labels, _ = stream.drive([2, 2, 1, 3], by_expert=False)
+    assert executed == [2, 2, 1, 3]
+    follower = GeodesicFollower(stream.simulator, [*stream.episode.via, stream.episode.goals[0].position], 0.6, 1.0)
+    state = before
+    for action, label in zip(executed, labels, strict=True):
+        assert follower.next_action(state) == label
+        state, _ = stream.simulator.try_step(state, action)
+
+
+def test_a_lost_agent_is_brought_back(stream):
+    rng = np.random.default_rng(0)
+    rescued = 0
+    for _ in range(60):
+        wanted = rng.integers(1, 4, 4).tolist()
+        executed, labels, over = stream.drive(wanted, by_expert=False)
+        if executed == labels and executed != wanted[: len(executed)]:
+            rescued += 1
+        assert stream.follower.remaining(stream.state) <= stream._least + 1.0 + 4 * 0.25 + 0.1
+        if over:
+            break
+    assert rescued > 0
+
+
+def test_an_episode_whose_stops_are_ignored_is_given_up(stream):
+    for _ in range(300):
+        _, labels, over = stream.drive([0, 0, 0, 0], by_expert=True)
+        if over:
+            break
+        if stream.follower.remaining(stream.state) < 1.2:
+            break
+    spinning = [2, 2, 2, 2]
+    given_up = []
+    for _ in range(40):
+        executed, labels, over = stream.drive(spinning, by_expert=False)
+        given_up.append((executed, labels))
+        if over:
+            break
+    if 0 in given_up[-1][1]:
+        assert len(given_up[-1][1]) == len(given_up[-1][0]) + 1
+
+
+def test_the_supply_plays_every_episode_equally_often(tiny_flats):
+    dataset = tiny_flats.dataset
+    scenes = list(dict.fromkeys(dataset.scene_of(e) for e in dataset.episode_ids))
+    supply = EpisodeSupply(dataset, scenes, CollectConfig(shelf=2, plays=2), np.random.default_rng(0))
+    drawn = [supply.next(1000).episode_id for _ in range(40 * len(dataset.episode_ids))]
+    counts = [drawn.count(e) for e in dataset.episode_ids]
+    assert max(counts) - min(counts) <= 12
+    longest = min(len(dataset.episode(e).gt_actions) for e in dataset.episode_ids)
+    assert all(len(supply.next(longest).gt_actions) <= longest for _ in range(10))
