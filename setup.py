@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "streamvln_gym/__init__.py").read_text()).group(1)
 
-TRAIN = ["accelerate>=1.0", "peft>=0.15", "tensorboard"]
+TRAIN = ["accelerate>=1.3", "peft>=0.15", "tensorboard"]
 RL = ["stable-baselines3>=2.6"]
 TEST = [
     "pytest>=8",

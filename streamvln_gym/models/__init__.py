@@ -15,6 +15,8 @@ _LAZY = {
     "ActionGrammar": "decoding",
     "AnswerRules": "decoding",
     "StreamingSession": "streaming",
+    "BatchedStreamingSession": "batched_streaming",
+    "SlotCache": "slot_cache",
     "pool_patches": "pooling",
     "VoxelPruning": "voxel_pruning",
     "make_strategy": "memory_strategies",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# As in transformers: (ids generated so far (1, n), scores (1, vocab)) -> scores (1, vocab).
+# As in transformers: (ids generated so far (rows, n), scores (rows, vocab)) -> scores (rows, vocab).
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 
 
