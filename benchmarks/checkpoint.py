@@ -329,7 +329,8 @@ def main() -> None:
     print(f"\n{summary['checkpoint']}{note} on {data}")
     print(conditions_table(summary["conditions"]))
     print(f"\n{kinds_table(summary['conditions'])}")
-    print(f"\n{comparisons_table(summary['comparisons'])}")
+    if summary["comparisons"]:
+        print(f"\n{comparisons_table(summary['comparisons'])}")
     print(f"\nms per model call on one core ({summary['processor']})")
     for kind, times in summary["latency_ms"].items():
         print(f"{kind:16} median {times['median']:8.2f}  p95 {times['p95']:8.2f}  ({times['calls']} calls)")
