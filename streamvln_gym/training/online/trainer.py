@@ -53,8 +53,8 @@ def train_online(config: OnlineConfig) -> list[dict[str, Any]]:
 
     Under `torchrun` every process trains on its own device with its own environments, and gradients are averaged.
 
-    Writes into `config.out`: state.pt (everything to go on from), log.jsonl (one record per evaluation or saved
-    state), checkpoint/ (the averaged weights, for `StreamVLNAgent.from_pretrained`).
+    Writes into `config.out`: config.json (of the latest call), state.pt (everything to go on from), log.jsonl (one record
+    per evaluation), checkpoint/ (the averaged weights, for `StreamVLNAgent.from_pretrained`).
 
     Raises:
         TrainingError: the folder belongs to another training, or the loss is no longer finite.
@@ -112,6 +112,9 @@ class _OnlineRun:
         self.seconds = {"waiting": 0.0, "acting": 0.0}  # for the workers; for the policy
         self._tokens_of: dict[str, list[int]] = {}
         self._conjunctions = _drawn_conjunctions(MAX_TURNS)
+        if self.main:
+            text = json.dumps(asdict(config), indent=2, default=str)
+            _write_whole(config.out / "config.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
         if state is not None:
             self.learner.load_state(state["learner"])
             self.log, self.turns = list(state["log"]), int(state["turns"])

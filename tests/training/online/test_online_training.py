@@ -58,6 +58,7 @@ def test_a_training_writes_log_state_and_a_checkpoint_that_acts(config):
     assert all(np.isfinite(record["loss"]) and record["evaluated"] == 2 for record in records)
     lines = (config.out / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["updates"] for line in lines] == [3, 4]
+    assert json.loads((config.out / "config.json").read_text())["optimize"]["updates"] == 4
     agent = StreamVLNAgent.from_pretrained(config.out / "checkpoint")
     assert agent.trained
     assert agent.act({"rgb": np.zeros((48, 64, 3), np.uint8), "instruction": "Go."}) in range(4)
