@@ -49,17 +49,26 @@ def check_flat(flat: Flat) -> list[str]:
     return [*_check_ways(flat), *_check_objects(flat), *_check_mesh(flat), *_check_colours(flat)]
 
 
-def walkable_parts(flat: Flat, radius: float = AGENT_RADIUS) -> list[shapely.Polygon]:
-    """The connected parts of the floor on which the middle of a disc of `radius` metres can be."""
+def walkable_parts(flat: Flat) -> list[shapely.Polygon]:
+    """The connected parts of the floor on which the middle of the agent can be."""
+    return _parts_for_disc(_free_floor(flat), AGENT_RADIUS)
+
+
+def _free_floor(flat: Flat) -> shapely.Polygon | shapely.MultiPolygon:
     floor = unary_union([box(*rect) for rect in (*flat.floors, *flat.doorways)])
-    free = floor.difference(unary_union([box(*rect) for rect in flat.obstacles])) if flat.obstacles else floor
+    return floor.difference(unary_union([box(*rect) for rect in flat.obstacles])) if flat.obstacles else floor
+
+
+def _parts_for_disc(free: shapely.Polygon | shapely.MultiPolygon, radius: float) -> list[shapely.Polygon]:
+    """The connected parts of a free area in which the middle of a disc of `radius` metres can be."""
     shrunk = free.buffer(-radius, join_style="mitre")
     return list(shrunk.geoms) if shrunk.geom_type == "MultiPolygon" else [shrunk]
 
 
 def _check_ways(flat: Flat) -> list[str]:
     problems = []
-    main = max(walkable_parts(flat), key=lambda part: part.area)
+    free = _free_floor(flat)
+    main = max(_parts_for_disc(free, AGENT_RADIUS), key=lambda part: part.area)
     shapely.prepare(main)
     for room in flat.graph.rooms:
         inside = main.intersection(box(*room.rect)).area
@@ -72,7 +81,7 @@ def _check_ways(flat: Flat) -> list[str]:
             point = (x + out, z) if door.axis == "x" else (x, z + out)
             if not main.contains(Point(point)):
                 problems.append(f"door {door.id} is blocked at {point[0]:.2f}, {point[1]:.2f}")
-    wide = max(walkable_parts(flat, PASSAGE / 2), key=lambda part: part.area)
+    wide = max(_parts_for_disc(free, PASSAGE / 2), key=lambda part: part.area)
     problems += [
         f"the ways from door {door.id} are narrower than {PASSAGE} m"
         for door in flat.graph.doors

@@ -246,7 +246,8 @@ class MeshBuilder:
     """Collects placed models and turns them into arrays."""
 
     def __init__(self) -> None:
-        self._points: list[Point] = []
+        self._points: list[Point] = []  # each in its model's frame
+        self._placements: list[tuple[float, float, Point, int]] = []  # (cosine, sine, offset, points) of each model
         self._uv: list[tuple[float, float]] = []
         self._rgb: list[RGB] = []
         self._counts: list[int] = []
@@ -256,12 +257,10 @@ class MeshBuilder:
 
     def add(self, model: Model, object_id: int, offset: Point = (0.0, 0.0, 0.0), yaw: float = 0.0) -> None:
         """Adds a model, turned by `yaw` (radians, counter-clockwise from above) and moved by `offset`."""
-        cosine, sine = round(math.cos(yaw), 12), round(math.sin(yaw), 12)
-        ox, oy, oz = offset
+        before = len(self._points)
         for p in model.polygons:
             rgb = colour_rgb(p.colour) if isinstance(p.colour, str) else p.colour
-            for x, y, z in p.points:
-                self._points.append((cosine * x + sine * z + ox, y + oy, cosine * z - sine * x + oz))
+            self._points.extend(p.points)
             self._uv.extend(p.uv)
             n = len(p.points)
             self._rgb.extend([rgb] * n)
@@ -269,10 +268,12 @@ class MeshBuilder:
             self._counts.append(n)
             self._textures.append(int(p.texture))
             self._objects.append(object_id)
+        cosine, sine = round(math.cos(yaw), 12), round(math.sin(yaw), 12)
+        self._placements.append((cosine, sine, offset, len(self._points) - before))
 
     def arrays(self) -> tuple[MeshArrays, VertexData]:
         """The arrays, with unshaded colours, and what the lighting needs to know of each vertex."""
-        points = np.asarray(self._points, dtype=np.float64)
+        points = self._placed_points()
         counts = np.asarray(self._counts)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         fans = counts - 2
@@ -300,3 +301,11 @@ class MeshBuilder:
             object_ids=np.repeat(np.asarray(self._objects), counts),
             texture_ids=np.repeat(np.asarray(self._textures), counts),
         )
+
+    def _placed_points(self) -> NDArray[np.float64]:
+        """All points (V, 3), turned and moved with their models."""
+        x, y, z = np.asarray(self._points, dtype=np.float64).T
+        placements = [(cosine, sine, *offset) for cosine, sine, offset, _ in self._placements]
+        counts = [count for *_, count in self._placements]
+        cosine, sine, ox, oy, oz = np.repeat(np.asarray(placements, dtype=np.float64), counts, axis=0).T
+        return np.stack([cosine * x + sine * z + ox, y + oy, cosine * z - sine * x + oz], axis=-1)

@@ -15,6 +15,7 @@ from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 
 _CLEARANCE = 0.15  # metres to the edge of the navigation mesh at which nobody stands squeezed in
 _TRIES = 25
+_ALL_AROUND = np.arange(0.0, 2 * math.pi, math.pi / 8)
 _REACHES = (0.45, 0.6, 0.8)  # metres off an object's edge
 
 
@@ -73,10 +74,10 @@ class Places:
 
     def at_object(self, item: SceneObject, rng: np.random.Generator) -> NDArray[np.float64] | None:
         """A place (3,) within arm's length of an object, in front of it if it has a front; None if there is none."""
-        around = rng.permutation(np.arange(0.0, 2 * math.pi, math.pi / 8))
+        around = rng.permutation(_ALL_AROUND).tolist()
         if item.facing is not None:
-            around = np.concatenate([[item.facing], item.facing + np.array([0.4, -0.4, 0.8, -0.8]), around])
-        for yaw in around.tolist():
+            around = [item.facing, *(item.facing + turn for turn in (0.4, -0.4, 0.8, -0.8)), *around]
+        for yaw in around:
             if (item.id, yaw) not in self._beside:
                 places = (self._beyond(item, yaw, reach) for reach in _REACHES)
                 self._beside[item.id, yaw] = next((place for place in places if place is not None), None)

@@ -345,21 +345,20 @@ def _object_cues(places: Places, route: Route, hallway_leg: int, target: Room) -
     """Coloured objects, first of their category on the way to the hallway, whose colour something in `target` has."""
     graph = places.graph
     furniture = graph.furnishings_in(target.id)
+    called = [o for o in furniture if is_landmark(o) and sum(f.category.endswith(o.category) for f in furniture) == 1]
+    shown = sorted({(o.colour, o.category) for o in called if o.colour is not None})
+    colours = {colour for colour, _ in shown}
     cues: list[Cue] = []
     before: list[str] = []  # categories met in the rooms before
     for leg in route.legs[:hallway_leg]:
-        met = {o.id: int(np.argmin(distance_to(o, leg.points))) for o in graph.furnishings_in(leg.room.id)}
+        gaps = {o.id: distance_to(o, leg.points) for o in graph.furnishings_in(leg.room.id)}
+        met = {number: int(np.argmin(gap)) for number, gap in gaps.items()}
         for item in (graph.objects[number] for number in sorted(met, key=lambda number: met[number])):
+            if item.colour is None or item.colour not in colours or gaps[item.id].min() > 2.0:
+                continue
             if not is_landmark(item) or not is_unique(graph, item) or not _is_first(graph, item, met, before):
                 continue
-            if item.colour is None or distance_to(item, leg.points).min() > 2.0:
-                continue
-            shown = {o.category for o in furniture if o.colour == item.colour and is_landmark(o)}
-            cues += [
-                Cue("object", item.colour, item.id, category)
-                for category in sorted(shown)
-                if sum(o.category.endswith(category) for o in furniture) == 1
-            ]
+            cues += [Cue("object", colour, item.id, category) for colour, category in shown if colour == item.colour]
         before += [graph.objects[number].category for number in met]
     return [cue for cue in cues if shows_cue(graph, target, cue)]
 
