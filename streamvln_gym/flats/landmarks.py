@@ -93,16 +93,20 @@ def passings(graph: SceneGraph, leg: Leg, until: int | None = None) -> list[Pass
         return []
     found = []
     for item in graph.furnishings_in(leg.room.id):
-        if not is_landmark(item) or not is_unique(graph, item) or item.mount == "top":
+        if not is_landmark(item) or item.mount == "top":
             continue
         distances = distance_to(item, points)
         nearest = int(distances.argmin())
         if not 0.0 < distances[nearest] <= _PASS_METRES or not 3 <= nearest < len(points) - 3:
             continue  # too far off, walked over, or not passed but left behind or walked up to
+        if not is_unique(graph, item):
+            continue
         side = _side_at(item, points, nearest)
+        if side is None:
+            continue
         other_places = range(3, len(points) - 3, 3)
         sides = {_side_at(item, points, k) for k in other_places if distances[k] <= _PASS_METRES} - {None}
-        if side is not None and sides <= {side}:
+        if sides <= {side}:
             found.append(Passing(item, side, nearest * 0.1))
     return sorted(found, key=lambda p: p.offset)
 
