@@ -53,8 +53,8 @@ def train_online(config: OnlineConfig) -> list[dict[str, Any]]:
 
     Under `torchrun` every process trains on its own device with its own environments, and gradients are averaged.
 
-    Writes into `config.out`: config.json (of the latest call), state.pt (everything to go on from), log.jsonl (one record
-    per evaluation), checkpoint/ (the averaged weights, for `StreamVLNAgent.from_pretrained`).
+    Writes into `config.out`: config.json (of the latest call), state.pt (everything to go on from), log.jsonl (one
+    record per evaluation), checkpoint/ (the averaged weights, for `StreamVLNAgent.from_pretrained`).
 
     Raises:
         TrainingError: the folder belongs to another training, or the loss is no longer finite.
