@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from streamvln_gym.errors import DatasetError, StreamVLNGymError
 from streamvln_gym.flats.task import MEMORY_KINDS
 from streamvln_gym.training.online.config import CollectConfig, training_camera
+from streamvln_gym.training.online.scenes import open_training_data
 from streamvln_gym.training.online.streams import NOTHING, EpisodeSupply, Stream
 from streamvln_gym.training.privileged import (
     POSE_TARGETS,
@@ -227,15 +228,6 @@ class WorkerPool:
                 connection.send(message)
             except (BrokenPipeError, ConnectionError) as error:
                 raise self._died(number) from error
-
-
-def open_training_data(data: str, split: str, scenes: int | None) -> Any:
-    """The dataset that online training draws from."""
-    from pathlib import Path
-
-    from streamvln_gym.selection import open_dataset
-
-    return open_dataset(data, split, Path("data"), scenes, "r2r")
 
 
 def _serve(spec: StreamsSpec, connection: Connection, memory: str, streams: int) -> None:

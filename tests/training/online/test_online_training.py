@@ -15,8 +15,9 @@ import torch
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig
+from streamvln_gym.training.online.run_folder import RunFolder
 from streamvln_gym.training.online.streams import EpisodeSupply, Stream
-from streamvln_gym.training.online.trainer import read_state, train_online
+from streamvln_gym.training.online.trainer import train_online
 from streamvln_gym.training.online.workers import WorkerError, WorkerPool
 from tests.training.online.test_online_equivalence import small_network
 
@@ -46,6 +47,10 @@ def config(tiny_flats, network, tmp_path):
         collect=CollectConfig(workers=1, streams=2, shelf=1, short_until=0.0, spare_steps=4, supersampling=1),
         optimize=OptimizeConfig(updates=4, updates_per_turn=1, frames_per_update=40, buffer_frames=300),
     )
+
+
+def read_state(config):
+    return RunFolder(config, writes=True).read_state()
 
 
 def weights(config):

@@ -1,0 +1,174 @@
+"""Acts in the workers' streams, with the policy and the expert, and fills the frame buffer."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from streamvln_gym.errors import TrainingError
+from streamvln_gym.models.dialogue import CONJUNCTIONS, ConjunctionPicker
+from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.online.config import OnlineConfig
+from streamvln_gym.training.online.layout import DialogueLayout
+from streamvln_gym.training.online.policy import StreamsPolicy
+from streamvln_gym.training.online.replay import FrameBuffer
+from streamvln_gym.training.online.workers import EXPERT, POLICY, RESULTS, WorkerPool
+
+MAX_TURNS = 128
+INSTRUCTION_TOKENS = 256
+_MOVES, _MOVE_SHARES = np.array([1, 2, 3], dtype=np.int8), (0.5, 0.25, 0.25)
+
+
+class Collector:
+    """The streams of one process, and what is remembered of them.
+
+    Args:
+        pool: of workers, whose streams have started training episodes.
+        model: gives the acting copy its sizes, and its device.
+        processor: tokenizer and configuration.
+        layout: of the dialogue.
+        config: of the training.
+        rng: draws who drives.
+
+    Attributes:
+        buffer: frames and episodes.
+        turns: chunks that every stream has executed.
+        seconds: spent waiting for the workers, and acting.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        model: StreamVLNForConditionalGeneration,
+        processor: StreamVLNProcessor,
+        layout: DialogueLayout,
+        config: OnlineConfig,
+        rng: np.random.Generator,
+    ) -> None:
+        self.pool = pool
+        self.config = config
+        self.device = model.lm_head.weight.device
+        self._processor = processor
+        self._rng = rng
+        self._acting = copy.deepcopy(model).eval()
+        self._acting.to(dtype=torch.bfloat16 if self.device.type == "cuda" else torch.float32)  # type: ignore[call-arg]
+        self._policy = StreamsPolicy(self._acting, layout, pool.streams, MAX_TURNS, INSTRUCTION_TOKENS)
+        frames = config.optimize.buffer_frames
+        self.buffer = FrameBuffer(frames, pool.arrays, MAX_TURNS, INSTRUCTION_TOKENS, self.device)
+        sampled = rng.random(pool.streams) < config.collect.sampled_streams
+        self._sampled = torch.from_numpy(sampled).to(self.device)
+        self._expert_shares = np.ones(pool.streams)  # of each stream's present episode
+        self._token_ids: dict[str, list[int]] = {}
+        self._shown = _agents_conjunctions(MAX_TURNS)
+        self.turns = 0
+        self.seconds = {"waiting": 0.0, "acting": 0.0}
+
+    def wait(self) -> None:
+        """Waits until the workers have executed the last turn."""
+        begun = time.monotonic()
+        self.pool.wait()
+        self.seconds["waiting"] += time.monotonic() - begun
+
+    def turn(self, model: StreamVLNForConditionalGeneration, progress: float) -> None:
+        """Takes in what the last turn showed, and lets the workers begin the next; call `wait` before.
+
+        Args:
+            model: who acts where the expert does not.
+            progress: share of the training that is done.
+        """
+        begun = time.monotonic()
+        arrays, collect = self.pool.arrays, self.config.collect
+        self.buffer.finish_turn(arrays)
+        rgb, starting = self._take_frames()
+        self._policy.begin(starting)
+        self.buffer.add(arrays, rgb, starting)
+        self._load(model)
+        conjunctions = self._rng.integers(len(CONJUNCTIONS), size=self.pool.streams)
+        actions = self._act(rgb, conjunctions, self._sampled)
+        self._share_out(np.flatnonzero(arrays.started), progress)
+        expert = self._rng.random(self.pool.streams) < self._expert_shares
+        disturbed = self._rng.random(self.pool.streams) < collect.random_chunks
+        actions[disturbed] = self._random_chunks(int(disturbed.sum()), actions.shape[1])
+        arrays.actions[:] = actions
+        arrays.driver[:] = np.where(expert & ~disturbed, EXPERT, POLICY)
+        self.pool.turn(collect.longest(progress))
+        self.turns += 1
+        self.seconds["acting"] += time.monotonic() - begun
+
+    def evaluate(self, model: StreamVLNForConditionalGeneration, episode_ids: Sequence[str]) -> NDArray[np.float64]:
+        """Plays episodes greedily, as the agent would by default; call `wait` before and `restart` after.
+
+        Returns:
+            (episodes, results), see `workers.RESULTS`.
+        """
+        self._load(model)
+        arrays, results = self.pool.arrays, [np.empty((0, len(RESULTS)))]
+        for begin in range(0, len(episode_ids), self.pool.streams):
+            given = self.pool.evaluate(episode_ids[begin : begin + self.pool.streams], self.config.evaluate_steps)
+            self.pool.wait()
+            while (arrays.episode >= 0).any():
+                rgb, starting = self._take_frames()
+                self._policy.begin(starting)
+                turns = np.minimum(self._policy.turns, len(self._shown) - 1)
+                arrays.actions[:] = self._act(rgb, self._shown[turns], None)
+                self.pool.turn()
+                self.pool.wait()
+            results.append(arrays.results[given >= 0].astype(np.float64))
+        return np.concatenate(results)
+
+    def restart(self, progress: float) -> None:
+        """Lets the streams start training episodes after an evaluation."""
+        self.buffer.forget_running()
+        self.pool.train(self.config.collect.longest(progress))
+
+    def _act(self, rgb: Tensor, conjunctions: NDArray[np.int64], sampled: Tensor | None) -> NDArray[np.int8]:
+        executed = torch.from_numpy(self.pool.arrays.executed).to(self.device).long()
+        shown = torch.from_numpy(conjunctions).to(self.device)
+        return self._policy.act(rgb, executed, shown, sampled).cpu().numpy().astype(np.int8)
+
+    def _take_frames(self) -> tuple[Tensor, dict[int, list[int]]]:
+        """The pictures on the device, and the instructions of episodes that start."""
+        arrays = self.pool.arrays
+        rows = np.flatnonzero(arrays.started & (arrays.episode >= 0))
+        return torch.from_numpy(arrays.rgb).to(self.device), {int(k): self._encode(arrays.text(int(k))) for k in rows}
+
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._token_ids:
+            ids = self._processor.tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) > INSTRUCTION_TOKENS:
+                raise TrainingError(
+                    f"an instruction has {len(ids)} tokens, online training takes {INSTRUCTION_TOKENS}: {text!r}"
+                )
+            self._token_ids[text] = ids
+        return self._token_ids[text]
+
+    @torch.no_grad()
+    def _load(self, source: StreamVLNForConditionalGeneration) -> None:
+        torch._foreach_copy_(list(self._acting.parameters()), list(source.parameters()))
+
+    def _share_out(self, streams: NDArray[np.int64], progress: float) -> None:
+        """Draws how often the expert drives in the episodes that start."""
+        collect = self.config.collect
+        share = collect.expert_share(progress)
+        spread = self._rng.uniform(-collect.expert_spread, collect.expert_spread, len(streams))
+        self._expert_shares[streams] = share + spread if share < 1.0 else 1.0
+
+    def _random_chunks(self, count: int, chunk: int) -> NDArray[np.int8]:
+        """Half of them wander, half turn on the spot."""
+        chunks = self._rng.choice(_MOVES, (count, chunk), p=_MOVE_SHARES)
+        turning = self._rng.random(count) < 0.5
+        chunks[turning] = self._rng.integers(2, 4, (int(turning.sum()), 1))
+        return chunks
+
+
+def _agents_conjunctions(turns: int) -> NDArray[np.int64]:
+    """The conjunctions that the agent shows by default, as indices."""
+    picker = ConjunctionPicker()
+    return np.array([CONJUNCTIONS.index(picker.next()) for _ in range(turns)])

@@ -1,0 +1,137 @@
+"""The folder of an online training: its options, the state to go on from, the log and the checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from streamvln_gym import __version__
+from streamvln_gym.errors import TrainingError
+from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.online.config import OnlineConfig
+
+STATE, LOG, OPTIONS, CHECKPOINT = "state.pt", "log.jsonl", "config.json", "checkpoint"
+# What may change between two calls of a training: how long, how fast, and how the environments are driven.
+_FREE = {"updates", "decay", "updates_per_turn", "buffer_frames", "compile", "record"}
+
+
+class RunFolder:
+    """Reads and writes `config.out`; every file appears whole or not at all.
+
+    Args:
+        config: of the training.
+        writes: whether this process writes (one of a distributed training does).
+    """
+
+    def __init__(self, config: OnlineConfig, writes: bool) -> None:
+        self.config = config
+        self.path = config.out
+        self._writes = writes
+
+    def open(self) -> None:
+        """Makes the folder, removes what a killed call has left behind and notes the options.
+
+        Raises:
+            TrainingError: the folder cannot be written.
+        """
+        if not self._writes:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{self.path} cannot be made: {error}; give another folder with --out") from error
+        for leftover in self.path.glob(f".{CHECKPOINT}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        text = json.dumps(asdict(self.config), indent=2, default=str) + "\n"
+        self._write(OPTIONS, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def read_state(self) -> dict[str, Any] | None:
+        """The state that an earlier call left, on the CPU; None if there is none.
+
+        Raises:
+            TrainingError: it cannot be read, or is another training's.
+        """
+        path = self.path / STATE
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            mine, theirs = recipe(self.config), state["recipe"]
+        except Exception as error:  # torch and pickle raise many kinds
+            raise TrainingError(f"{path} cannot be read: {error!r}. Remove it to begin anew") from error
+        if different := sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)):
+            changes = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} now" for key in different)
+            raise TrainingError(f"{path} is from another training ({changes}): use the same options, or another --out")
+        return state
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Replaces the state.
+
+        Args:
+            state: what `read_state` shall return, less the recipe.
+        """
+        if self._writes:
+            self._write(STATE, lambda path: torch.save({**state, "recipe": recipe(self.config)}, path))
+
+    def write_checkpoint(self, model: StreamVLNForConditionalGeneration, processor: StreamVLNProcessor) -> None:
+        """Replaces the checkpoint that `StreamVLNAgent.from_pretrained` loads, weights in bfloat16."""
+        if not self._writes:
+            return
+        saved = copy.deepcopy(model)
+        saved.to(dtype=torch.bfloat16)  # type: ignore[call-arg]  # transformers hides the signature
+        saved.config.trained = True
+        target = self.path / CHECKPOINT
+        logging.disable_progress_bar()
+        try:
+            with tempfile.TemporaryDirectory(dir=self.path, prefix=f".{CHECKPOINT}-") as scratch:
+                staged = Path(scratch) / "new"
+                saved.save_pretrained(str(staged))
+                processor.save_pretrained(staged)
+                if target.exists():
+                    os.rename(target, Path(scratch) / "old")
+                os.rename(staged, target)
+        except OSError as error:
+            raise TrainingError(f"{target} cannot be written: {error}; {STATE} is kept") from error
+        finally:
+            logging.enable_progress_bar()
+
+    def append_log(self, record: dict[str, Any]) -> None:
+        """Adds a line to the log."""
+        if self._writes:
+            with (self.path / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        path, staged = self.path / name, self.path / f".{name}.new"
+        try:
+            write(staged)
+            os.replace(staged, path)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+            raise TrainingError(f"{path} cannot be written: {error}; what was there is kept") from error
+
+
+def recipe(config: OnlineConfig) -> dict[str, Any]:
+    """What must not change when a training goes on."""
+    values = {
+        "checkpoint": config.checkpoint,
+        "data": config.data,
+        "split": config.split,
+        "scenes": config.scenes,
+        "held_out": config.held_out,
+        "memory": config.memory,
+        "seed": config.seed,
+        **{f"optimize.{key}": value for key, value in asdict(config.optimize).items() if key not in _FREE},
+        **{f"auxiliary.{key}": value for key, value in asdict(config.auxiliary).items()},
+    }
+    return {**values, "version": __version__}
