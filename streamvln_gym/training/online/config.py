@@ -35,7 +35,7 @@ class CollectConfig:
         via_radius: metres from a position to be visited at which the expert takes it for visited.
         ignored_stops: expert STOPs that a stream may ignore before its episode is given up.
         spare_steps: steps beyond one and a half demonstrations after which an episode is given up.
-        plays: times that an episode is played before its scene is put away.
+        plays: times that an episode is played, on average, before its scene is put away.
         shelf: scenes a worker draws episodes from at a time.
         supersampling: of the camera, see `CameraConfig`.
     """

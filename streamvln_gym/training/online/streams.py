@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamvln_gym.episodes import Episode, EpisodeDataset
-from streamvln_gym.errors import DatasetError
 from streamvln_gym.expert import GeodesicFollower
 from streamvln_gym.metrics import EpisodeMetrics
 from streamvln_gym.simulators.base import Action, AgentState, Simulator
 from streamvln_gym.training.online.config import CollectConfig
 
 NOTHING = -1
-_TRIES = 1000
+_FEW = 3  # so many episodes are always there to draw from
 _MADE_UP = 1.0  # metres short of its shortest at which a lost way counts as found again
 
 
 class EpisodeSupply:
-    """Which episode is played next: scene after scene in a seeded order, a few scenes' episodes mixed at a time.
+    """Which episode is played next: drawn from a few scenes, of which one after the other makes way for the next.
 
     Args:
         dataset: where episodes come from.
-        scenes: the scenes to draw from, endlessly.
-        config: `shelf` scenes are mixed, each episode is played `plays` times.
+        scenes: the scenes to draw from, in order and over again.
+        config: `shelf` scenes are mixed; a scene leaves when every episode was played `plays` times on average.
         rng: decides.
     """
 
@@ -36,41 +37,32 @@ class EpisodeSupply:
         self, dataset: EpisodeDataset, scenes: Sequence[str], config: CollectConfig, rng: np.random.Generator
     ) -> None:
         self._dataset = dataset
-        self._by_scene: dict[str, list[str]] = {scene: [] for scene in scenes}
+        self._ids: dict[str, list[str]] = {scene: [] for scene in scenes}
         for episode_id in dataset.episode_ids:
-            if (scene := dataset.scene_of(episode_id)) in self._by_scene:
-                self._by_scene[scene].append(episode_id)
+            if (scene := dataset.scene_of(episode_id)) in self._ids:
+                self._ids[scene].append(episode_id)
         self._plays = config.plays
-        self._shelf = min(config.shelf, len(scenes))
         self._rng = rng
-        self._scenes = self._endless(list(scenes))
-        self._waiting: list[str] = []
-        self._wanted = 0
+        self._coming = cycle(scenes)
+        self._shelf: deque[list[Episode]] = deque()
+        for _ in range(min(config.shelf, len(scenes))):
+            self._put()
+        self._left = self._plays * len(self._shelf[0])
 
     def next(self, longest: int) -> Episode:
-        """The next episode whose demonstration has at most `longest` actions; longer ones are passed over."""
-        for _ in range(_TRIES):
-            episode = self._dataset.episode(self._draw())
-            if len(episode.gt_actions or ()) <= longest:
-                return episode
-        raise DatasetError(
-            f"{_TRIES} episodes in a row have demonstrations of more than {longest} actions: raise short_steps, or set "
-            "short_until to 0"
-        )
+        """The next episode: with a demonstration of at most `longest` actions, or one of the shortest there are."""
+        episodes = [episode for scene in self._shelf for episode in scene]
+        lengths = np.array([len(episode.gt_actions or ()) for episode in episodes])
+        suitable = np.flatnonzero(lengths <= max(longest, int(np.sort(lengths)[:_FEW][-1])))
+        self._left -= 1
+        if self._left == 0:
+            self._shelf.popleft()
+            self._put()
+            self._left = self._plays * len(self._shelf[0])
+        return episodes[int(self._rng.choice(suitable))]
 
-    def _draw(self) -> str:
-        while not self._wanted or len(self._waiting) < self._wanted:
-            fresh = self._by_scene[next(self._scenes)] * self._plays
-            self._waiting += fresh
-            self._wanted = self._wanted or len(fresh) * self._shelf
-        place = int(self._rng.integers(len(self._waiting)))
-        self._waiting[place], self._waiting[-1] = self._waiting[-1], self._waiting[place]
-        return self._waiting.pop()
-
-    @staticmethod
-    def _endless(scenes: list[str]) -> Iterator[str]:
-        while True:
-            yield from scenes
+    def _put(self) -> None:
+        self._shelf.append([self._dataset.episode(episode_id) for episode_id in self._ids[next(self._coming)]])
 
 
 @dataclass

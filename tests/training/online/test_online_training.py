@@ -245,12 +245,20 @@ def test_an_episode_whose_stops_are_ignored_is_given_up(stream):
         assert len(given_up[-1][1]) == len(given_up[-1][0]) + 1
 
 
-def test_the_supply_plays_every_episode_equally_often(tiny_flats):
+def test_the_supply_draws_from_scenes_in_turn(tiny_flats):
     dataset = tiny_flats.dataset
     scenes = list(dict.fromkeys(dataset.scene_of(e) for e in dataset.episode_ids))
-    supply = EpisodeSupply(dataset, scenes, CollectConfig(shelf=2, plays=2), np.random.default_rng(0))
-    drawn = [supply.next(1000).episode_id for _ in range(40 * len(dataset.episode_ids))]
-    counts = [drawn.count(e) for e in dataset.episode_ids]
-    assert max(counts) - min(counts) <= 12
-    longest = min(len(dataset.episode(e).gt_actions) for e in dataset.episode_ids)
-    assert all(len(supply.next(longest).gt_actions) <= longest for _ in range(10))
+    supply = EpisodeSupply(dataset, scenes, CollectConfig(shelf=1, plays=2), np.random.default_rng(0))
+    count = {scene: sum(dataset.scene_of(e) == scene for e in dataset.episode_ids) for scene in scenes}
+    for scene in (*scenes, *scenes):
+        assert {supply.next(1000).scene_id for _ in range(2 * count[scene])} == {scene}
+
+
+def test_the_supply_keeps_to_short_demonstrations(tiny_flats):
+    dataset = tiny_flats.dataset
+    scenes = list(dict.fromkeys(dataset.scene_of(e) for e in dataset.episode_ids))
+    supply = EpisodeSupply(dataset, scenes, CollectConfig(shelf=2, plays=50), np.random.default_rng(0))
+    lengths = sorted(len(dataset.episode(e).gt_actions) for e in dataset.episode_ids)
+    assert {len(supply.next(1000).gt_actions) for _ in range(200)} == set(lengths)
+    assert max(len(supply.next(lengths[4]).gt_actions) for _ in range(50)) == lengths[4]
+    assert max(len(supply.next(0).gt_actions) for _ in range(50)) == lengths[2], "the three shortest are always there"
