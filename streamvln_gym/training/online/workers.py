@@ -233,6 +233,7 @@ class WorkerPool:
 def _serve(spec: StreamsSpec, connection: Connection, memory: str, streams: int) -> None:
     """A worker's life."""
     os.environ["NUMBA_NUM_THREADS"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"  # a worker that builds a flat is silent
     shared = SharedMemory(memory)
     arrays = StreamArrays(streams, spec.image_size, spec.patches_per_side**2, spec.chunk_size, shared)
     try:
