@@ -37,7 +37,10 @@ class FlatBuilders:
 def _build(root: Path, split: str, seeds: Sequence[int]) -> None:
     from streamvln_gym.flats.building import build_scene
 
+    parent = multiprocessing.parent_process()
     for seed in seeds:
+        if parent is not None and not parent.is_alive():
+            return  # the training was killed, and nobody will need the others
         try:
             build_scene(root, split, seed)
         except StreamVLNGymError:

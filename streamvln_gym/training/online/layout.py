@@ -66,6 +66,12 @@ class DialogueLayout:
             raise CheckpointError(
                 "online training needs window_steps that is a multiple of chunk_size and the prompt style 'trained'"
             )
+        if config.num_history and (config.memory_strategy != "pooled" or config.num_history > config.window_steps):
+            raise CheckpointError(
+                "online training shows memory as the strategy 'pooled' does, with at most window_steps frames, but this "
+                f"checkpoint has memory_strategy={config.memory_strategy!r} and num_history={config.num_history}: train "
+                "it from recorded trajectories, or with memory=False"
+            )
         self.tokens_per_frame = config.tokens_per_frame
         self.num_history = config.num_history
         self.chunk_size = config.chunk_size

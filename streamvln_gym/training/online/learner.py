@@ -136,9 +136,15 @@ class Learner:
         self._outputs = torch.stack([loss.detach(), *parts])
 
     @property
-    def last_loss(self) -> float:
-        """Loss of the last update, 0 before the first; waits for the device."""
-        return float(self._outputs[0]) if self._statistics else 0.0
+    def last_update(self) -> tuple[float, float]:
+        """Loss and norm of the gradient of the last update, 0 before the first; waits for the device.
+
+        The gradient is that of all processes of a distributed training, so its norm is the same in each of them.
+        """
+        if not self._statistics:
+            return 0.0, 0.0
+        last = dict(zip(STATISTICS, self._statistics[-1].tolist(), strict=True))
+        return last["loss"], last["gradient_norm"]
 
     def statistics(self) -> dict[str, float]:
         """Means since the last call; waits for the device."""

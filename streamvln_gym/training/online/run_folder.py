@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -106,11 +106,11 @@ class RunFolder:
         finally:
             logging.enable_progress_bar()
 
-    def append_log(self, record: dict[str, Any]) -> None:
-        """Adds a line to the log."""
+    def write_log(self, records: Sequence[dict[str, Any]]) -> None:
+        """Replaces the log; what a call that was killed noted after its last saved state is forgotten."""
         if self._writes:
-            with (self.path / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            text = "".join(json.dumps(record) + "\n" for record in records)
+            self._write(LOG, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
         path, staged = self.path / name, self.path / f".{name}.new"

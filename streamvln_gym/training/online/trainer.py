@@ -110,9 +110,14 @@ class _OnlineRun:
         """Decides a chunk for every stream, and learns while the workers execute it."""
         config, learner, buffer = self.config, self.learner, self.collector.buffer
         self.collector.wait()
-        self._check_loss()
+        self._check_update()
         self.collector.turn(learner.model, self.progress)
         rows = buffer.whole
+        if len(rows) < LEAST_EPISODES and buffer.written > 2 * buffer.capacity:
+            raise TrainingError(
+                f"episodes of {self.collector.pool.streams} streams are overwritten before they end: a buffer of "
+                f"{buffer.capacity} frames is too small, raise optimize.buffer_frames or lower collect.streams"
+            )
         if not self._everywhere(len(rows) >= LEAST_EPISODES):
             return
         for _ in range(min(config.optimize.updates_per_turn, config.optimize.updates - learner.updates)):
@@ -125,7 +130,7 @@ class _OnlineRun:
     def _evaluate(self, bar: Any) -> None:
         """Evaluates the averaged weights on held-out scenes and logs the result; the streams rest afterwards."""
         begun = time.monotonic()
-        self._check_loss()
+        self._check_update()
         statistics = self.learner.statistics()
         self.collector.wait()
         mine = self.scenes.evaluated[self.rank :: self.ranks]
@@ -143,22 +148,24 @@ class _OnlineRun:
             "evaluation_seconds": round(time.monotonic() - begun, 1),
         }
         self.log.append(record)
-        self.folder.append_log(record)
+        self.folder.write_log(self.log)
         if self.rank == 0:
             bar.write(_line(record))
 
     def _save(self) -> None:
         """Writes state and checkpoint."""
-        self._check_loss()
+        self._check_update()
         self.folder.write_state({"learner": self.learner.state(), "log": self.log, "turns": self.collector.turns})
         self.folder.write_checkpoint(self.learner.average, self.processor)
 
-    def _check_loss(self) -> None:
-        """Stops before weights that are no numbers are acted on or saved."""
-        if not np.isfinite(self.learner.last_loss):
+    def _check_update(self) -> None:
+        """Stops before weights that are no numbers are acted on or saved, in all processes at once."""
+        loss, norm = self.learner.last_update
+        if not np.isfinite(norm):
+            what = f"the gradient's norm is {norm}" if np.isfinite(loss) else f"the loss is {loss}"
             raise TrainingError(
-                f"the loss is {self.learner.last_loss} at update {self.learner.updates}: lower the learning rate; what "
-                f"was saved in {self.config.out} is from before and is kept"
+                f"{what} at update {self.learner.updates}: lower the learning rate; what was saved in "
+                f"{self.config.out} is from before and is kept"
             )
 
     # ------------------------------------------------------------------------------------- several processes
@@ -187,13 +194,14 @@ class _OnlineRun:
 
     def _specs(self, seeds: tuple[int, ...]) -> list[StreamsSpec]:
         collect, network = self.config.collect, self.processor.config
-        workers = max(collect.processes // self.ranks, 1)
+        workers, scenes = max(collect.processes // self.ranks, 1), self.scenes.training
         return [
             StreamsSpec(
                 data=self.config.data,
                 split=self.config.split,
                 scenes=self.config.scenes,
-                training_scenes=self.scenes.training[self.rank * workers + worker :: self.ranks * workers],
+                # Where there are fewer scenes than workers, the workers that would go empty play in all of them.
+                training_scenes=scenes[self.rank * workers + worker :: self.ranks * workers] or scenes,
                 first=worker * collect.streams,
                 streams=collect.streams,
                 image_size=network.image_size,

@@ -1,0 +1,82 @@
+"""The frame buffer never mixes episodes, whatever ends, wraps around or is cut off."""
+
+import numpy as np
+import pytest
+import torch
+
+from streamvln_gym.training.online.replay import FrameBuffer
+from streamvln_gym.training.online.workers import StreamArrays
+
+STREAMS, MAX_TURNS = 5, 6
+
+
+class Streams:
+    """Episodes of random length, whose frames, actions and labels say whose they are.
+
+    Args:
+        frames: of the buffer.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self.rng = np.random.default_rng(0)
+        self.arrays = StreamArrays(STREAMS, 1, 1, 4)
+        self.buffer = FrameBuffer(frames, self.arrays, MAX_TURNS, 4, torch.device("cpu"))
+        self.episodes = 0
+        self.present = np.zeros(STREAMS, dtype=np.int64)
+        self.turn = np.zeros(STREAMS, dtype=np.int64)
+        self.lengths: dict[int, int] = {}
+        self.begin(range(STREAMS))
+
+    def begin(self, streams) -> None:
+        """Starts an episode in each of the streams."""
+        self.arrays.started[:] = False
+        for stream in streams:
+            self.episodes += 1
+            self.present[stream], self.turn[stream] = self.episodes, 0
+            self.lengths[self.episodes] = int(self.rng.integers(1, MAX_TURNS + 2))
+            self.arrays.started[stream] = True
+
+    def step(self) -> None:
+        """Takes the present frames in; then every stream executes a chunk, and its results are taken in."""
+        self.arrays.pose[:, 0], self.arrays.pose[:, 1] = self.present, self.turn
+        started = {int(k): [int(self.present[k] % 100)] * 2 for k in np.flatnonzero(self.arrays.started)}
+        self.buffer.add(self.arrays, torch.zeros((STREAMS, 1, 1, 3), dtype=torch.uint8), started)
+        self.arrays.executed[:] = (self.present % 100)[:, None]
+        self.arrays.labels[:] = self.turn[:, None]
+        self.turn += 1
+        self.arrays.finished[:] = self.turn >= [self.lengths[number] for number in self.present]
+        self.buffer.finish_turn(self.arrays)
+        self.begin(np.flatnonzero(self.arrays.finished))
+
+    def check(self) -> list[int]:
+        """Compares all episodes that can be drawn; returns their numbers."""
+        buffer, found = self.buffer, []
+        for row in buffer.whole:
+            places = torch.from_numpy(buffer.frames_of(np.array([row])))
+            number = int(buffer.pose[places[0], 0])
+            turns = min(self.lengths[number], MAX_TURNS)
+            assert buffer.pose[places, 0].tolist() == [number] * turns
+            assert buffer.pose[places, 1].tolist() == list(range(turns))
+            assert (buffer.executed[places] == number % 100).all()
+            assert buffer.labels[places, 0].tolist() == list(range(turns))
+            assert buffer.instruction_ids[row, :2].tolist() == [number % 100] * 2
+            found.append(number)
+        return found
+
+
+@pytest.mark.parametrize("frames", [60, 400])
+def test_episodes_stay_apart(frames):
+    streams = Streams(frames)
+    seen: set[int] = set()
+    for turn in range(300):
+        if turn % 50 == 49:  # an evaluation takes the streams
+            streams.buffer.forget_running()
+            streams.begin(range(STREAMS))
+        streams.step()
+        if turn % 3 == 0:
+            seen.update(streams.check())
+    assert streams.buffer.written > 3 * frames, "the ring was overwritten"
+    assert max(seen) > streams.episodes - 30
+    cut_off = [number for number in seen if streams.lengths[number] > MAX_TURNS]
+    assert cut_off, "episodes that are too long were drawn as far as they go"
+    streams.arrays.close()

@@ -1,0 +1,73 @@
+"""Online DAgger where something is wrong: weights, buffer, scenes, checkpoints, leftovers of a killed call."""
+
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from streamvln_gym.errors import CheckpointError, TrainingError
+from streamvln_gym.models import StreamVLNProcessor
+from streamvln_gym.training.online import builders
+from streamvln_gym.training.online.layout import DialogueLayout
+from streamvln_gym.training.online.learner import Learner
+from streamvln_gym.training.online.trainer import train_online
+from tests.training.online.test_online_training import config, network, read_state  # noqa: F401 (fixtures)
+
+
+def test_a_gradient_that_is_no_number_is_never_saved(config, monkeypatch):  # noqa: F811
+    differentiate = Learner._differentiate
+
+    def spoil(learner, keep=False):
+        differentiate(learner, keep)
+        if learner.updates == 2:
+            learner.model.lm_head.weight.grad.fill_(float("nan"))
+
+    monkeypatch.setattr(Learner, "_differentiate", spoil)
+    with pytest.raises(TrainingError, match=r"the gradient's norm is nan at update 3: lower the learning rate"):
+        train_online(replace(config, save_every=1))
+    state = read_state(config)["learner"]
+    assert state["updates"] == 2
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_more_workers_than_scenes(config):  # noqa: F811
+    config = replace(config, collect=replace(config.collect, workers=3))
+    assert train_online(config)[-1]["updates"] == config.optimize.updates
+
+
+def test_a_buffer_that_holds_no_episode_is_reported(config):  # noqa: F811
+    small = replace(config, optimize=replace(config.optimize, buffer_frames=9))
+    with pytest.raises(TrainingError, match=r"2 streams are overwritten.*9 frames is too small.*buffer_frames"):
+        train_online(small)
+
+
+def test_the_log_goes_on_from_the_saved_state(config):  # noqa: F811
+    train_online(replace(config, optimize=replace(config.optimize, updates=2)))
+    with (config.out / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"updates": 3}\n{"upda')  # noted after the last state, and torn by a kill
+    train_online(config)
+    lines = (config.out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["updates"] for line in lines] == [2, 4]
+
+
+@pytest.mark.parametrize("settings", [{"memory_strategy": "full"}, {"num_history": 40}])
+def test_memory_that_online_training_cannot_show_is_refused(settings):
+    processor = StreamVLNProcessor.tiny(**settings)
+    with pytest.raises(CheckpointError, match=r"as the strategy 'pooled' does.*train it from recorded trajectories"):
+        DialogueLayout(processor)
+
+
+def test_builders_end_with_the_training(monkeypatch):
+    class Dead:
+        def is_alive(self):
+            return False
+
+    built = []
+    monkeypatch.setattr("streamvln_gym.flats.building.build_scene", lambda root, split, seed: built.append(seed))
+    builders._build(Path("unused"), "train", [1, 2])
+    assert built == [1, 2]
+    monkeypatch.setattr(multiprocessing, "parent_process", Dead)
+    builders._build(Path("unused"), "train", [3])
+    assert built == [1, 2]
