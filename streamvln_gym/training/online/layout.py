@@ -68,9 +68,9 @@ class DialogueLayout:
             )
         if config.num_history and (config.memory_strategy != "pooled" or config.num_history > config.window_steps):
             raise CheckpointError(
-                "online training shows memory as the strategy 'pooled' does, with at most window_steps frames, but this "
-                f"checkpoint has memory_strategy={config.memory_strategy!r} and num_history={config.num_history}: train "
-                "it from recorded trajectories, or with memory=False"
+                "online training shows memory as the strategy 'pooled' does, with at most window_steps frames, but "
+                f"this checkpoint has memory_strategy={config.memory_strategy!r} and num_history={config.num_history}: "
+                "train it from recorded trajectories, or with memory=False"
             )
         self.tokens_per_frame = config.tokens_per_frame
         self.num_history = config.num_history

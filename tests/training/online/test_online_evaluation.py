@@ -18,7 +18,7 @@ MAX_STEPS = 75
 
 
 def plans(demonstration, rng):
-    """Action sequences with their step limits: right, cut off at both sides of the limit, lost, and stopped too soon."""
+    """Action sequences with their step limits: right, cut off at both sides of the limit, lost, stopped too soon."""
     shown, wandering = list(demonstration), rng.choice([1, 1, 1, 2, 3], 600).tolist()
     yield from ((shown, 500), (shown, len(shown)), (shown, len(shown) - 1), ([0], 500))
     yield from ((wandering, 120), ([*wandering[:41], 0], 500), ([*shown[: len(shown) // 2], *wandering], 99))
