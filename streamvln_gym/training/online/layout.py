@@ -155,10 +155,6 @@ class DialogueLayout:
         body = memory - windows.with_memory.long()[:, None] * self.memory_length
         return self._fill_body(windows, body, ids, sources)
 
-    def opening(self, windows: Windows, length: int) -> tuple[Tensor, Tensor]:
-        """`build` up to the first turn; the rows' lengths are `body_start`."""
-        return self.build(windows, length)
-
     def turn(self, first: Tensor, executed: Tensor, conjunctions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The prefill of one turn after the opening: the last answer as it was executed, then the new user turn.
 

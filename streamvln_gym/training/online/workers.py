@@ -183,10 +183,6 @@ class WorkerPool:
         self._post([("evaluate", ids, max_steps) for ids in lists])
         return given
 
-    def ready(self) -> bool:
-        """Whether `wait` would return at once."""
-        return all(connection.poll() for connection in self._connections)
-
     def wait(self) -> None:
         """Waits for every worker's answer.
 
