@@ -150,7 +150,7 @@ class StreamsPolicy:
             answer.append(action)
             if k < self.layout.chunk_size - 1:
                 token = self._embed(self.layout.action_ids[action])[:, None]
-                hidden = self._cache.extend(token, longest=self._longest + k + 1)
+                hidden = self._cache.extend(token, longest=self._longest)
         self._cache.lengths.copy_(prefilled)
         return torch.stack(answer, 1)
 

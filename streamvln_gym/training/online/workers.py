@@ -240,7 +240,7 @@ def _serve(spec: StreamsSpec, connection: Connection, memory: str, streams: int)
                 return
             getattr(worker, message[0])(*message[1:])
             connection.send(None)
-    except (EOFError, KeyboardInterrupt):
+    except (EOFError, ConnectionError, KeyboardInterrupt):
         return  # the trainer is gone
     except Exception:  # reported to the trainer, which raises it
         connection.send(traceback.format_exc())

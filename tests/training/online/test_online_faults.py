@@ -9,7 +9,8 @@ import pytest
 
 from streamvln_gym.errors import CheckpointError, TrainingError
 from streamvln_gym.models import StreamVLNProcessor
-from streamvln_gym.training.online import builders
+from streamvln_gym.training.online import builders, workers
+from streamvln_gym.training.online.config import CollectConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.learner import Learner
 from streamvln_gym.training.online.trainer import train_online
@@ -71,3 +72,23 @@ def test_builders_end_with_the_training(monkeypatch):
     monkeypatch.setattr(multiprocessing, "parent_process", Dead)
     builders._build(Path("unused"), "train", [3])
     assert built == [1, 2]
+
+
+def test_a_worker_without_a_trainer_ends_in_silence(monkeypatch):
+    ours, theirs = multiprocessing.Pipe()
+
+    class Worker:
+        def __init__(self, spec, arrays):
+            pass
+
+        def turn(self, longest):
+            ours.close()  # the trainer is killed while the worker is busy
+
+    monkeypatch.setattr(workers, "_Worker", Worker)
+    for name in ("NUMBA_NUM_THREADS", "TQDM_DISABLE"):
+        monkeypatch.setenv(name, "1")
+    arrays = workers.StreamArrays(1, 8, 4, 4)
+    spec = workers.StreamsSpec("flats", "train", None, (), 0, 1, 8, 2, 4, (0,), CollectConfig())
+    ours.send(("turn", 0))
+    assert workers._serve(spec, theirs, arrays.memory.name, 1) is None
+    arrays.close()
