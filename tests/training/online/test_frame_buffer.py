@@ -37,7 +37,8 @@ class Streams:
             self.arrays.started[stream] = True
 
     def step(self) -> None:
-        """Takes the present frames in; then every stream executes a chunk, and its results are taken in."""
+        """Takes in, as the collector does, the last chunk's results and the present frames; then executes a chunk."""
+        self.buffer.finish_turn(self.arrays)
         self.arrays.pose[:, 0], self.arrays.pose[:, 1] = self.present, self.turn
         started = {int(k): [int(self.present[k] % 100)] * 2 for k in np.flatnonzero(self.arrays.started)}
         self.buffer.add(self.arrays, torch.zeros((STREAMS, 1, 1, 3), dtype=torch.uint8), started)
@@ -45,8 +46,14 @@ class Streams:
         self.arrays.labels[:] = self.turn[:, None]
         self.turn += 1
         self.arrays.finished[:] = self.turn >= [self.lengths[number] for number in self.present]
-        self.buffer.finish_turn(self.arrays)
         self.begin(np.flatnonzero(self.arrays.finished))
+
+    def evaluate(self) -> None:
+        """An evaluation takes the streams and leaves its own results behind."""
+        self.arrays.executed[:] = self.arrays.labels[:] = 101
+        self.arrays.finished[:] = True
+        self.buffer.forget_running()
+        self.begin(range(STREAMS))
 
     def check(self) -> list[int]:
         """Compares all episodes that can be drawn; returns their numbers."""
@@ -69,9 +76,8 @@ def test_episodes_stay_apart(frames):
     streams = Streams(frames)
     seen: set[int] = set()
     for turn in range(300):
-        if turn % 50 == 49:  # an evaluation takes the streams
-            streams.buffer.forget_running()
-            streams.begin(range(STREAMS))
+        if turn % 50 == 49:
+            streams.evaluate()
         streams.step()
         if turn % 3 == 0:
             seen.update(streams.check())
