@@ -182,6 +182,8 @@ class OnlineConfig:
         for name in ("evaluate_every", "evaluate_at_most", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"OnlineConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if self.held_out < 0:
+            raise ValueError(f"OnlineConfig.held_out must not be negative, got {self.held_out}")
         if not 1 <= self.evaluate_steps <= 500:
             raise ValueError(f"OnlineConfig.evaluate_steps must lie between 1 and 500, got {self.evaluate_steps}")
 

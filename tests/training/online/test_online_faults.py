@@ -10,7 +10,7 @@ import pytest
 from streamvln_gym.errors import CheckpointError, TrainingError
 from streamvln_gym.models import StreamVLNProcessor
 from streamvln_gym.training.online import builders, workers
-from streamvln_gym.training.online.config import CollectConfig
+from streamvln_gym.training.online.config import CollectConfig, OnlineConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.learner import Learner
 from streamvln_gym.training.online.trainer import train_online
@@ -92,3 +92,8 @@ def test_a_worker_without_a_trainer_ends_in_silence(monkeypatch):
     ours.send(("turn", 0))
     assert workers._serve(spec, theirs, arrays.memory.name, 1) is None
     arrays.close()
+
+
+def test_a_negative_number_of_scenes_is_refused():
+    with pytest.raises(ValueError, match=r"OnlineConfig\.held_out must not be negative, got -1"):
+        OnlineConfig(held_out=-1)
