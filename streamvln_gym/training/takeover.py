@@ -149,7 +149,7 @@ class DisagreementRule(_Rule):
     """The expert takes over when the policy has disagreed too long (see `TakeOverConfig`).
 
     Args:
-        differing_steps: since the last take-over; None: any number.
+        differing_steps: since the expert last drove; None: any number.
         waypoint_share: of the expert's steps to the next way-point; None: any share.
     """
 

@@ -130,6 +130,8 @@ class BatchPlan:
         kept = int(np.searchsorted(ends, self.frames, side="right"))
         if not fits.all():
             kept = min(kept, int(episode[~fits][0]))
+        if kept == 0 and len(episodes) > 1:  # the first alone is too much
+            return self.fill(episodes[1:], buffer, layout, rng)
         packed = np.zeros(self.size, dtype=np.int64)
         frames = buffer.frames_of(episodes[:kept])
         packed[0], packed[1 : 1 + len(frames)] = len(frames), frames

@@ -113,7 +113,7 @@ class Collector:
         for begin in range(0, len(episode_ids), self.pool.streams):
             given = self.pool.evaluate(episode_ids[begin : begin + self.pool.streams], self.config.evaluate_steps)
             self.pool.wait()
-            while (arrays.episode >= 0).any():
+            while arrays.active.any():
                 rgb, starting = self._take_frames()
                 self._policy.begin(starting)
                 turns = np.minimum(self._policy.turns, len(self._shown) - 1)
@@ -136,7 +136,7 @@ class Collector:
     def _take_frames(self) -> tuple[Tensor, dict[int, list[int]]]:
         """The pictures on the device, and the instructions of episodes that start."""
         arrays = self.pool.arrays
-        rows = np.flatnonzero(arrays.started & (arrays.episode >= 0))
+        rows = np.flatnonzero(arrays.started & arrays.active)
         return torch.from_numpy(arrays.rgb).to(self.device), {int(k): self._encode(arrays.text(int(k))) for k in rows}
 
     def _encode(self, text: str) -> list[int]:

@@ -121,7 +121,8 @@ class Learner:
         torch.cuda.current_stream().wait_stream(stream)
         self.optimizer.zero_grad(set_to_none=True)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Other threads (NCCL's) may use the device meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._differentiate(keep=True)
 
     def _differentiate(self, keep: bool = False) -> None:

@@ -51,7 +51,10 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(f"{self.path} cannot be made: {error}; give another folder with --out") from error
+        target = self.path / CHECKPOINT
         for leftover in self.path.glob(f".{CHECKPOINT}-*"):
+            if not target.exists() and (leftover / "old").exists():  # killed between the two renames
+                os.rename(leftover / "old", target)
             shutil.rmtree(leftover, ignore_errors=True)
         text = json.dumps(asdict(self.config), indent=2, default=str) + "\n"
         self._write(OPTIONS, lambda path: path.write_text(text, encoding="utf-8"))

@@ -27,7 +27,7 @@ from streamvln_gym.training.online.scenes import split_scenes
 from streamvln_gym.training.online.workers import KINDS, RESULTS, StreamsSpec, WorkerPool
 
 REPLAN = 1000  # updates after which the batches' shapes are suited to the episodes anew
-SHORTEST = 8  # turns: so many short episodes in a row do not occur
+SHORTEST = 4  # turns: a batch full of shorter episodes does not occur
 LEAST_EPISODES = 2
 
 

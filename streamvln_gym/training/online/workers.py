@@ -75,8 +75,8 @@ class StreamArrays:
         rgb: uint8 (streams, size, size, 3).
         patch_class, patch_depth: uint8 (streams, patches); pose: float32 (streams, 5); rooms: uint8 (streams, 2). See
             `Privileged`.
-        episode: int64 (streams,) number of the present episode (an episode id), -1 for a stream that rests.
-        instruction: uint8 (streams, 4096), its instruction in UTF-8, filled up with zeros.
+        active: bool (streams,), False for a stream that rests.
+        instruction: uint8 (streams, 4096), the episode's instruction in UTF-8, filled up with zeros.
         started: bool (streams,), the frame is an episode's first.
         actions: int8 (streams, chunk), the policy's; driver: int8 (streams,), who drives.
         executed, labels: int8 (streams, chunk), -1 where there is none; of the chunk before the present frame.
@@ -89,7 +89,7 @@ class StreamArrays:
             "rgb": (np.uint8, (streams, size, size, 3)),
             "results": (np.float32, (streams, len(RESULTS))),
             "pose": (np.float32, (streams, POSE_TARGETS)),
-            "episode": (np.int64, (streams,)),
+            "active": (np.bool_, (streams,)),
             "instruction": (np.uint8, (streams, INSTRUCTION_BYTES)),
             "patch_class": (np.uint8, (streams, patches)),
             "patch_depth": (np.uint8, (streams, patches)),
@@ -114,7 +114,7 @@ class StreamArrays:
     rgb: NDArray[np.uint8]
     results: NDArray[np.float32]
     pose: NDArray[np.float32]
-    episode: NDArray[np.int64]
+    active: NDArray[np.bool_]
     instruction: NDArray[np.uint8]
     patch_class: NDArray[np.uint8]
     patch_depth: NDArray[np.uint8]
@@ -317,7 +317,7 @@ class _Worker:
     def _show(self, row: int, stream: Stream, started: bool) -> None:
         arrays = self._arrays
         arrays.started[row] = started
-        arrays.episode[row] = NOTHING if stream.episode is None else int(stream.episode.episode_id)
+        arrays.active[row] = stream.episode is not None
         if stream.episode is None:
             return
         if started:

@@ -247,3 +247,12 @@ def test_planned_shapes_take_every_window(parts):
     assert [bucket.length for bucket in plan.buckets] == sorted({bucket.length for bucket in plan.buckets})
     packed = plan.fill(np.array([0, 1, 2]), buffer, layout, np.random.default_rng(0))
     assert packed[0] == 28
+
+
+def test_an_episode_that_is_too_long_for_a_batch_is_passed_over(parts):
+    _, processor = parts
+    buffer, _ = fill_buffer(processor, LENGTHS, np.random.default_rng(5))
+    whole = plan_for(processor)
+    plan = BatchPlan(12, whole.buckets, whole.turns, whole.num_history)
+    packed = plan.fill(np.array([0, 1, 2]), buffer, DialogueLayout(processor), np.random.default_rng(0))
+    assert packed[0] == 8 + 2
