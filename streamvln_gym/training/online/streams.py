@@ -94,6 +94,7 @@ class Stream:
         self.episode = episode
         if episode is None:
             return
+        self._scene = Path(self.dataset.scene_path(episode.scene_id))
         self._load()
         self.state = self.start = AgentState.from_rotation(episode.start_position, episode.start_rotation)
         self.steps = 0
@@ -179,5 +180,4 @@ class Stream:
         return executed, False
 
     def _load(self) -> None:
-        assert self.episode is not None
-        self.simulator.load_scene(Path(self.dataset.scene_path(self.episode.scene_id)))
+        self.simulator.load_scene(self._scene)
