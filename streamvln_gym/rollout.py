@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from streamvln_gym import __version__
+from streamvln_gym.devices import choose_device, one_torch_thread
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.records import append_record, read_records
@@ -90,7 +90,7 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         wanted = choose_episodes(dataset, config.episodes, config.seed)
         records = [done[episode_id] for episode_id in wanted if episode_id in done]
         missing = [episode_id for episode_id in wanted if episode_id not in done]
-        with _one_thread_for_small_networks(agent):
+        with one_torch_thread(_is_small(agent)):
             for episode_id in tqdm(missing, desc=f"{config.agent} on {dataset.name}/{dataset.split}", unit="episode"):
                 if config.agent == "random":  # drawn anew for every episode: a run taken up again gives the same
                     agent = random_agent(config.seed, episode_id)
@@ -131,10 +131,7 @@ def make_agent(config: RolloutConfig, env: gym.Env) -> tuple[Any, str]:
         return agents.ForwardAgent(), ""
     if config.agent != "streamvln":
         raise ValueError(f"unknown agent {config.agent!r}: use streamvln, oracle, random or forward")
-    import torch
-
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    agent = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=device)
+    agent = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=choose_device(config.device))
     return agent, "" if agent.trained else UNTRAINED
 
 
@@ -145,21 +142,12 @@ def random_agent(seed: int | None, episode_id: str) -> Any:
     return RandomAgent(seed=zlib.crc32(f"{seed}/{episode_id}".encode()))
 
 
-@contextmanager
-def _one_thread_for_small_networks(agent: Any) -> Iterator[None]:
-    """Runs a small network on the CPU on one thread: more of them wait for each other and for the video encoder."""
+def _is_small(agent: Any) -> bool:
+    """Whether the agent has a small network on the CPU: more threads wait for each other and for the video encoder."""
     model = getattr(agent, "model", None)
-    if model is None or agent.device.type != "cpu" or sum(p.numel() for p in model.parameters()) > _SMALL_NETWORK:
-        yield
-        return
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    if model is None or agent.device.type != "cpu":
+        return False
+    return sum(p.numel() for p in model.parameters()) <= _SMALL_NETWORK
 
 
 def choose_episodes(dataset: EpisodeDataset, count: int, seed: int | None = None) -> list[str]:

@@ -157,8 +157,8 @@ class SceneEvaluator:
             scene_id: the scene.
             count: is told the number of episodes after each group.
         """
+        from streamvln_gym.devices import one_torch_thread
         from streamvln_gym.training.lockstep import play_together
-        from streamvln_gym.training.scene_recorder import one_torch_thread
 
         path = _part(self._parts, scene_id)
         done = read_records(path, self._identity)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from streamvln_gym.agents.streamvln import StreamVLNAgent
+from streamvln_gym.devices import one_torch_thread
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.episodes import Episode
 from streamvln_gym.errors import NavigationError
@@ -24,7 +25,7 @@ from streamvln_gym.training.episode_recording import (
 )
 from streamvln_gym.training.lockstep import chunk_size_of, play_together
 from streamvln_gym.training.recorder import RecordConfig
-from streamvln_gym.training.scene_recorder import load_policy, one_torch_thread
+from streamvln_gym.training.scene_recorder import load_policy
 from streamvln_gym.training.takeover import Helm, KeepConfig, Moment, TakeOverConfig, make_helm
 from streamvln_gym.training.trajectory_writer import TrajectoryWriter, is_recorded, mark_skipped
 

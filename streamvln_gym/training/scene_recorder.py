@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from streamvln_gym.devices import choose_device, one_torch_thread
 from streamvln_gym.episodes import Episode
 from streamvln_gym.errors import NavigationError
 from streamvln_gym.simulators.base import Action
@@ -148,25 +148,6 @@ def _make_driver(config: RecordConfig) -> Callable[[Episode], Any] | None:
 
 def load_policy(checkpoint: str | None, device: str) -> Any:
     """The StreamVLN agent; the device "auto" is the GPU, where there is one."""
-    import torch
-
     from streamvln_gym.agents import StreamVLNAgent
 
-    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return StreamVLNAgent.from_pretrained(checkpoint, device=chosen)
-
-
-@contextmanager
-def one_torch_thread(wanted: bool) -> Iterator[None]:
-    """Sums come out the same however many workers there are, and these do not wait for each other."""
-    if not wanted:
-        yield
-        return
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return StreamVLNAgent.from_pretrained(checkpoint, device=choose_device(device))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import distributed
 from tqdm import tqdm
 
+from streamvln_gym.devices import choose_device
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
@@ -225,10 +226,7 @@ class _OnlineRun:
         return FlatBuilders(dataset.root, self.config.split, [seeds[scene] for scene in coming], collect.builders)
 
     def _choose_device(self, stack: ExitStack) -> torch.device:
-        name = self.config.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(name)
+        device = torch.device(choose_device(self.config.device))
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)

@@ -1,0 +1,33 @@
+"""Where networks run: the device "auto", and one torch thread where more would only wait for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def choose_device(name: str) -> str:
+    """The device of that name; "auto" is the GPU, where there is one."""
+    import torch
+
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def one_torch_thread(wanted: bool = True) -> Iterator[None]:
+    """While this lasts, torch uses one CPU thread: sums come out the same however many processes there are.
+
+    Args:
+        wanted: False changes nothing.
+    """
+    if not wanted:
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
