@@ -19,6 +19,7 @@ from pathlib import Path
 
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
+from streamvln_gym.devices import cores
 from streamvln_gym.selection import open_dataset
 from streamvln_gym.training.recorder import RecordConfig, record
 from streamvln_gym.training.trajectory_writer import EPISODES
@@ -64,12 +65,12 @@ def doublings(limit: int) -> list[int]:
 
 def main() -> None:
     """Measures and prints."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = cores()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="flats")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--scenes", type=int, default=4 * cores)
-    parser.add_argument("--workers", type=int, nargs="+", default=doublings(cores))
+    parser.add_argument("--scenes", type=int, default=4 * available)
+    parser.add_argument("--workers", type=int, nargs="+", default=doublings(available))
     parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--supersampling", type=int, default=1)
     parser.add_argument("--extras", action="store_true", help="also depth, poses and auxiliary targets")
@@ -83,7 +84,7 @@ def main() -> None:
     if hasattr(dataset, "build"):
         dataset.build()
     what = f"{width}x{height}, {options.supersampling}x{options.supersampling} samples"
-    print(f"{options.scenes} scenes of {dataset.name}/{dataset.split}, {what}, {cores} cores", flush=True)
+    print(f"{options.scenes} scenes of {dataset.name}/{dataset.split}, {what}, {available} cores", flush=True)
     print(f"{'workers':>7} {'seconds':>8} {'episodes/s':>10} {'frames/s':>9} {'scaling':>8} {'while recording':>16}")
     alone: tuple[float, float] | None = None
     for workers in options.workers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -120,25 +120,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args=arguments,
         config=(tyro.conf.FlagConversionOff,),
     )
+    commands: dict[type, Callable[[Any], None]] = {
+        RolloutConfig: _rollout,
+        BuildFlatsConfig: _build_flats,
+        RecordConfig: _record,
+        TrainConfig: _train,
+        DAggerConfig: _dagger,
+        OnlineConfig: _train_online,
+        ConvertConfig: _convert,
+        BudgetConfig: _budget,
+        DoctorConfig: _doctor,
+    }
     try:
-        if isinstance(config, RolloutConfig):
-            _rollout(config)
-        elif isinstance(config, BuildFlatsConfig):
-            _build_flats(config)
-        elif isinstance(config, RecordConfig):
-            _record(config)
-        elif isinstance(config, TrainConfig):
-            _train(config)
-        elif isinstance(config, DAggerConfig):
-            _dagger(config)
-        elif isinstance(config, OnlineConfig):
-            _train_online(config)
-        elif isinstance(config, ConvertConfig):
-            _convert(config)
-        elif isinstance(config, BudgetConfig):
-            _budget(config)
-        else:
-            _doctor(config)
+        commands[type(config)](config)
     except (StreamVLNGymError, gymnasium.error.Error, ValueError, OSError) as error:
         sys.exit(f"streamvln-gym: {error}")
     except KeyboardInterrupt:

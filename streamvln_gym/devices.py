@@ -1,9 +1,15 @@
-"""Where networks run: the device "auto", and one torch thread where more would only wait for each other."""
+"""What this process runs on: CPU cores, the device "auto", and one torch thread where more would only wait."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def cores() -> int:
+    """How many CPU cores this process may use (Linux knows; elsewhere all of the machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(name: str) -> str:

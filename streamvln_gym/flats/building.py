@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from streamvln_gym.cache import make_writable
+from streamvln_gym.devices import cores
 from streamvln_gym.errors import DatasetError, SceneError
 from streamvln_gym.flats.files import (
     episode_file,
@@ -101,7 +102,7 @@ def build_scenes(root: Path, split: str, seeds: Sequence[int], workers: int | No
         return
     make_writable(scenes_root(root) / "flats")
     _remove_stale(scenes_root(root) / "flats")
-    workers = min(workers or _cores(), len(missing))
+    workers = min(workers or cores(), len(missing))
     with tqdm(total=len(missing), desc=f"building {split} flats", unit="flat") as bar:
         if workers == 1:
             for seed in missing:
@@ -136,11 +137,6 @@ def merge_split(root: Path, split: str, seeds: Sequence[int]) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
-
-
-def _cores() -> int:
-    """How many CPU cores this process may use (Linux knows; elsewhere all of the machine)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _home_split(split: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from streamvln_gym.devices import cores
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.metrics import METRICS, summarize
@@ -23,7 +24,7 @@ from streamvln_gym.training.dagger_config import FREE_FIELDS, DAggerConfig
 from streamvln_gym.training.dagger_table import read_row, write_json, write_row, write_table
 from streamvln_gym.training.policy_evaluator import EvaluationJob, evaluate_policy
 from streamvln_gym.training.recorder import identity_of, make_folder, only_process, record_scenes
-from streamvln_gym.training.scene_workers import cores, scenes_by_size
+from streamvln_gym.training.scene_workers import scenes_by_size
 from streamvln_gym.training.trajectories import MIN_ACTIONS, load_trajectories
 from streamvln_gym.training.trajectory_writer import read_notes
 

@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from streamvln_gym import __version__
 from streamvln_gym.cache import make_writable
+from streamvln_gym.devices import cores
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.selection import open_dataset
 from streamvln_gym.simulators.base import CameraConfig
-from streamvln_gym.training.scene_workers import SceneWorker, cores, process_scenes, scenes_by_size
+from streamvln_gym.training.scene_workers import SceneWorker, process_scenes, scenes_by_size
 from streamvln_gym.training.trajectories import ANNOTATIONS
 from streamvln_gym.training.trajectory_writer import EPISODES, merge_annotations, remove_unfinished, write_atomically
 

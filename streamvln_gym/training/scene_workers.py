@@ -35,11 +35,6 @@ class SceneWorker(Protocol):
         """Frees what it holds."""
 
 
-def cores() -> int:
-    """How many CPU cores this process may use (Linux knows; elsewhere all of the machine)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def scenes_by_size(dataset: EpisodeDataset, episode_ids: Sequence[str] | None = None) -> list[str]:
     """The scenes, those with most episodes first, so that no worker is left alone with a large one.
 

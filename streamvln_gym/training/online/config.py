@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from streamvln_gym.devices import cores
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
@@ -71,8 +71,7 @@ class CollectConfig:
     @property
     def processes(self) -> int:
         """Worker processes."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.workers if self.workers is not None else max(cores - 2, 1)
+        return self.workers if self.workers is not None else max(cores() - 2, 1)
 
     def longest(self, progress: float) -> int:
         """Actions of the longest demonstration to be played after `progress` (0 to 1) of the training."""

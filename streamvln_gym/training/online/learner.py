@@ -65,6 +65,7 @@ class Learner:
         )
         self._graph: torch.cuda.CUDAGraph | None = None
         self._statistics: list[Tensor] = []
+        self._filled: list[float] = []
         cuda = self.device.type == "cuda"
         self.recorded = cuda if config.record is None else config.record
         if cuda if config.compile is None else config.compile:
@@ -92,6 +93,7 @@ class Learner:
             rng: draws what is random in the batch.
         """
         packed = torch.from_numpy(self._plan.fill(episodes, self._buffer, self.layout, rng))
+        self._filled.append(int(packed[0]) / self._plan.frames)
         self._packed.copy_(packed.pin_memory() if self.device.type == "cuda" else packed, non_blocking=True)
         if self.recorded:
             if self._graph is None:
@@ -148,12 +150,14 @@ class Learner:
         return last["loss"], last["gradient_norm"]
 
     def statistics(self) -> dict[str, float]:
-        """Means since the last call; waits for the device."""
+        """Means since the last call, with the share of the batches' frames that was used; waits for the device."""
         if not self._statistics:
             return {}
         means = torch.stack(self._statistics).mean(0).tolist()
+        filled = sum(self._filled) / len(self._filled)
         self._statistics.clear()
-        return dict(zip(STATISTICS, means, strict=True))
+        self._filled.clear()
+        return {**dict(zip(STATISTICS, means, strict=True)), "filled": filled}
 
     def state(self) -> dict[str, Any]:
         """Everything that an interrupted training goes on from."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,7 +29,6 @@ class StreamsPolicy:
         streams: how many.
         max_turns: chunks of an episode at most, a multiple of a window's; then a stream forgets and begins anew.
         instruction_length: longest instruction, tokens.
-        encode: (frames, size, size, 3) uint8 to (frames, tokens, hidden); default: the model's own tower.
     """
 
     def __init__(
@@ -41,12 +38,10 @@ class StreamsPolicy:
         streams: int,
         max_turns: int,
         instruction_length: int,
-        encode: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.model = model
         self.layout = layout
         self.device = model.lm_head.weight.device
-        self._encode = encode or self._encode_frames
         self._longest = int(
             layout.lengths(torch.tensor([instruction_length]), torch.tensor([True]), torch.tensor([layout.turns]))[0]
         )
@@ -157,5 +152,5 @@ class StreamsPolicy:
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.language_model.embed_tokens(ids)
 
-    def _encode_frames(self, rgb: Tensor) -> Tensor:
+    def _encode(self, rgb: Tensor) -> Tensor:
         return self.model.encode_images(to_pixels(rgb, self.model.dtype))

@@ -105,7 +105,7 @@ class Stream:
         self._ignored = 0
         self._least = self.follower.remaining(self.state)
         self._lost = False
-        shown = len(episode.gt_actions or ()) or int(self.follower.remaining(self.state) / 0.15)
+        shown = len(episode.gt_actions or ()) or int(self._least / 0.15)
         self._limit = int(1.5 * shown) + self.config.spare_steps
         self._goals = np.array([g.position for g in episode.goals])
         self._distance = self.simulator.geodesic_distance(self.state.position, self._goals)

@@ -27,7 +27,7 @@ from streamvln_gym.training.online.run_folder import RunFolder
 from streamvln_gym.training.online.scenes import split_scenes
 from streamvln_gym.training.online.workers import KINDS, RESULTS, StreamsSpec, WorkerPool
 
-REPLAN = 1000  # updates after which the batches' shapes are suited to the episodes anew
+REPLAN = 1000  # updates after which the batches' shapes are suited to the episodes anew, at the latest
 SHORTEST = 4  # turns: a batch full of shorter episodes does not occur
 LEAST_EPISODES = 2
 
@@ -75,7 +75,7 @@ class _OnlineRun:
         torch.manual_seed(int(self.rng.integers(2**31)))
         self.collector = Collector(pool, self.learner.average, self.processor, layout, config, self.rng)
         self.log: list[dict[str, Any]] = []
-        self._planned = False
+        self._next_plan = self._updates_before = done
         if state is not None:
             self.learner.load_state(state["learner"])
             self.log, self.collector.turns = list(state["log"]), int(state["turns"])
@@ -122,9 +122,11 @@ class _OnlineRun:
         if not self._everywhere(len(rows) >= LEAST_EPISODES):
             return
         for _ in range(min(config.optimize.updates_per_turn, config.optimize.updates - learner.updates)):
-            if learner.updates % REPLAN == 0 or not self._planned:
+            if learner.updates >= self._next_plan:
                 learner.plan(buffer, INSTRUCTION_TOKENS, self.rng)
-                self._planned = True
+                # The first episodes to end are short ones: at first the buffer changes with every turn.
+                made = learner.updates - self._updates_before
+                self._next_plan = learner.updates + min(max(made, 1), REPLAN)
             count = -(-config.optimize.frames_per_update // SHORTEST)
             learner.update(buffer.draw(rows, self.rng, count), self.rng)
 

@@ -256,3 +256,15 @@ def test_an_episode_that_is_too_long_for_a_batch_is_passed_over(parts):
     plan = BatchPlan(12, whole.buckets, whole.turns, whole.num_history)
     packed = plan.fill(np.array([0, 1, 2]), buffer, DialogueLayout(processor), np.random.default_rng(0))
     assert packed[0] == 8 + 2
+
+
+def test_a_plan_made_for_short_episodes_starves_long_ones_until_it_is_made_anew(parts):
+    _, processor = parts
+    layout, rng = DialogueLayout(processor), np.random.default_rng(6)
+    buffer, _ = fill_buffer(processor, (5, 6, 7), rng)
+    early = BatchPlan.for_buffer(buffer, layout, 60, 64, rng)
+    later, _ = fill_buffer(processor, (110, 100, 120), rng)
+    rows = np.array([0, 1, 2] * 4)
+    planned = BatchPlan.for_buffer(later, layout, 60, 64, rng)
+    few, many = (plan.fill(rows, later, layout, rng)[0] for plan in (early, planned))
+    assert few < many and many >= 28
