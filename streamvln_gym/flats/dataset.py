@@ -135,6 +135,10 @@ class FlatsDataset:
         """The scene's GLB."""
         return self.scenes_dir / scene_id
 
+    def is_built(self, scene_id: str) -> bool:
+        """Whether a scene of this split and its episodes are there already."""
+        return episode_file(self.root, self.split, self._seed_by_scene[scene_id]).exists()
+
     def build(self, workers: int | None = None) -> None:
         """Builds every scene that is missing, in parallel, with a progress bar."""
         from streamvln_gym.flats import building
@@ -147,6 +151,10 @@ class FlatsDataset:
     @cached_property
     def _seed_by_id(self) -> dict[str, int]:
         return {episode_id: self.seeds[k // EPISODES_PER_SCENE] for k, episode_id in enumerate(self.episode_ids)}
+
+    @cached_property
+    def _seed_by_scene(self) -> dict[str, int]:
+        return dict(zip(self.scene_ids, self.seeds, strict=True))
 
     def _seed_of(self, episode_id: str) -> int:
         try:

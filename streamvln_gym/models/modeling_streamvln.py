@@ -77,11 +77,21 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def from_seed(cls, config: StreamVLNConfig, seed: int = 0) -> StreamVLNForConditionalGeneration:
         """A network with random weights from `seed`; torch's own random state is left alone.
 
-        The same releases of torch and transformers always give the same weights.
+        The same releases of torch and transformers always give the same weights. What each layer adds to the residual
+        stream is scaled by (2 layers)^-1/2, as in GPT-2.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config).eval()
+            model = cls(config).eval()
+        tower, language = model.vision_tower.encoder.layers, model.language_model.layers
+        with torch.no_grad():
+            for layer in tower:
+                for part in (layer.self_attn.out_proj, layer.mlp.fc2):
+                    part.weight.mul_((2 * len(tower)) ** -0.5)
+            for layer in language:
+                for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                    part.weight.mul_((2 * len(language)) ** -0.5)
+        return model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

@@ -14,6 +14,7 @@ from streamvln_gym.agents.slow_memory import history_steps
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
 from streamvln_gym.models.dialogue import CONJUNCTIONS
 from streamvln_gym.training.online.layout import DialogueLayout, Windows
+from streamvln_gym.training.online.mirroring import mirror_actions
 from streamvln_gym.training.online.replay import FrameBuffer
 
 STOP = 0
@@ -51,28 +52,52 @@ class WindowRows:
     current: Tensor
 
 
+@dataclass
+class BatchFrames:
+    """The frames of a batch.
+
+    Attributes:
+        places: (frames,) int64 ring positions.
+        mirrored: (frames,) bool.
+        counted: (frames,) float, 1 for frames and 0 for padding.
+    """
+
+    places: Tensor
+    mirrored: Tensor
+    counted: Tensor
+
+
 @dataclass(frozen=True)
 class BatchPlan:
     """The shapes of a training's batches, always the same, so that the device can run them from a recorded graph.
 
-    A batch travels as one vector of integers: the ring positions of its frames, then per bucket the windows' current
-    and memory frames, instruction rows and lengths, and conjunctions.
+    A batch travels as one vector of integers: the ring positions of its frames (counted from the buffer's capacity on
+    where a frame is shown mirrored), then per bucket the windows' current and memory frames, conjunctions, and
+    instruction rows and lengths.
 
     Attributes:
         frames: of a batch at most.
         buckets: in order of length; the last takes any window.
         turns: of a window.
         num_history: frames of its memory.
+        mirrored: share of the episodes that are shown mirrored.
     """
 
     frames: int
     buckets: tuple[Bucket, ...]
     turns: int
     num_history: int
+    mirrored: float = 0.0
 
     @classmethod
     def for_buffer(
-        cls, buffer: FrameBuffer, layout: DialogueLayout, frames: int, longest: int, rng: np.random.Generator
+        cls,
+        buffer: FrameBuffer,
+        layout: DialogueLayout,
+        frames: int,
+        longest: int,
+        rng: np.random.Generator,
+        mirrored: float = 0.0,
     ) -> BatchPlan:
         """Buckets that suit the episodes in the buffer.
 
@@ -82,9 +107,10 @@ class BatchPlan:
             frames: of a batch at most.
             longest: tokens of an instruction at most.
             rng: draws the episodes that are looked at.
+            mirrored: share of the episodes that will be shown mirrored.
         """
         drawn = buffer.draw(buffer.whole, rng, count=512)
-        lengths = _window_lengths(buffer, layout, drawn)[-1]
+        lengths = _window_lengths(buffer, layout, drawn, drawn)[-1]
         edges = [int(np.quantile(lengths, share)) for share in _QUANTILES]
         full, with_memory = torch.tensor([layout.turns]), torch.tensor([layout.num_history > 0])
         edges.append(int(layout.lengths(torch.tensor([longest]), with_memory, full)[0]))
@@ -93,7 +119,7 @@ class BatchPlan:
         expected = counts * frames / int(buffer.turns_of(drawn).sum())
         rows = [int(count + _SPREAD * count**0.5) + 1 for count in expected]
         buckets = tuple(Bucket(count, edge) for count, edge in zip(rows, edges, strict=True))
-        return cls(frames, buckets, layout.turns, layout.num_history)
+        return cls(frames, buckets, layout.turns, layout.num_history, mirrored)
 
     @cached_property
     def _row_size(self) -> int:
@@ -113,12 +139,16 @@ class BatchPlan:
             episodes: rows of the buffer's table.
             buffer: holds them.
             layout: of the dialogue.
-            rng: draws the conjunctions.
+            rng: draws the conjunctions, and which episodes are shown mirrored.
 
         Returns:
             (size,) int64.
         """
-        episode, number, turns, lengths = _window_lengths(buffer, layout, episodes)
+        mirrored = np.zeros(len(episodes), dtype=np.int64)
+        if self.mirrored > 0.0:
+            mirrored[rng.random(len(episodes)) < self.mirrored] = 1
+        instructions = episodes + mirrored * buffer.rows
+        episode, number, turns, lengths = _window_lengths(buffer, layout, episodes, instructions)
         bucket = np.searchsorted([b.length for b in self.buckets], lengths)
         places = np.zeros(len(episode), dtype=np.int64)
         fits = np.ones(len(episode), dtype=bool)
@@ -134,7 +164,8 @@ class BatchPlan:
             return self.fill(episodes[1:], buffer, layout, rng)
         packed = np.zeros(self.size, dtype=np.int64)
         frames = buffer.frames_of(episodes[:kept])
-        packed[0], packed[1 : 1 + len(frames)] = len(frames), frames
+        in_mirror = np.repeat(mirrored[:kept], buffer.turns_of(episodes[:kept]))
+        packed[0], packed[1 : 1 + len(frames)] = len(frames), frames + in_mirror * buffer.capacity
         offsets = np.concatenate([[0], ends])
         chosen = episode < kept
         current, memory = _frames_of_windows(offsets[episode], number, turns, layout)
@@ -149,20 +180,21 @@ class BatchPlan:
             rows = places[mine]
             table[rows, : self.turns] = current[mine]
             table[rows, self.turns : self.turns + self.num_history] = memory[mine]
-            table[rows, -2] = episodes[episode[mine]]
-            table[rows, -1] = buffer.instruction_lengths[episodes[episode[mine]]]
+            table[rows, -2] = instructions[episode[mine]]
+            table[rows, -1] = buffer.instruction_lengths[instructions[episode[mine]]]
         return packed
 
     def gather(
         self, packed: Tensor, buffer: FrameBuffer, layout: DialogueLayout
-    ) -> tuple[Tensor, Tensor, list[WindowRows]]:
+    ) -> tuple[BatchFrames, list[WindowRows]]:
         """What `fill` packed, on the device: shapes do not depend on the values.
 
         Returns:
-            places (frames,) ring positions; counted (frames,) float, 1 for frames and 0 for padding; windows by bucket.
+            Frames, and windows by bucket.
         """
+        packed_places = packed[1 : 1 + self.frames]
+        mirrored, places = packed_places >= buffer.capacity, packed_places % buffer.capacity
         counted = (torch.arange(self.frames, device=packed.device) < packed[0]).float()
-        places = packed[1 : 1 + self.frames]
         rows, begin = [], 1 + self.frames
         for room in self.buckets:
             table = packed[begin : begin + room.rows * self._row_size].view(room.rows, self._row_size)
@@ -170,15 +202,16 @@ class BatchPlan:
             sizes = [self.turns, self.num_history, self.turns, 1, 1]
             now, past, conjunctions, instruction, lengths = table.split(sizes, dim=1)
             absent = (now < 0)[..., None]
-            ring = places[now.clamp(min=0)]
-            executed = buffer.executed[ring].long().masked_fill(absent, -1)
-            actions = buffer.labels[ring].long().masked_fill(absent, -1)
+            shown = now.clamp(min=0)
+            ring, in_mirror = places[shown], mirrored[shown][..., None]
+            executed = mirror_actions(buffer.executed[ring].long(), in_mirror).masked_fill(absent, -1)
+            actions = mirror_actions(buffer.labels[ring].long(), in_mirror).masked_fill(absent, -1)
             with_memory = (past >= 0).any(1)
             ids = buffer.instruction_ids[instruction[:, 0]]
             windows = Windows(ids, lengths[:, 0], with_memory, executed, conjunctions)
             labels, stops = answer_labels(executed, actions, layout)
             rows.append(WindowRows(windows, room.length, torch.cat([past, now], 1).clamp(min=0), labels, stops, now))
-        return places, counted, rows
+        return BatchFrames(places, mirrored, counted), rows
 
 
 def memory_turns(last: int, window_steps: int, layout: DialogueLayout) -> NDArray[np.int64]:
@@ -213,7 +246,7 @@ def answer_labels(executed: Tensor, labels: Tensor, layout: DialogueLayout) -> t
 
 
 def _window_lengths(
-    buffer: FrameBuffer, layout: DialogueLayout, episodes: NDArray[np.int64]
+    buffer: FrameBuffer, layout: DialogueLayout, episodes: NDArray[np.int64], instructions: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], ...]:
     """Cuts episodes into windows: index of the episode, number in it, turns, and embeddings of each, (windows,)."""
     turns = buffer.turns_of(episodes)
@@ -221,7 +254,7 @@ def _window_lengths(
     episode = np.repeat(np.arange(len(episodes)), counts)
     number = np.arange(len(episode)) - np.repeat(np.cumsum(counts) - counts, counts)
     inside = np.minimum(turns[episode] - number * layout.turns, layout.turns)
-    words = buffer.instruction_lengths[episodes][episode]
+    words = buffer.instruction_lengths[instructions][episode]
     with_memory = (number > 0) & (layout.num_history > 0)
     lengths = layout.lengths(torch.from_numpy(words), torch.from_numpy(with_memory), torch.from_numpy(inside))
     return episode, number, inside, lengths.numpy()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from streamvln_gym.errors import StreamVLNGymError
+from streamvln_gym.errors import SceneError
+from streamvln_gym.training.online.workers import WorkerError
 
 
 class FlatBuilders:
-    """Builds flats in a given order; a worker that comes to one that is missing builds it itself.
+    """Builds flats in a given order; workers play in the flats that they have until the next one is there.
 
     Args:
         root: of the flats' dataset.
@@ -27,6 +29,15 @@ class FlatBuilders:
         for process in self._processes:
             process.start()
 
+    def check(self) -> None:
+        """Raises WorkerError if a process could not go on."""
+        for process in self._processes:
+            if process.exitcode not in (None, 0):
+                raise WorkerError(
+                    f"a process that builds flats died (exit code {process.exitcode}; its error is above, or it was "
+                    "killed): run the same command again to go on from the last saved state"
+                )
+
     def close(self) -> None:
         """Ends the processes; a flat appears whole or not at all."""
         for process in self._processes:
@@ -41,7 +52,5 @@ def _build(root: Path, split: str, seeds: Sequence[int]) -> None:
     for seed in seeds:
         if parent is not None and not parent.is_alive():
             return  # the training was killed, and nobody will need the others
-        try:
+        with suppress(SceneError):  # no flat of this seed passes the checks: the workers pass it over
             build_scene(root, split, seed)
-        except StreamVLNGymError:
-            return  # the worker that needs this flat meets the same error, and reports it

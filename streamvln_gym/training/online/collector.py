@@ -17,6 +17,7 @@ from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGener
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.training.online.config import OnlineConfig
 from streamvln_gym.training.online.layout import DialogueLayout
+from streamvln_gym.training.online.mirroring import mirror_text
 from streamvln_gym.training.online.policy import StreamsPolicy
 from streamvln_gym.training.online.replay import FrameBuffer
 from streamvln_gym.training.online.workers import EXPERT, POLICY, RESULTS, WorkerPool
@@ -88,7 +89,7 @@ class Collector:
         self.buffer.finish_turn(arrays)
         rgb, starting = self._take_frames()
         self._policy.begin(starting)
-        self.buffer.add(arrays, rgb, starting)
+        self.buffer.add(arrays, rgb, starting, self._mirrored(starting))
         self._load(model)
         conjunctions = self._rng.integers(len(CONJUNCTIONS), size=self.pool.streams)
         actions = self._act(rgb, conjunctions, self._sampled)
@@ -138,6 +139,12 @@ class Collector:
         arrays = self.pool.arrays
         rows = np.flatnonzero(arrays.started & arrays.active)
         return torch.from_numpy(arrays.rgb).to(self.device), {int(k): self._encode(arrays.text(int(k))) for k in rows}
+
+    def _mirrored(self, starting: dict[int, list[int]]) -> dict[int, list[int]]:
+        """The mirrored instructions of streams, where some will be shown so."""
+        if self.config.optimize.mirrored <= 0.0:
+            return {}
+        return {stream: self._encode(mirror_text(self.pool.arrays.text(stream))) for stream in starting}
 
     def _encode(self, text: str) -> list[int]:
         if text not in self._token_ids:

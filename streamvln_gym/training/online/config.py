@@ -95,10 +95,12 @@ class OptimizeConfig:
         updates_per_turn: optimizer steps for each chunk that every environment executes.
         frames_per_update: frames in a batch, at most; whole episodes are drawn.
         buffer_frames: frames that the buffer holds; the oldest are overwritten.
+        mirrored: share of the episodes that are learned from mirrored: pictures, turns and the words left and right.
+            Only for English instructions; see `mirroring`.
         learning_rate: highest.
         warmup: updates until it is reached.
         decay: updates at the end over which it falls to a fiftieth; None means all after the warm-up (cosine).
-        weight_decay: of matrices; biases, norms and embeddings have none.
+        weight_decay: of matrices; biases and norms have none.
         clip: largest norm of the gradient.
         stop_weight: weight of a STOP label beside 1 for a move.
         ema: decay per update of the averaged weights that are evaluated and saved.
@@ -110,7 +112,8 @@ class OptimizeConfig:
     updates_per_turn: int = 2
     frames_per_update: int = 1024
     buffer_frames: int = 30_000
-    learning_rate: float = 1e-3
+    mirrored: float = 0.0
+    learning_rate: float = 2e-3
     warmup: int = 150
     decay: int | None = None
     weight_decay: float = 0.05
@@ -126,6 +129,8 @@ class OptimizeConfig:
                 raise ValueError(f"OptimizeConfig.{name} must be at least 1, got {getattr(self, name)}")
         if not self.learning_rate > 0.0:
             raise ValueError(f"OptimizeConfig.learning_rate must be positive, got {self.learning_rate}")
+        if not 0.0 <= self.mirrored <= 1.0:
+            raise ValueError(f"OptimizeConfig.mirrored must lie between 0 and 1, got {self.mirrored}")
 
     def rate(self, update: int) -> float:
         """The learning rate of an update (counted from 0)."""

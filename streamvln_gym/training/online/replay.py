@@ -27,7 +27,9 @@ class FrameBuffer:
         episodes: episodes finished since the beginning.
         rgb, patch_class, patch_depth, pose, rooms: (frames, ...) as in `StreamArrays`.
         executed, labels: (frames, chunk) int8.
-        instruction_ids: (episode rows, longest) int64; instruction_lengths: (episode rows,), on the CPU too.
+        rows: episodes that fit.
+        instruction_ids: (2 rows, longest) int64; instruction_lengths: (2 rows,), on the CPU. The mirrored instruction
+            of the episode in row r is in row `rows` + r.
     """
 
     rgb: Tensor
@@ -48,9 +50,9 @@ class FrameBuffer:
             setattr(self, name, torch.zeros((frames, *field.shape[1:]), dtype=kind, device=device))
         self.executed = torch.full((frames, chunk), -1, dtype=torch.int8, device=device)
         self.labels = torch.full((frames, chunk), -1, dtype=torch.int8, device=device)
-        rows = max(frames // 4, streams) + streams
-        self.instruction_ids = torch.zeros((rows, instruction_length), dtype=torch.int64, device=device)
-        self.instruction_lengths = np.zeros(rows, dtype=np.int64)
+        self.rows = rows = max(frames // 4, streams) + streams
+        self.instruction_ids = torch.zeros((2 * rows, instruction_length), dtype=torch.int64, device=device)
+        self.instruction_lengths = np.zeros(2 * rows, dtype=np.int64)
         self._positions = np.zeros((rows, max_turns), dtype=np.int64)
         self._turns = np.zeros(rows, dtype=np.int64)
         self._begun = np.full(rows, -1, dtype=np.int64)  # frames written when the episode began
@@ -81,28 +83,29 @@ class FrameBuffer:
         self._row_of[over] = -1
         self._place_of[over] = -1
 
-    def add(self, arrays: StreamArrays, rgb: Tensor, instructions: dict[int, list[int]]) -> None:
+    def add(
+        self,
+        arrays: StreamArrays,
+        rgb: Tensor,
+        instructions: dict[int, list[int]],
+        mirrored: dict[int, list[int]] | None = None,
+    ) -> None:
         """Takes the present frames in.
 
         Args:
             arrays: of the workers.
             rgb: the pictures, on the device already.
             instructions: token ids by stream, for every stream whose episode has just started.
+            mirrored: those of the mirrored instructions, where they will be drawn.
         """
         streams = len(self._row_of)
-        for stream, ids in instructions.items():
+        for stream in instructions:
             row = self._next_row
-            self._next_row = (row + 1) % len(self._turns)
+            self._next_row = (row + 1) % self.rows
             self._row_of[stream] = row
             self._turns[row], self._begun[row], self._complete[row] = 0, self.written, False
-            self.instruction_lengths[row] = len(ids)
-        if instructions:
-            longest = self.instruction_ids.shape[1]
-            padded = np.zeros((len(instructions), longest), dtype=np.int64)
-            for k, ids in enumerate(instructions.values()):
-                padded[k, : len(ids)] = ids
-            rows = torch.from_numpy(self._row_of[list(instructions)]).to(self.device)
-            self.instruction_ids[rows] = torch.from_numpy(padded).to(self.device)
+        self._write_instructions(instructions, 0)
+        self._write_instructions(mirrored or {}, self.rows)
         # An episode that is too long for the table is cut off: its stream goes on unrecorded.
         full = (self._row_of >= 0) & (self._turns[self._row_of] >= self._positions.shape[1])
         self._complete[self._row_of[full]] = True
@@ -122,6 +125,17 @@ class FrameBuffer:
             getattr(self, name)[places] = torch.from_numpy(getattr(arrays, name)[recorded]).to(self.device)
         self.executed[places] = -1
         self.labels[places] = -1
+
+    def _write_instructions(self, instructions: dict[int, list[int]], first: int) -> None:
+        """Writes streams' instructions into their rows, counted from `first`."""
+        if not instructions:
+            return
+        rows = first + self._row_of[list(instructions)]
+        padded = np.zeros((len(rows), self.instruction_ids.shape[1]), dtype=np.int64)
+        for k, ids in enumerate(instructions.values()):
+            padded[k, : len(ids)] = ids
+            self.instruction_lengths[rows[k]] = len(ids)
+        self.instruction_ids[torch.from_numpy(rows).to(self.device)] = torch.from_numpy(padded).to(self.device)
 
     @property
     def whole(self) -> NDArray[np.int64]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from streamvln_gym.simulators.base import Action, AgentState, Simulator
 from streamvln_gym.training.online.config import CollectConfig
 
 NOTHING = -1
+_LOOKED_AT = 8  # scenes
 _FEW = 3  # so many episodes are always there to draw from
 _MADE_UP = 1.0  # metres short of its shortest at which a lost way counts as found again
 
@@ -29,8 +30,13 @@ class EpisodeSupply:
     Args:
         dataset: where episodes come from.
         scenes: the scenes to draw from, in order and over again.
-        config: `shelf` scenes are mixed; a scene leaves when every episode was played `plays` times on average.
+        config: `shelf` scenes are mixed; a scene leaves when every episode was played `plays` times on average, and the
+            next one is there.
         rng: decides.
+
+    Attributes:
+        ready: whether a scene is there; one that is not is built by other processes. By default all are, or are built
+            when their turn comes.
     """
 
     def __init__(
@@ -43,10 +49,11 @@ class EpisodeSupply:
                 self._ids[scene].append(episode_id)
         self._plays = config.plays
         self._rng = rng
-        self._coming = cycle(scenes)
+        self.ready: Callable[[str], bool] = lambda scene: True
+        self._coming = deque(scenes)
         self._shelf: deque[list[Episode]] = deque()
         for _ in range(min(config.shelf, len(scenes))):
-            self._put()
+            self._put(self._coming[0])
         self._left = self._plays * len(self._shelf[0])
 
     def next(self, longest: int) -> Episode:
@@ -55,14 +62,21 @@ class EpisodeSupply:
         lengths = np.array([len(episode.gt_actions or ()) for episode in episodes])
         suitable = np.flatnonzero(lengths <= max(longest, int(np.sort(lengths)[:_FEW][-1])))
         self._left -= 1
-        if self._left == 0:
-            self._shelf.popleft()
-            self._put()
-            self._left = self._plays * len(self._shelf[0])
+        if self._left <= 0:
+            self._change_scene()
         return episodes[int(self._rng.choice(suitable))]
 
-    def _put(self) -> None:
-        self._shelf.append([self._dataset.episode(episode_id) for episode_id in self._ids[next(self._coming)]])
+    def _change_scene(self) -> None:
+        # A few are looked at: one that cannot be built must not hold up the others.
+        coming = [scene for scene in islice(self._coming, _LOOKED_AT) if self.ready(scene)]
+        if coming:
+            self._shelf.popleft()
+            self._put(coming[0])
+            self._left = self._plays * len(self._shelf[0])
+
+    def _put(self, scene: str) -> None:
+        self._shelf.append([self._dataset.episode(episode_id) for episode_id in self._ids[scene]])
+        self._coming.rotate(-1 - self._coming.index(scene))
 
 
 @dataclass

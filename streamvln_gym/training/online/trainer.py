@@ -64,8 +64,9 @@ class _OnlineRun:
         pool = WorkerPool(self._specs(seeds))
         stack.callback(pool.close)
         pool.train(config.collect.longest(done / config.optimize.updates))
-        if (builders := self._build_ahead(pool)) is not None:
-            stack.callback(builders.close)
+        self.builders = self._build_ahead(pool)
+        if self.builders is not None:
+            stack.callback(self.builders.close)
         self.device = self._choose_device(stack)
         model.to(device=self.device)  # type: ignore[call-arg]  # transformers hides the signature
         layout = DialogueLayout(self.processor, self.device)
@@ -112,6 +113,8 @@ class _OnlineRun:
         config, learner, buffer = self.config, self.learner, self.collector.buffer
         self.collector.wait()
         self._check_update()
+        if self.builders is not None:
+            self.builders.check()
         self.collector.turn(learner.model, self.progress)
         rows = buffer.whole
         if len(rows) < LEAST_EPISODES and buffer.written > 2 * buffer.capacity:
@@ -126,7 +129,7 @@ class _OnlineRun:
                 learner.plan(buffer, INSTRUCTION_TOKENS, self.rng)
                 # The first episodes to end are short ones: at first the buffer changes with every turn.
                 made = learner.updates - self._updates_before
-                self._next_plan = learner.updates + min(max(made, 1), REPLAN)
+                self._next_plan = learner.updates + min(max(3 * made, 1), REPLAN)
             count = -(-config.optimize.frames_per_update // SHORTEST)
             learner.update(buffer.draw(rows, self.rng, count), self.rng)
 
@@ -233,6 +236,8 @@ class _OnlineRun:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
             torch.set_float32_matmul_precision("high")
+            # cuDNN's attention makes a plan for every new length, 1.3 ms each: acting was twice as slow with it.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         if self.ranks > 1:
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             stack.callback(distributed.destroy_process_group)

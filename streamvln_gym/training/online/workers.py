@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamvln_gym.errors import DatasetError, StreamVLNGymError
+from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.flats.task import MEMORY_KINDS
 from streamvln_gym.training.online.config import CollectConfig, training_camera
 from streamvln_gym.training.online.scenes import open_training_data
@@ -262,6 +263,8 @@ class _Worker:
         self._streams = [Stream(simulator, self._dataset, spec.config) for _ in self._rows]
         rng = np.random.default_rng(spec.seed)
         self._supply = EpisodeSupply(self._dataset, spec.training_scenes, spec.config, rng)
+        if spec.config.builders and isinstance(self._dataset, FlatsDataset):
+            self._supply.ready = self._dataset.is_built
         self._training = True
 
     def train(self, longest: int) -> None:

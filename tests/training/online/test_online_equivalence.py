@@ -128,9 +128,10 @@ def test_ids_and_labels_equal_the_encoders(parts):
     layout = DialogueLayout(processor)
     plan = plan_for(processor)
     packed = torch.from_numpy(plan.fill(np.arange(3), buffer, layout, FixedConjunction()))
-    places, counted, windows = plan.gather(packed, buffer, layout)
-    assert counted.sum() == buffer.written == 28
-    assert places[:28].tolist() == list(range(28))
+    shown, windows = plan.gather(packed, buffer, layout)
+    assert shown.counted.sum() == buffer.written == 28
+    assert shown.places[:28].tolist() == list(range(28))
+    assert not shown.mirrored.any()
     expected = sorted((expand(s["input_ids"].tolist(), processor) for s in samples_of(processor, episodes)), key=len)
     labels = [s["labels"][s["labels"] != IGNORE_LABEL].tolist() for s in samples_of(processor, episodes)]
     found, found_labels = [], []

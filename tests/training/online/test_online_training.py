@@ -90,14 +90,14 @@ def test_a_training_goes_on_where_it_was(config):
     assert [record["updates"] for record in records] == [2, 3]
     after = read_state(config)
     assert after["learner"]["updates"] == 3
-    steps = [float(state["step"]) for state in after["learner"]["optimizer"]["state"].values()]
+    steps = [float(state["step"]) for state in after["learner"]["optimizers"][1]["state"].values()]
     assert set(steps) == {3.0}, "the optimizer's moments went on, too"
 
 
 def test_another_recipe_is_refused(config):
     train_online(replace(config, optimize=replace(config.optimize, updates=2)))
     other = replace(config, optimize=replace(config.optimize, learning_rate=1e-4))
-    with pytest.raises(TrainingError, match=r"learning_rate: 0\.001 there, 0\.0001 now.*another --out"):
+    with pytest.raises(TrainingError, match=r"learning_rate: 0\.002 there, 0\.0001 now.*another --out"):
         train_online(other)
     (config.out / "state.pt").write_bytes(b"torn")
     with pytest.raises(TrainingError, match=r"state\.pt cannot be read.*Remove it"):
@@ -271,6 +271,19 @@ def test_the_supply_draws_from_scenes_in_turn(tiny_flats):
     count = {scene: sum(dataset.scene_of(e) == scene for e in dataset.episode_ids) for scene in scenes}
     for scene in (*scenes, *scenes):
         assert {supply.next(1000).scene_id for _ in range(2 * count[scene])} == {scene}
+
+
+def test_the_supply_passes_over_scenes_that_are_not_there(tiny_flats):
+    dataset = tiny_flats.dataset
+    first, second = dict.fromkeys(dataset.scene_of(e) for e in dataset.episode_ids)
+    supply = EpisodeSupply(dataset, (first, second), CollectConfig(shelf=1, plays=1), np.random.default_rng(0))
+    there = {first}
+    supply.ready = there.__contains__
+    assert {supply.next(1000).scene_id for _ in range(40)} == {first}
+    there.add(second)
+    supply.next(1000)
+    there.remove(first)
+    assert {supply.next(1000).scene_id for _ in range(40)} == {second}
 
 
 def test_the_supply_keeps_to_short_demonstrations(tiny_flats):

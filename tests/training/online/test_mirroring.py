@@ -1,0 +1,100 @@
+"""A mirrored batch is the batch of a mirrored world."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from streamvln_gym.training.online.config import OptimizeConfig
+from streamvln_gym.training.online.layout import DialogueLayout
+from streamvln_gym.training.online.learner import Learner
+from streamvln_gym.training.online.mirroring import mirror_text
+from streamvln_gym.training.online.replay import FrameBuffer
+from streamvln_gym.training.online.workers import StreamArrays
+from streamvln_gym.training.privileged import AuxiliaryConfig
+
+from .test_online_equivalence import plan_for, small_network
+
+TEXT = "Turn left, then wait right by the sofa on your right."
+MIRRORED = "Turn right, then wait right by the sofa on your left."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (TEXT, MIRRORED),
+        ("Left past the RIGHTMOST door.", "Right past the LEFTMOST door."),
+        ("Take the left-hand door.", "Take the right-hand door."),
+        (
+            "Go right in the hallway and stop right in front of it.",
+            "Go left in the hallway and stop right in front of it.",
+        ),
+        ("The bright copyright cleft.", "The bright copyright cleft."),
+    ],
+)
+def test_sides_are_exchanged(text, expected):
+    assert mirror_text(text) == expected
+    assert mirror_text(expected) == text
+
+
+def world(mirrored, processor):
+    """A buffer with one episode of 40 frames, or its mirror image."""
+    rng = np.random.default_rng(0)
+    arrays = StreamArrays(1, 112, 64, 4)
+    buffer = FrameBuffer(60, arrays, 64, 64, torch.device("cpu"))
+    encode = processor.tokenizer.encode
+    for turn in range(40):
+        arrays.rgb[:] = rng.integers(0, 256, arrays.rgb.shape)
+        arrays.patch_class[:] = rng.integers(0, 20, arrays.patch_class.shape)
+        arrays.patch_depth[:] = rng.integers(0, 256, arrays.patch_depth.shape)
+        arrays.pose[:] = rng.normal(size=arrays.pose.shape)
+        arrays.rooms[:] = rng.integers(0, 5, arrays.rooms.shape)
+        executed, labels = rng.integers(1, 4, (2, 1, 4))
+        if mirrored:
+            arrays.rgb[:] = arrays.rgb[:, :, ::-1].copy()
+            for patches in (arrays.patch_class, arrays.patch_depth):
+                patches[:] = patches.reshape(1, 8, 8)[:, :, ::-1].reshape(1, 64).copy()
+            arrays.pose[:, [0, 4]] *= -1.0
+            swap = np.array([0, 1, 3, 2])
+            executed, labels = swap[executed], swap[labels]
+        arrays.executed[:], arrays.labels[:] = executed, labels
+        text, other = (MIRRORED, TEXT) if mirrored else (TEXT, MIRRORED)
+        start = turn == 0
+        buffer.add(
+            arrays,
+            torch.from_numpy(arrays.rgb.copy()),
+            {0: encode(text)} if start else {},
+            {0: encode(other)} if start else {},
+        )
+        arrays.finished[:] = turn == 39
+        buffer.finish_turn(arrays)
+    arrays.close()
+    return buffer
+
+
+def test_a_mirrored_batch_is_that_of_the_mirrored_world():
+    model, processor = small_network()
+    layout = DialogueLayout(processor)
+    learner = Learner(model, layout, OptimizeConfig(), AuxiliaryConfig())
+    parts = []
+    for mirrored, share in ((True, 0.0), (False, 1.0), (False, 0.0)):
+        buffer = world(mirrored, processor)
+        learner.plan(buffer, 64, np.random.default_rng(0))
+        learner._plan = dataclasses.replace(plan_for(processor), mirrored=share)
+
+        class Draws:
+            """Every conjunction is the first."""
+
+            def integers(self, high, size):
+                return np.zeros(size, dtype=np.int64)
+
+            def random(self, size):
+                return np.zeros(size)
+
+        packed = torch.from_numpy(learner._plan.fill(np.arange(1), buffer, layout, Draws()))
+        with torch.no_grad():
+            loss, rest = learner.loss(packed)
+        parts.append([loss.item(), *(part.item() for part in rest)])
+    assert parts[1] == pytest.approx(parts[0], rel=1e-5)
+    assert parts[2][1] != pytest.approx(parts[0][1], rel=1e-3), "the mirror makes a difference"
