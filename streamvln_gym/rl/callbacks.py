@@ -1,0 +1,148 @@
+"""Callbacks of stable-baselines3 for fine-tuning: checked rollouts, a value head that warms up, the best checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+from streamvln_gym.errors import TrainingError
+
+
+class FiniteRollout(BaseCallback):
+    """Stops with the place of the first NaN or infinity of a rollout, before anything is learned from it.
+
+    Raises:
+        TrainingError: rewards, values, log-probabilities, advantages or returns are not finite.
+    """
+
+    NAMES = ("rewards", "values", "log_probs", "advantages", "returns")
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer: Any = self.model.rollout_buffer  # type: ignore[attr-defined]
+        for name in self.NAMES:
+            wrong = np.argwhere(~np.isfinite(getattr(buffer, name)))
+            if len(wrong):
+                step, env = wrong[0].tolist()
+                raise TrainingError(
+                    f"the rollout's {name} are not finite (decision {step} of environment {env}, {len(wrong)} in all): "
+                    "nothing was learned from it; look at the reward, and at the last good checkpoint"
+                )
+
+
+class HoldActor(BaseCallback):
+    """Lets only the value head learn in the first rollouts, so that its first errors do not shake the actor.
+
+    Args:
+        rollouts: how many; 0 does nothing.
+    """
+
+    def __init__(self, rollouts: int) -> None:
+        super().__init__()
+        if rollouts < 0:
+            raise ValueError(f"rollouts must not be negative, got {rollouts}")
+        self.rollouts = rollouts
+        self._seen = 0
+        self._scale = 1.0
+
+    def _on_training_start(self) -> None:
+        self._scale = self._group["lr_scale"]
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._group["lr_scale"] = 0.0 if self._seen < self.rollouts else self._scale
+        self._seen += 1
+
+    def _on_training_end(self) -> None:
+        self._group["lr_scale"] = self._scale
+
+    @property
+    def _group(self) -> dict[str, Any]:
+        return self.model.policy.optimizer.param_groups[0]
+
+
+class KeepBest(BaseCallback):
+    """Evaluates the greedy policy on fixed episodes while it learns, and keeps the best checkpoint.
+
+    The start counts too: what is kept is never worse on these episodes than what training began with. Logs
+    `eval/success`, `eval/spl` and `eval/reward`.
+
+    Args:
+        envs: wrapped as the training environments, over the episodes to be judged by (`val_seen`, say).
+        folder: gets the checkpoint (`StreamVLNAgent.from_pretrained` reads it).
+        episodes: the first so many in the order of `seed`; every evaluation plays the same ones.
+        every: rollouts between evaluations.
+        seed: of the episodes' order.
+        measure: what is to be best, from the evaluation's means; default: success, then SPL.
+
+    Attributes:
+        history: (decisions so far, means) of each evaluation.
+        best: the best means.
+    """
+
+    def __init__(
+        self,
+        envs: VecEnv,
+        folder: str | Path,
+        episodes: int = 32,
+        every: int = 4,
+        seed: int = 0,
+        measure: Callable[[dict[str, float]], Any] = lambda means: (means["success"], means["spl"]),
+    ) -> None:
+        super().__init__()
+        if episodes < 1 or every < 1:
+            raise ValueError(f"episodes and every must be at least 1, got {episodes} and {every}")
+        self.envs = envs
+        self.folder = Path(folder)
+        self.episodes = episodes
+        self.every = every
+        self.seed = seed
+        self.measure = measure
+        self.history: list[tuple[int, dict[str, float]]] = []
+        self.best: dict[str, float] | None = None
+        self._rollouts = 0
+
+    def _on_training_start(self) -> None:
+        self._evaluate()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self._rollouts and self._rollouts % self.every == 0:
+            self._evaluate()
+        self._rollouts += 1
+
+    def _on_training_end(self) -> None:
+        self._evaluate()
+
+    def _evaluate(self) -> None:
+        policy: Any = self.model.policy
+        ends: list[dict[str, Any]] = []
+
+        def note(given: dict[str, Any], _: dict[str, Any]) -> None:
+            if given["done"]:
+                ends.append(given["info"])
+
+        self.envs.seed(self.seed)
+        rewards, _ = evaluate_policy(
+            policy, self.envs, self.episodes, callback=note, return_episode_rewards=True, warn=False
+        )
+        means = {name: float(np.mean([info[name] for info in ends[: self.episodes]])) for name in ("success", "spl")}
+        means["reward"] = float(np.mean(rewards))
+        for name, value in means.items():
+            self.logger.record(f"eval/{name}", value)
+        self.history.append((self.num_timesteps, means))
+        if self.best is None or self.measure(means) > self.measure(self.best):
+            self.best = means
+            policy.save_checkpoint(self.folder)

@@ -1,0 +1,149 @@
+"""The network that a policy learns: from a checkpoint, with adapters or without, frozen where it does not learn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from streamvln_gym.agents.streamvln import StreamVLNAgent
+from streamvln_gym.errors import CheckpointError
+from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.adapters import add_adapters, require
+from streamvln_gym.training.config import PARTS, LoraSettings, Part
+
+BASE_NAME = "streamvln_base.json"
+# Values of each weight that go into the fingerprint.
+_SAMPLE = 16
+
+
+@dataclass(frozen=True)
+class ReadyNetwork:
+    """A network to learn.
+
+    Attributes:
+        trunk: the network; with adapters, a `peft.PeftModel` around it.
+        processor: of its checkpoint.
+        adapted: whether it has adapters.
+        fingerprint: of the checkpoint's weights.
+    """
+
+    trunk: Any
+    processor: StreamVLNProcessor
+    adapted: bool
+    fingerprint: str
+
+
+def prepare_network(
+    checkpoint: str | Path | None,
+    parts: Collection[Part],
+    lora: LoraSettings | Mapping[str, Any] | None,
+    adapter: str | Path | None,
+    dtype: str | None,
+) -> ReadyNetwork:
+    """Reads a checkpoint and freezes what is not to learn; see `StreamVLNActorCriticPolicy`.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or the adapter does not belong to it.
+        ValueError: an argument has no meaning.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or isinstance(parts, str):
+        raise ValueError(f"parts must be some of {', '.join(PARTS)}, got {parts!r}")
+    settings = _lora_settings(lora)
+    if adapter is not None and settings is None:
+        raise ValueError("an adapter was given without lora: pass lora={} to go on learning it")
+    agent = StreamVLNAgent.from_pretrained(checkpoint, dtype=_dtype(dtype))
+    network, printed = agent.model, fingerprint(agent.model)
+    if network.config.text_config.attention_dropout:
+        raise CheckpointError("the checkpoint's attention_dropout is not 0: PPO compares probabilities, set it to 0")
+    if settings is None:
+        _freeze(network, parts)
+        return ReadyNetwork(network, agent.processor, False, printed)
+    if adapter is None:
+        if not parts:
+            raise ValueError("lora needs parts that get adapters, such as parts=('language',)")
+        trunk = add_adapters(network, settings, parts)
+    else:
+        trunk = read_adapter(network, adapter, printed)
+    return ReadyNetwork(trunk, agent.processor, True, printed)
+
+
+def read_adapter(network: StreamVLNForConditionalGeneration, folder: str | Path, printed: str) -> Any:
+    """The network with an adapter, to go on learning it.
+
+    Args:
+        network: the adapter's base; it is changed.
+        folder: the adapter's.
+        printed: the network's fingerprint.
+
+    Raises:
+        CheckpointError: there is no adapter, or it belongs to another network.
+    """
+    require("peft", "lora")
+    import peft
+
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise CheckpointError(f"{folder} holds no adapter (adapter_config.json is missing)")
+    note = Path(folder) / BASE_NAME
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("fingerprint") != printed:
+        raise CheckpointError(
+            f"the adapter in {folder} was trained on other weights than this checkpoint's: pass the checkpoint that it "
+            "was trained on"
+        )
+    try:
+        return peft.PeftModel.from_pretrained(network, str(folder), is_trainable=True)
+    except (RuntimeError, ValueError) as error:  # sizes, or names of layers, that do not fit
+        raise CheckpointError(f"the adapter in {folder} does not fit this network: {error}") from error
+
+
+def write_adapter(trunk: Any, folder: str | Path, printed: str) -> None:
+    """Writes adapters, and the fingerprint of the weights that they belong to."""
+    trunk.save_pretrained(str(folder))
+    (Path(folder) / BASE_NAME).write_text(json.dumps({"fingerprint": printed}) + "\n", encoding="utf-8")
+
+
+def fingerprint(network: StreamVLNForConditionalGeneration) -> str:
+    """A hash of some values of every weight."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(network.named_parameters()):
+        digest.update(name.encode())
+        digest.update(weight.detach().flatten()[:_SAMPLE].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _freeze(network: StreamVLNForConditionalGeneration, parts: Collection[Part]) -> None:
+    learned = {"vision": network.vision_tower, "projector": network.projector}
+    network.requires_grad_("language" in parts)
+    for part, module in learned.items():
+        module.requires_grad_(part in parts)
+
+
+def _lora_settings(lora: LoraSettings | Mapping[str, Any] | None) -> LoraSettings | None:
+    if lora is None or isinstance(lora, LoraSettings):
+        settings = lora
+    elif isinstance(lora, Mapping):
+        settings = LoraSettings(**{"dropout": 0.0, **lora})
+    else:
+        raise TypeError(f"lora must be LoraSettings or a dict of its fields, got {lora!r}")
+    if settings is not None and settings.dropout:
+        raise ValueError(
+            f"lora.dropout is {settings.dropout}, which makes probabilities differ from the rollout's by chance: "
+            "set it to 0"
+        )
+    return settings
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    if name is None:
+        return None
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must be the name of a floating-point type, such as 'bfloat16', got {name!r}")
+    return dtype
