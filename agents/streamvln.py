@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from streamvln_gym.agents.fast_window import FastWindow
 from streamvln_gym.agents.model_calls import ModelCaller, OneDialogue
 from streamvln_gym.agents.observation import read_sight
 from streamvln_gym.agents.patch_geometry import PatchGeometry
+from streamvln_gym.agents.sb3 import draw_by_noise, encode_instruction, read_batch
 from streamvln_gym.agents.slow_memory import SlowMemory
 from streamvln_gym.agents.stream import Call, Moment, Stream, StreamStats
 from streamvln_gym.models.batched_streaming import BatchedStreamingSession
@@ -136,6 +137,7 @@ class StreamVLNAgent:
         default_cut = self._chunk_size + ANSWER_SLACK if style == "trained" else PUBLISHED_MAX_NEW_TOKENS
         self._max_new_tokens = self.config.max_new_tokens or default_cut
         self._logits_processor = tuple(logits_processor)
+        self._drawing = False
         self._closing_id = processor.turn_end_id if style == "trained" else None
         self._caller = ModelCaller(model, processor, dialogue, self._strategy, self._answer_rules, self.stats)
         self.session = StreamingSession(model, self._answer_rules(), self._closing_id)
@@ -293,6 +295,59 @@ class StreamVLNAgent:
         starts = read_mask("episode_starts", episode_starts)
         return self._batch(starts).predict(observations, starts, n_executed, active)
 
+    def tokenize(self, instruction: str) -> list[int]:
+        """An instruction's ids, for `SB3Observation(env, agent.tokenize)`; `predict` reads them.
+
+        Raises:
+            ValueError: the tokenizer cannot give the very text back.
+        """
+        return encode_instruction(self.processor.tokenizer, instruction)
+
+    def predict(
+        self,
+        observation: Mapping[str, Any],
+        state: Any = None,
+        episode_start: ArrayLike | None = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[np.int64], Any]:
+        """`act_batch` as stable-baselines3 calls a policy, e.g. its `evaluate_policy(agent, vec_env)`.
+
+        The environments take single actions and show ids, which `SB3Observation(env, agent.tokenize)` makes.
+
+        Args:
+            observation: `rgb` uint8 (streams, height, width, 3) and `instruction`, int (streams, length) ids of this
+                agent's tokenizer, filled up with -1; or a sequence of str. One observation without the first axis is a
+                batch of one.
+            state: what the last call returned; None begins all episodes anew.
+            episode_start: (streams,) bool, streams whose episode begins; None: none but with `state` None.
+            deterministic: the best token at each place; otherwise tokens are drawn from their probabilities, with
+                torch's own random state.
+
+        Returns:
+            (streams,) actions, a scalar array for one observation; and the state for the next call.
+
+        Raises:
+            TypeError: `state` comes from elsewhere, or an entry has the wrong type.
+            ValueError: another tokenizer made the ids, or as in `act_batch`.
+        """
+        observations, single = read_batch(observation, self.processor.tokenizer)
+        count = len(observations["rgb"])
+        if state is not None and not isinstance(state, StreamBatch):
+            raise TypeError(f"state must be what the last predict() returned, or None, got {type(state).__name__}")
+        starts = (
+            np.zeros(count, np.bool_) if episode_start is None else read_mask("episode_start", episode_start, count)
+        )
+        if state is None:
+            self.batch, starts = None, np.ones(count, np.bool_)
+        else:
+            self.batch = state
+        self._drawing = not deterministic
+        try:
+            actions = np.array(self.act_batch(observations, starts))
+        finally:
+            self._drawing = False
+        return (actions[0] if single else actions), self.batch
+
     def _look(self, obs: Observation, n_executed: int | None = None) -> Moment:
         sight = read_sight(obs, self._geometry)
         return Moment(self.stream, sight, self.stream.expect(sight, n_executed))
@@ -331,7 +386,8 @@ class StreamVLNAgent:
         if penalty is None:
             penalty = getattr(generation, "repetition_penalty", None) or 1.0
         end_ids.pop(None, None)
-        return AnswerRules(tuple(end_ids), self._max_new_tokens, self._grammar, penalty, self._logits_processor)
+        processors = (*self._logits_processor, *((draw_by_noise,) if self._drawing else ()))
+        return AnswerRules(tuple(end_ids), self._max_new_tokens, self._grammar, penalty, processors)
 
     def _make_grammar(self, dialogue: DialogueBuilder) -> ActionGrammar:
         stop_id, *move_ids = self.processor.action_ids

@@ -15,7 +15,7 @@ MOVES = (1, 2, 3)
 
 
 class Forced:
-    """A logits processor that makes an agent say what it is told, and keeps the logits that it would have said it by."""
+    """A logits processor that makes an agent say what it is told, and keeps the logits that it had for it."""
 
     def __init__(self, ids: list[int]) -> None:
         self.ids = ids
