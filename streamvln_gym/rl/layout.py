@@ -67,9 +67,9 @@ class ContextLayout:
     @property
     def observation_space(self) -> spaces.Dict:
         """See the class."""
-        largest = np.iinfo(np.int64).max
+        smallest, largest = np.iinfo(np.int32).min, np.iinfo(np.int32).max
         built: dict[str, spaces.Space] = {
-            "dialogue": spaces.Box(np.iinfo(np.int32).min, np.iinfo(np.int32).max, (self.dialogue_ids,), np.int64),
+            "dialogue": spaces.Box(smallest, largest, (self.dialogue_ids,), np.int64),
             "window_steps": spaces.Box(NO_FRAME, largest, (self.turns,), np.int64),
             self.window_key: self._frames(self.turns),
         }

@@ -17,10 +17,12 @@ from tests.conftest import TinyFlats
 pytest.importorskip("stable_baselines3")
 
 
-def make_agent(seed: int = 0, **overrides: Any) -> StreamVLNAgent:
+def make_agent(seed: int = 0, image_size: int = 112, intermediate_size: int = 672) -> StreamVLNAgent:
     """A network of two thin layers whose answers depend on what it sees."""
-    processor = StreamVLNProcessor.tiny(**overrides)
+    processor = StreamVLNProcessor.tiny()
     config = processor.config
+    config.vision_config.image_size = image_size
+    config.text_config.intermediate_size = intermediate_size
     config.trained = True
     for part in (config.vision_config, config.text_config):
         part.num_hidden_layers = 2

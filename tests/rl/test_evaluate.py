@@ -1,4 +1,4 @@
-"""stable-baselines3's `evaluate_policy`: through the agent and through the actor-critic policy, the agent's episodes."""
+"""stable-baselines3's `evaluate_policy`, through the agent and through the policy, plays the agent's episodes."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_another_tokenizers_ids_are_refused(agent, tiny_flats, tokenize):
     env = plain_env(tiny_flats, agent, made)
     env = SB3Observation(env.env, made, 128)
     obs, _ = env.reset(seed=0)
-    with pytest.raises(ValueError, match="not made by this agent's tokenizer.*agent.tokenize"):
+    with pytest.raises(ValueError, match=r"not made by this agent's tokenizer.*agent\.tokenize"):
         agent.predict(obs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def test_windows_come_together_and_every_decision_once(make_env, make_policy, ch
         tuple(s.tolist()) + tuple(d.tolist()) for s, d in zip(before["window_steps"], before["dialogue"], strict=True)
     ]
     assert sorted(rows) == sorted(expected)
-    changes = sum(a[0] != b[0] for a, b in zip(rows, rows[1:], strict=False))
+    changes = sum(a[0] != b[0] for a, b in pairwise(rows))
     assert changes < 30, "runs of one window"
 
 

@@ -1,0 +1,238 @@
+"""PPO changes what it should and nothing else; what it learned is saved, loaded and served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.errors import TrainingError
+from streamvln_gym.rl import (
+    FiniteRollout,
+    HoldActor,
+    KeepBest,
+    PooledFeatures,
+    StreamVLNActorCriticPolicy,
+    WindowRolloutBuffer,
+)
+from tests.rl.conftest import batch
+
+
+def make_ppo(envs: Any, checkpoint: Path, algorithm: Any = PPO, **policy: Any) -> Any:
+    settings: dict[str, Any] = {"policy_kwargs": {"checkpoint": checkpoint, **policy}, "seed": 0, "learning_rate": 1e-3}
+    if algorithm is PPO:
+        settings |= {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "rollout_buffer_class": WindowRolloutBuffer}
+    return algorithm(StreamVLNActorCriticPolicy, envs, device="cpu", **settings)
+
+
+def weights(policy: StreamVLNActorCriticPolicy) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in policy.named_parameters()}
+
+
+def changed(before: dict[str, torch.Tensor], policy: StreamVLNActorCriticPolicy) -> set[str]:
+    return {name for name, weight in policy.named_parameters() if not torch.equal(before[name], weight)}
+
+
+@pytest.fixture
+def envs(make_env):
+    return DummyVecEnv([lambda: make_env(max_steps=40)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "learned"),
+    [
+        ({}, ("language_model.",)),
+        ({"parts": ("vision", "projector", "language")}, ("vision_tower.", "projector.", "language_model.")),
+        ({"parts": ("projector",)}, ("projector.",)),
+        ({"lora": {"rank": 4}}, ("language_model.layers",)),
+        ({"lora": {"rank": 4}, "parts": ("vision", "language")}, ("vision_tower.", "language_model.")),
+        ({"gradient_checkpointing": True, "value_gradient": True}, ("language_model.",)),
+    ],
+)
+def test_the_chosen_parts_learn(envs, checkpoint, settings, learned):
+    ppo = make_ppo(envs, checkpoint, **settings)
+    before = weights(ppo.policy)
+    ppo.learn(16)
+    names = changed(before, ppo.policy)
+    network = {name for name in names if not name.startswith("value_head")}
+    assert any(name.startswith("value_head") for name in names)
+    for part in learned:
+        assert any(part in name for name in network), part
+    assert all(any(part in name for part in learned) for name in network)
+    if "lora" in settings:
+        assert all("lora_" in name for name in network)
+
+
+def test_a2c_learns_too(envs, checkpoint):
+    a2c = make_ppo(envs, checkpoint, A2C)
+    before = weights(a2c.policy)
+    a2c.learn(20)
+    assert changed(before, a2c.policy)
+
+
+def test_the_first_ratio_is_one(envs, checkpoint):
+    ppo = make_ppo(envs, checkpoint)
+    _, callback = ppo._setup_learn(16)
+    ppo.collect_rollouts(envs, callback, ppo.rollout_buffer, 8)
+    ppo.policy.set_training_mode(True)
+    for part in ppo.rollout_buffer.get(8):
+        values, log_probs, _ = ppo.policy.evaluate_actions(part.observations, part.actions)
+        assert torch.allclose(log_probs, part.old_log_prob, atol=1e-4)
+        assert torch.allclose(values.flatten(), part.old_values, atol=1e-4)
+
+
+def test_ppo_makes_rewarded_chunks_likelier(make_env, checkpoint):
+    """One update with advantages given by hand moves probabilities their way."""
+    envs = DummyVecEnv([lambda: make_env(max_steps=40)] * 2)
+    ppo = make_ppo(envs, checkpoint, value_lr_scale=1.0)
+    _, callback = ppo._setup_learn(16)
+    ppo.collect_rollouts(envs, callback, ppo.rollout_buffer, 8)
+    first = ppo.rollout_buffer.actions[:, :, 0] == 1
+    assert first.any() and not first.all()
+    ppo.rollout_buffer.advantages = np.where(first, 1.0, -1.0).astype(np.float32)
+    seen = {key: torch.from_numpy(value.reshape(16, -1)) for key, value in ppo.rollout_buffer.observations.items()}
+    actions = torch.from_numpy(ppo.rollout_buffer.actions.reshape(16, 4))
+    chosen = torch.from_numpy(first.reshape(16))
+    with torch.no_grad():
+        before = ppo.policy.evaluate_actions(seen, actions)[1]
+    ppo.ent_coef = 0.0
+    ppo.train()
+    with torch.no_grad():
+        after = ppo.policy.evaluate_actions(seen, actions)[1]
+    assert (after - before)[chosen].mean() > (after - before)[~chosen].mean() + 0.1
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora": {"rank": 4}}])
+def test_what_was_learned_is_served(envs, checkpoint, tmp_path, settings):
+    ppo = make_ppo(envs, checkpoint, **settings)
+    before = weights(ppo.policy)
+    ppo.learn(32)
+    assert changed(before, ppo.policy)
+    ppo.save(tmp_path / "ppo")
+    loaded = PPO.load(tmp_path / "ppo", device="cpu")
+    ppo.policy.save_checkpoint(tmp_path / "streamvln")
+    ppo.policy.save(tmp_path / "policy.pt")
+    alone = StreamVLNActorCriticPolicy.load(tmp_path / "policy.pt", device="cpu")
+    agent = StreamVLNAgent.from_pretrained(tmp_path / "streamvln")
+    assert agent.trained
+    shared = ppo.policy.agent()
+    env = envs.envs[0]
+    obs, _ = env.reset(seed=4)
+    done = False
+    while not done:
+        action, _ = ppo.predict(obs, deterministic=True)
+        assert loaded.predict(obs, deterministic=True)[0].tolist() == action.tolist()
+        assert alone.predict(obs, deterministic=True)[0].tolist() == action.tolist()
+        raw = env.unwrapped.observe()
+        said = agent.predict_chunk(raw)
+        assert said == action.tolist()[: len(said)] == shared.predict_chunk(raw)
+        obs, _, terminated, truncated, _ = env.step(action)
+        done = terminated or truncated
+    for seen in (env.reset(seed=5)[0], obs):
+        expected = ppo.policy.predict_values(batch(seen))
+        assert torch.allclose(loaded.policy.predict_values(batch(seen)), expected, atol=1e-6)
+    loaded.set_env(envs)
+    loaded.learn(16)
+
+
+def test_adapters_can_be_gone_on_with(envs, checkpoint, tmp_path):
+    ppo = make_ppo(envs, checkpoint, lora={"rank": 4})
+    ppo.learn(16)
+    ppo.policy.save_adapter(tmp_path)
+    again = make_ppo(envs, checkpoint, lora={"rank": 4}, adapter=tmp_path)
+    obs = batch(envs.envs[0].reset(seed=0)[0])
+    assert torch.allclose(ppo.policy(obs, True)[2], again.policy(obs, True)[2], atol=1e-6)
+    before = weights(again.policy)
+    again.learn(16)
+    assert all("lora_" in name or "value_head" in name for name in changed(before, again.policy))
+
+
+def test_pooled_features_train(make_env, agent, checkpoint):
+    envs = PooledFeatures(DummyVecEnv([lambda: make_env(max_steps=20)] * 2), agent.model, agent.processor)
+    ppo = make_ppo(envs, checkpoint)
+    before = weights(ppo.policy)
+    ppo.learn(32)
+    names = changed(before, ppo.policy)
+    assert names and not any("vision" in name or "projector" in name for name in names)
+
+
+def test_the_actor_is_held_while_the_value_head_warms_up(envs, checkpoint):
+    ppo = make_ppo(envs, checkpoint)
+    before = weights(ppo.policy)
+    ppo.learn(16, callback=HoldActor(1))
+    assert all(name.startswith("value_head") for name in changed(before, ppo.policy))
+    ppo.learn(32, callback=HoldActor(1))
+    assert any("language_model" in name for name in changed(before, ppo.policy))
+    assert ppo.policy.optimizer.param_groups[0]["lr_scale"] == 1.0
+
+
+def test_the_best_checkpoint_is_kept(envs, checkpoint, tmp_path, monkeypatch):
+    rewards = iter([0.2, 0.5, 0.1, 0.0])
+
+    def evaluate(policy, judged, episodes, callback, **_):
+        for success in (1.0, 0.0):
+            callback({"done": True, "info": {"success": success, "spl": success / 2}}, {})
+        return [next(rewards)] * episodes, []
+
+    monkeypatch.setattr("streamvln_gym.rl.callbacks.evaluate_policy", evaluate)
+    ppo = make_ppo(envs, checkpoint)
+    kept: list[dict] = []
+    save = ppo.policy.save_checkpoint
+
+    def note(folder):
+        kept.append({name: value.clone() for name, value in ppo.policy.network.state_dict().items()})
+        save(folder)
+
+    ppo.policy.save_checkpoint = note
+    keep = KeepBest(envs, tmp_path / "best", episodes=2, every=1, measure=lambda means: means["reward"])
+    ppo.learn(48, callback=[keep, FiniteRollout()])
+    assert [(steps, means["reward"]) for steps, means in keep.history] == [(0, 0.2), (16, 0.5), (32, 0.1), (48, 0.0)]
+    assert keep.best == {"success": 0.5, "spl": 0.25, "reward": 0.5}
+    assert len(kept) == 2
+    best = StreamVLNAgent.from_pretrained(tmp_path / "best").model.state_dict()
+    assert all(torch.equal(best[name], value) for name, value in kept[-1].items())
+
+
+def test_evaluations_play_the_same_episodes(envs, make_env, checkpoint, tmp_path):
+    judged = DummyVecEnv([lambda: make_env(max_steps=20)] * 2)
+    keep = KeepBest(judged, tmp_path, episodes=4, every=1)
+    ppo = make_ppo(envs, checkpoint)
+    ppo.learning_rate, ppo.lr_schedule = 0.0, lambda _: 0.0
+    ppo.learn(32, callback=keep)
+    assert len({str(means) for _, means in keep.history}) == 1, "nothing was learned, so nothing changes"
+
+
+def test_nan_advantages_leave_the_weights_alone(envs, checkpoint):
+    ppo = make_ppo(envs, checkpoint)
+    before = weights(ppo.policy)
+    _, callback = ppo._setup_learn(16)
+    ppo.collect_rollouts(envs, callback, ppo.rollout_buffer, 8)
+    ppo.rollout_buffer.advantages[:] = np.nan
+    with pytest.raises(TrainingError, match="gradient is NaN or infinite, so no weight was changed"):
+        ppo.train()
+    assert not changed(before, ppo.policy)
+
+
+@pytest.mark.parametrize("name", FiniteRollout.NAMES)
+def test_a_rollout_that_is_not_finite_is_not_learned_from(envs, checkpoint, name):
+    ppo = make_ppo(envs, checkpoint)
+    check = FiniteRollout()
+    check.init_callback(ppo)
+    check.on_rollout_end()
+    getattr(ppo.rollout_buffer, name)[3, 1] = np.inf
+    with pytest.raises(TrainingError, match=rf"rollout's {name} are not finite \(decision 3 of environment 1"):
+        check.on_rollout_end()
+
+
+def test_broken_weights_are_named(envs, checkpoint):
+    ppo = make_ppo(envs, checkpoint)
+    with torch.no_grad():
+        ppo.policy.network.language_model.norm.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="weights are broken"):
+        ppo.learn(16)
