@@ -15,6 +15,7 @@ from streamvln_gym.models import conversion
 from streamvln_gym.models.configuration_streamvln import StreamVLNConfig
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor, load_tokenizer
+from streamvln_gym.models.shipped import SHIPPED_NAME, shipped_checkpoint
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
@@ -50,8 +51,9 @@ def load_checkpoint(
     """Reads network, configuration and tokenizer; the format is found out from config.json.
 
     Args:
-        name_or_path: folder, or a hub id, which is downloaded.
-        dtype: of the weights; None as in `conversion.load_weights`.
+        name_or_path: as in `find_folder`.
+        dtype: of the weights; None as in `conversion.load_weights`, but float32 for "streamvln-tiny", which is stored
+            in bfloat16 to save space only.
         device: where the network goes.
         options: see `LoadOptions`.
 
@@ -60,6 +62,8 @@ def load_checkpoint(
     """
     options = options or LoadOptions()
     folder = find_folder(name_or_path, options.revision)
+    if name_or_path == SHIPPED_NAME:
+        dtype = dtype or torch.float32
     values = conversion.read_json(folder / "config.json")
     tokenizer_folder = Path(options.tokenizer) if options.tokenizer else folder
     published = conversion.is_published(values)
@@ -87,18 +91,25 @@ def load_checkpoint(
 
 
 def find_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a checkpoint; a hub id is downloaded into the hub's own cache.
+    """The local folder of a checkpoint.
+
+    Args:
+        name_or_path: a folder; "streamvln-tiny", which ships in the package; or the hub's "owner/name", which is
+            downloaded into the hub's own cache.
+        revision: of a hub id.
 
     Raises:
         CheckpointError: there is no such folder, or it cannot be downloaded.
     """
+    if name_or_path == SHIPPED_NAME:
+        return shipped_checkpoint()
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder
     if isinstance(name_or_path, Path) or not HUB_ID.fullmatch(name_or_path):
         raise CheckpointError(
             f"there is no folder {folder}: pass a checkpoint folder (StreamVLNAgent.save_pretrained's or a published "
-            "one), or a hub id as 'owner/name'"
+            f"one), a hub id as 'owner/name', or {SHIPPED_NAME!r}"
         )
     import huggingface_hub
 

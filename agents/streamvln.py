@@ -27,6 +27,7 @@ from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder
 from streamvln_gym.models.memory_strategies import make_strategy
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.models.streaming import StreamingSession
 from streamvln_gym.models.voxel_pruning import VoxelPruning, token_centres
 
@@ -152,7 +153,6 @@ class StreamVLNAgent:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
-        seed: int = 0,
         logits_processor: Sequence[LogitsProcessor] = (),
         loading: LoadOptions | None = None,
         **settings: Any,
@@ -160,11 +160,12 @@ class StreamVLNAgent:
         """Loads a checkpoint: a folder in this package's format or in the published one, or a hub id.
 
         Args:
-            name_or_path: folder, or the hub's "owner/name"; None means the package's own small network.
+            name_or_path: folder, or the hub's "owner/name"; None means "streamvln-tiny", the small trained network that
+                ships in the package.
             config: how to stream.
             device: where the network runs.
-            dtype: of the weights; None means as stored, but float32 on a CPU for what is stored in float16.
-            seed: of the random weights, where `name_or_path` is None.
+            dtype: of the weights; None means as stored, but float32 for "streamvln-tiny", and on a CPU for what is
+                stored in float16.
             logits_processor: see the class.
             loading: everything else about loading, see `LoadOptions`; its fields can be given by name as well.
             **settings: fields of `StreamVLNAgentConfig` or of `LoadOptions`, such as `conjunctions=` or
@@ -177,13 +178,33 @@ class StreamVLNAgent:
         names = {item.name for item in fields(LoadOptions)}
         chosen = {name: settings.pop(name) for name in list(settings) if name in names}
         options = replace(loading or LoadOptions(), **chosen)
-        if name_or_path is None:
-            processor = StreamVLNProcessor.tiny()
-            model = StreamVLNForConditionalGeneration.from_seed(processor.config, seed)
-            model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers hides the signature
-        else:
-            model, processor = load_checkpoint(name_or_path, dtype, device, options)
+        name_or_path = SHIPPED_NAME if name_or_path is None else name_or_path
+        model, processor = load_checkpoint(name_or_path, dtype, device, options)
         return cls(model.eval(), processor, config, logits_processor=logits_processor, **settings)
+
+    @classmethod
+    def untrained(
+        cls,
+        weights_seed: int = 0,
+        config: StreamVLNAgentConfig | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        **settings: Any,
+    ) -> StreamVLNAgent:
+        """The network of "streamvln-tiny" with random weights: for tests, timings and training from nothing.
+
+        Args:
+            weights_seed: the same seed gives the same weights (with the same releases of torch and transformers).
+            config: how to stream.
+            device: where the network runs.
+            dtype: of the weights; default: float32.
+            **settings: fields of `StreamVLNAgentConfig`.
+        """
+        processor = StreamVLNProcessor.tiny()
+        model = StreamVLNForConditionalGeneration.from_seed(processor.config, weights_seed)
+        model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers hides the signature
+        return cls(model, processor, config, **settings)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes weights, configuration and tokenizer into a folder that `from_pretrained` reads."""

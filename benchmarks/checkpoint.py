@@ -1,14 +1,15 @@
 """What a checkpoint can do: success under several conditions, paired comparisons, and the time of a model call.
 
     python benchmarks/checkpoint.py [--checkpoint FOLDER] [--split val_unseen] [--episodes N] [--workers N]
-        [--conditions own other neutral direct no_memory random forward] [--against [NAME=]FOLDER ...] [--out FOLDER]
+        [--conditions own other neutral direct no_memory random forward oracle] [--against [NAME=]FOLDER ...]
+        [--out FOLDER]
 
 * own: the episode's own instruction, in the environment as it is by default (640x480).
 * other: the instruction of an episode in another scene. A policy that follows instructions must collapse.
-* neutral: the instruction "." (a blank one would say less, but the agent refuses it).
+* neutral: an empty instruction: ".", as the agent refuses a blank one.
 * direct: the pictures are rendered at the network's own resolution instead of being scaled down from 640x480.
 * no_memory: slow memory switched off at test time.
-* random, forward: agents that look at nothing.
+* random, forward: agents that look at nothing; oracle: the geodesic follower.
 * against: other checkpoints with --against, own instruction, 640x480; such as one trained without memory, or by
   imitation only. Each has its NAME.
 
@@ -17,7 +18,8 @@ scenes taking turns; 0 plays the whole split. Success rates have Wilson's 95 % i
 independent; differences have one from 10,000 bootstrap samples of whole scenes, and McNemar's exact p.
 
 Into `--out` go one JSON line per episode (`<condition>.jsonl`) and `summary.json`, which `tools/write_model_card.py`
-reads. A run that was killed goes on where it stopped; a folder of another checkpoint, seed or version is refused.
+reads. A run that was killed goes on with the episodes that are missing; a folder of another checkpoint, seed or version
+is refused. Conditions can be played one by one into the same folder: the summary has all that are whole.
 Networks run in float32, so that a batch decides as single agents do, and any number of workers gives the same results.
 """
 
@@ -95,7 +97,10 @@ class Run:
         self._others = other_episodes(self.dataset, settings.seed) if "other" in conditions else {}
 
     def play(self, workers: int) -> dict[str, dict[str, Any]]:
-        """Plays the missing episodes; the records by condition and episode id, in the order of `episode_ids`."""
+        """Plays the missing episodes; the records by condition and episode id, in the order of `episode_ids`.
+
+        Conditions that earlier runs played to the end are among them.
+        """
         done = {
             name: read_records(self.out / f"{name}.jsonl", self.identity(condition))
             for name, condition in self.conditions.items()
@@ -109,16 +114,19 @@ class Run:
         ]
         count = sum(map(len, missing.values()))
         with tqdm(total=count, unit="episode", desc="evaluating") as bar:
-            for task, records in play_all(settings, tasks, workers):
+            for task, record in play_all(settings, tasks, workers):
                 name = task.condition.name
-                for record in records:
-                    whole = {**self.identity(task.condition), **record}
-                    if task.condition.instruction == "other":
-                        whole["instruction_of"] = self._others[record["episode_id"]]
-                    append_record(self.out / f"{name}.jsonl", whole)
-                    done[name][record["episode_id"]] = whole
-                bar.update(len(records))
-        return {name: {e: done[name][e] for e in self.episode_ids} for name in self.conditions}
+                whole = {**self.identity(task.condition), **record}
+                if task.condition.instruction == "other":
+                    whole["instruction_of"] = self._others[record["episode_id"]]
+                append_record(self.out / f"{name}.jsonl", whole)
+                done[name][record["episode_id"]] = whole
+                bar.update()
+        for name in CONDITIONS:
+            if name not in done:
+                done[name] = read_records(self.out / f"{name}.jsonl", self.identity(CONDITIONS[name]))
+        whole = [name for name in dict.fromkeys([*CONDITIONS, *done]) if all(e in done[name] for e in self.episode_ids)]
+        return {name: {e: done[name][e] for e in self.episode_ids} for name in whole}
 
     def identity(self, condition: Condition) -> dict[str, Any]:
         """What makes records comparable."""
@@ -260,6 +268,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         del conditions["no_memory"]
     run = Run(settings, options.out, options.episodes, conditions, digests)
     records = run.play(options.workers)
+    meanings = {name: condition.meaning for name, condition in (CONDITIONS | conditions).items()}
     lacking = [e for played in records.values() for e, record in played.items() if "success" not in record]
     if lacking:
         raise ValueError(f"episode {lacking[0]} of {run.dataset.name}/{run.dataset.split} has no goal to succeed at")
@@ -271,7 +280,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "split": run.dataset.split,
         "simulator": next(iter(next(iter(records.values())).values()))["simulator"],
         "conditions": {
-            name: {"meaning": conditions[name].meaning, **summarize_condition(list(played.values()), settings.seed)}
+            name: {"meaning": meanings[name], **summarize_condition(list(played.values()), settings.seed)}
             for name, played in records.items()
         },
         "comparisons": compare_all(records, settings.seed),

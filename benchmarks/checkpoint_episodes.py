@@ -1,8 +1,8 @@
 """The episodes of `benchmarks/checkpoint.py`: under which conditions they are played, and how.
 
 A worker takes the episodes of one scene at a time and plays them together: one batched model call per chunk, and one
-picture per call, since what the policy does not look at is not rendered. The batch of a scene is the same for any
-number of workers, and so are the results.
+picture per call, since what the policy does not look at is not rendered. An episode's record is handed over when it
+ends. A batch decides as single agents do, so neither workers nor interruptions change a result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from streamvln_gym.agents import ForwardAgent, StreamVLNAgent
+from streamvln_gym.agents import ForwardAgent, OracleAgent, StreamVLNAgent
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import EpisodeNotFoundError
@@ -36,6 +36,7 @@ from streamvln_gym.training.online.config import training_camera
 
 NEUTRAL_INSTRUCTION = "."
 """Says nothing; a blank instruction would say less, but the agent refuses it."""
+PATIENCE = 0.5  # seconds between two looks for workers that were killed
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Condition:
     Attributes:
         name: also of its file of records.
         meaning: for people.
-        plays: "random", "forward", or which of `Settings.checkpoints`.
+        plays: "random", "forward", "oracle", or which of `Settings.checkpoints`.
         instruction: "own", "other" (of an episode in another scene) or "neutral".
         direct: pictures are rendered at the network's own resolution; otherwise 640x480, as environments do by default.
         memory_strategy: in place of the checkpoint's own.
@@ -60,7 +61,7 @@ class Condition:
 
     @property
     def has_network(self) -> bool:
-        return self.plays not in ("random", "forward")
+        return self.plays not in ("random", "forward", "oracle")
 
 
 CONDITIONS = {
@@ -68,11 +69,12 @@ CONDITIONS = {
     for condition in (
         Condition("own", "the episode's own instruction, 640x480 pictures"),
         Condition("other", "the instruction of an episode in another scene", instruction="other"),
-        Condition("neutral", f"the instruction {NEUTRAL_INSTRUCTION!r}", instruction="neutral"),
+        Condition("neutral", f"an empty instruction ({NEUTRAL_INSTRUCTION!r})", instruction="neutral"),
         Condition("direct", "pictures rendered at the network's own resolution", direct=True),
         Condition("no_memory", "slow memory switched off at test time", memory_strategy="none"),
         Condition("random", "an agent that acts at random", plays="random"),
         Condition("forward", "an agent that walks straight ahead and stops", plays="forward"),
+        Condition("oracle", "the geodesic follower, which knows map and path", plays="oracle"),
     )
 }
 
@@ -163,11 +165,11 @@ class NetworkPolicy:
         return self.agent.predict_chunk_batch(observations, starts, active=active)
 
 
-class BlindPolicy:
-    """Baselines that look at nothing, an agent for each episode.
+class PicturelessPolicy:
+    """Agents that are shown nothing, one for each episode.
 
     Args:
-        agents: (N,) with `act`.
+        agents: (N,) with `reset` and `act`; reset when their episodes start.
     """
 
     def __init__(self, agents: Sequence[Any]) -> None:
@@ -176,6 +178,9 @@ class BlindPolicy:
     def decide(
         self, observations: Sequence[Mapping[str, Any]], starts: np.ndarray, active: np.ndarray
     ) -> list[list[int]]:
+        for agent, fresh in zip(self.agents, starts, strict=True):
+            if fresh:
+                agent.reset()
         return [[agent.act({})] if on else [] for agent, on in zip(self.agents, active, strict=True)]
 
 
@@ -239,33 +244,38 @@ class Player:
         self.dataset = dataset or settings.open()
         self._agents: dict[tuple[str, str | None], StreamVLNAgent] = {}
 
-    def play(self, task: Task) -> list[dict[str, Any]]:
-        """The records of a task's episodes; `seconds` is each one's equal share."""
+    def play(self, task: Task) -> Iterator[dict[str, Any]]:
+        """The records of a task's episodes as these end; `seconds` is the time since the one before."""
         condition = task.condition
         sensors, camera = ["instruction"], CameraConfig()
-        policy: Policy
+        begun = time.perf_counter()
         if condition.has_network:
             agent = self._agent(condition)
-            policy = NetworkPolicy(agent)
             sensors += ["rgb", *(("depth", "camera_pose") if strategy_of(agent.model.config).needs_geometry else ())]
             if condition.direct:
                 camera = training_camera(agent.model.config.image_size, 2)
-        elif condition.plays == "random":
-            policy = BlindPolicy([random_agent(self.settings.seed, episode_id) for episode_id in task.episode_ids])
-        else:
-            policy = BlindPolicy([ForwardAgent() for _ in task.episode_ids])
-        begun = time.perf_counter()
         envs = [
             VLNEnv(self.dataset, camera=camera, sensors=sensors, max_steps=self.settings.max_steps)
             for _ in task.episode_ids
         ]
         try:
-            records = play_together(envs, policy, task)
+            for record in play_together(envs, self._policy(task, envs), task):
+                now = time.perf_counter()
+                yield {**record, "seconds": round(now - begun, 3)}
+                begun = now
         finally:
             for env in envs:
                 env.close()
-        seconds = (time.perf_counter() - begun) / len(records)
-        return [{**record, "seconds": round(seconds, 3)} for record in records]
+
+    def _policy(self, task: Task, envs: Sequence[VLNEnv]) -> Policy:
+        plays = task.condition.plays
+        if plays == "random":
+            return PicturelessPolicy([random_agent(self.settings.seed, e) for e in task.episode_ids])
+        if plays == "forward":
+            return PicturelessPolicy([ForwardAgent() for _ in envs])
+        if plays == "oracle":
+            return PicturelessPolicy([OracleAgent(env) for env in envs])
+        return NetworkPolicy(self._agent(task.condition))
 
     def _agent(self, condition: Condition) -> StreamVLNAgent:
         key = condition.plays, condition.memory_strategy
@@ -275,11 +285,11 @@ class Player:
         return self._agents[key]
 
 
-def play_together(envs: Sequence[VLNEnv], policy: Policy, task: Task) -> list[dict[str, Any]]:
+def play_together(envs: Sequence[VLNEnv], policy: Policy, task: Task) -> Iterator[dict[str, Any]]:
     """Plays N episodes to their ends, chunk by chunk.
 
-    Returns:
-        N records: ids, `actions`, `stopped`, and every metric under its name.
+    Yields:
+        N records in the order in which they end: ids, `actions`, `stopped`, and every metric under its name.
     """
     observations: list[dict[str, Any]] = []
     for env, episode_id, instruction in zip(envs, task.episode_ids, task.instructions, strict=True):
@@ -287,7 +297,6 @@ def play_together(envs: Sequence[VLNEnv], policy: Policy, task: Task) -> list[di
         observations.append({**observation, "instruction": instruction, "intrinsics": info["intrinsics"]})
     starts, active = np.ones(len(envs), bool), np.ones(len(envs), bool)
     actions: list[list[int]] = [[] for _ in envs]
-    records: list[dict[str, Any]] = [{} for _ in envs]
     while active.any():
         chunks = policy.decide(observations, starts, active)
         starts = np.zeros(len(envs), bool)
@@ -298,11 +307,10 @@ def play_together(envs: Sequence[VLNEnv], policy: Policy, task: Task) -> list[di
                 actions[slot].append(int(action))
                 if terminated or truncated:
                     active[slot] = False
-                    records[slot] = _record(info, actions[slot], terminated)
+                    yield _record(info, actions[slot], terminated)
                     break
             else:
                 observations[slot] |= {**env.observe(), "instruction": task.instructions[slot]}
-    return records
 
 
 def _record(info: Mapping[str, Any], actions: list[int], stopped: bool) -> dict[str, Any]:
@@ -312,20 +320,22 @@ def _record(info: Mapping[str, Any], actions: list[int], stopped: bool) -> dict[
 
 
 _player: Player | None = None
+_results: Any = None
 
 
-def _start_worker(settings: Settings) -> None:
-    global _player
-    _player = Player(settings)
+def _start_worker(settings: Settings, results: Any) -> None:
+    global _player, _results
+    _player, _results = Player(settings), results
 
 
-def _play_in_worker(task: Task) -> list[dict[str, Any]]:
+def _play_in_worker(number: int, task: Task) -> None:
     assert _player is not None
-    return _player.play(task)
+    for record in _player.play(task):
+        _results.put((number, record))
 
 
-def play_all(settings: Settings, tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
-    """Plays tasks in this process (one worker) or in so many others; results come as they are ready.
+def play_all(settings: Settings, tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Plays tasks in this process (one worker) or in so many others; records come as episodes end.
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: a worker was killed.
@@ -333,13 +343,25 @@ def play_all(settings: Settings, tasks: Sequence[Task], workers: int) -> Iterato
     if workers <= 1 or len(tasks) <= 1:
         player = Player(settings)
         for task in tasks:
-            yield task, player.play(task)
+            for record in player.play(task):
+                yield task, record
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (settings,))
+    results = context.SimpleQueue()
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (settings, results))
+    futures = {pool.submit(_play_in_worker, number, task) for number, task in enumerate(tasks)}
+    pending = futures
     try:
-        futures = {pool.submit(_play_in_worker, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        while pending:
+            finished, pending = wait(pending, PATIENCE, FIRST_COMPLETED)
+            while not results.empty():
+                number, record = results.get()
+                yield tasks[number], record
+            for future in finished:
+                future.result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        while not all(future.done() for future in futures):
+            while not results.empty():  # a worker waits where nobody reads
+                results.get()
+            time.sleep(PATIENCE / 10)

@@ -16,7 +16,8 @@ import torch
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.models import StreamVLNConfig, StreamVLNForConditionalGeneration, StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import MEMORY_STRATEGIES
-from streamvln_gym.models.processing_streamvln import TINY_TOKENIZER, load_tokenizer
+from streamvln_gym.models.processing_streamvln import load_tokenizer
+from streamvln_gym.models.shipped import SHIPPED_FOLDER
 
 GIB = 2**30
 INTRINSICS = np.array([[388.2, 0.0, 319.5], [0.0, 388.2, 239.5], [0.0, 0.0, 1.0]])
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=160)
     options = parser.parse_args()
     config = StreamVLNConfig.full_size()
-    processor = StreamVLNProcessor(config, load_tokenizer(TINY_TOKENIZER))
+    processor = StreamVLNProcessor(config, load_tokenizer(SHIPPED_FOLDER))
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
         model = StreamVLNForConditionalGeneration(config).eval()

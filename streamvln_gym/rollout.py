@@ -18,6 +18,7 @@ from streamvln_gym import __version__
 from streamvln_gym.devices import choose_device, one_torch_thread
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.metrics import METRICS
+from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.video import VideoWriter
 
@@ -32,7 +33,7 @@ class RolloutConfig:
 
     Attributes:
         agent: who plays.
-        checkpoint: folder (or hub id) of a StreamVLN checkpoint; default: the one that ships in the package.
+        checkpoint: folder (or hub id) of a StreamVLN checkpoint; default: "streamvln-tiny", which ships in the package.
         env: environment id, "StreamVLN-Flats-v0", "StreamVLN-R2R-v0" or "StreamVLN-RxR-v0".
         data: a folder that `build-flats --out` wrote, or a VLN-CE episode file, to play instead of the id's own data.
         split: of the dataset.
@@ -77,7 +78,7 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         dataset = env.unwrapped.dataset  # type: ignore[attr-defined]
         identity: dict[str, Any] = {
             "agent": config.agent,
-            "checkpoint": config.checkpoint,
+            "checkpoint": (config.checkpoint or SHIPPED_NAME) if config.agent == "streamvln" else None,
             "seed": config.seed,
             "max_steps": config.max_steps,
             "version": __version__,

@@ -16,6 +16,7 @@ from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 
 ROOT = Path(__file__).parents[1]
 MAX_STEPS = 14
+CONDITIONS = ("own", "other", "neutral", "direct", "no_memory", "random", "forward", "oracle")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def folders(tmp_path_factory):
 def options(folder: str, data: Path, out: Path, **changes) -> argparse.Namespace:
     values = {
         "checkpoint": folder, "against": [], "data": str(data), "split": "val_unseen", "episodes": 0, "seed": 0,
-        "conditions": ["own", "other", "neutral", "direct", "no_memory", "random", "forward"], "device": "cpu",
+        "conditions": list(CONDITIONS), "device": "cpu",
         "max_steps": MAX_STEPS, "workers": 1, "out": out,
     }  # fmt: skip
     return argparse.Namespace(**{**values, **changes})
@@ -109,13 +110,13 @@ def test_a_batch_plays_what_single_episodes_play(modules, folders, tiny_flats, m
     looks = []
     observe = EmbeddedSimulator.observe
     monkeypatch.setattr(EmbeddedSimulator, "observe", lambda self, s: looks.append(1) or observe(self, s))
-    together = player.play(episodes.Task(own, ids, texts))
+    together = list(player.play(episodes.Task(own, ids, texts)))
     (agent,) = player._agents.values()
     assert len(looks) == agent.stats.calls  # nothing is rendered that the policy does not see
-    alone = [player.play(episodes.Task(own, (e,), (t,)))[0] for e, t in zip(ids, texts, strict=True)]
-    for one, other in zip(together, alone, strict=True):
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
-    assert {record["episode_id"] for record in together} == set(ids)
+    alone = [next(player.play(episodes.Task(own, (e,), (t,)))) for e, t in zip(ids, texts, strict=True)]
+    found = {record["episode_id"]: {**record, "seconds": 0} for record in together}
+    assert found == {record["episode_id"]: {**record, "seconds": 0} for record in alone}
+    assert set(found) == set(ids)
     assert all(len(record["actions"]) == record["steps"] for record in together)
     assert all(record["stopped"] == (record["actions"][-1] == 0) for record in together)
 
@@ -130,7 +131,7 @@ def test_direct_pictures_have_the_networks_size(modules, folders, tiny_flats, mo
     )
     player = episodes.Player(settings)
     for name in ("own", "direct", "random"):
-        player.play(episodes.Task(episodes.CONDITIONS[name], ("10",), ("Go.",)))
+        next(player.play(episodes.Task(episodes.CONDITIONS[name], ("10",), ("Go.",))))
     assert sizes == [(480, 640, 3), (112, 112, 3)]  # and none for the random agent
 
 
@@ -161,6 +162,40 @@ def test_evaluate_resumes_and_refuses_others(modules, folders, tiny_flats, tmp_p
     assert folders[1] not in text
     with pytest.raises(ValueError, match="give this run a file of its own"):
         checkpoint.evaluate(options(folders[1], data, out, conditions=["own"]))
+
+
+def test_conditions_are_played_one_by_one(modules, folders, tiny_flats, tmp_path, monkeypatch):
+    checkpoint = modules[0]
+    monkeypatch.setattr(checkpoint, "LATENCY_CALLS", 1)
+    data, settings = tiny_flats.episodes_path, {"max_steps": 500}
+    first = checkpoint.evaluate(options(folders[0], data, tmp_path, conditions=["oracle"], **settings))
+    assert list(first["conditions"]) == ["oracle"]
+    assert first["conditions"]["oracle"]["success"] == 1.0
+    assert first["comparisons"] == []
+    (tmp_path / "random.jsonl").write_text("")  # a run that was killed before its first episode
+    second = checkpoint.evaluate(options(folders[0], data, tmp_path, conditions=["forward"], **settings))
+    assert list(second["conditions"]) == ["forward", "oracle"]
+    assert second["conditions"]["oracle"] == first["conditions"]["oracle"]
+
+
+def test_an_episode_is_written_down_when_it_ends(modules, folders, tiny_flats, tmp_path, monkeypatch):
+    checkpoint, episodes, *_ = modules
+    monkeypatch.setattr(checkpoint, "LATENCY_CALLS", 1)
+    together = episodes.play_together
+
+    def killed(envs, policy, task):
+        yield next(together(envs, policy, task))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(episodes, "play_together", killed)
+        checkpoint.evaluate(options(folders[0], tiny_flats.episodes_path, tmp_path, conditions=["random"]))
+    kept = read_lines(tmp_path, "random")
+    assert len(kept) == 1
+    checkpoint.evaluate(options(folders[0], tiny_flats.episodes_path, tmp_path, conditions=["random"]))
+    assert len(read_lines(tmp_path, "random")) == 7
+    assert kept.items() <= read_lines(tmp_path, "random").items()
+    assert len((tmp_path / "random.jsonl").read_text().splitlines()) == 7
 
 
 def test_workers_change_nothing(modules, folders, tiny_flats, tmp_path, monkeypatch):

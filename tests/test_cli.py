@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.cache import CACHE_VARIABLE
 from streamvln_gym.cli import main
 from streamvln_gym.doctor import diagnose
@@ -22,12 +23,17 @@ def test_rollout_prints_a_table_and_writes_lines(tiny_flats, tmp_path, capsys):
     assert len(lines.read_text().splitlines()) == 2
 
 
-def test_untrained_weights_are_said(tiny_flats, capsys):
-    main(
-        ["rollout", "--data", str(tiny_flats.episodes_path), "--split", "tiny", "--episodes", "1"]
-        + ["--video", "None", "--max-steps", "3"]
-    )
-    assert "untrained weights" in capsys.readouterr().out
+def test_only_untrained_weights_are_called_so(tiny_flats, tmp_path, capsys):
+    StreamVLNAgent.untrained().save_pretrained(tmp_path)
+    play = ["rollout", "--data", str(tiny_flats.episodes_path), "--split", "tiny", "--episodes", "1"]
+    play += ["--video", "None", "--max-steps", "3"]
+    main([*play, "--checkpoint", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "untrained weights" in printed and "weights are random" in printed
+    main(play)
+    printed = capsys.readouterr().out
+    assert "streamvln on tiny/tiny" in printed
+    assert "untrained" not in printed and "random" not in printed
 
 
 def test_a_known_error_is_one_line_without_a_traceback(capsys):

@@ -50,8 +50,17 @@ def test_the_wheel_installs_one_package_with_the_agents_inside(wheel):
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"streamvln_gym"}
     assert "streamvln_gym/agents/streamvln.py" in names
     assert "streamvln_gym/py.typed" in names
-    assert any(name.endswith("tokenizer.json") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_holds_the_checkpoint_once(wheel):
+    folder = "streamvln_gym/models/assets/streamvln_tiny/"
+    entries = {entry.filename: entry for entry in zipfile.ZipFile(wheel).infolist()}
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        assert folder + name in entries
+    assert sum(name.endswith("tokenizer.json") for name in entries) == 1
+    assert sum(entry.compress_size for name, entry in entries.items() if name.startswith(folder)) <= 16_000_000
+    assert wheel.stat().st_size <= 17_000_000
 
 
 def test_the_wheel_gives_the_agents_their_one_name(wheel, tmp_path):

@@ -6,6 +6,7 @@ import imageio
 import numpy as np
 import pytest
 
+from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.errors import CheckpointError, DatasetError, EpisodeNotFoundError, SimulatorUnavailableError
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.records import append_record, read_records
@@ -36,8 +37,19 @@ def test_the_same_seed_gives_the_same_records(tiny_flats):
     assert [r["actions"] for r in first] != [r["actions"] for r in other]
 
 
+def test_streamvln_plays_with_the_weights_that_ship(tiny_flats, tmp_path):
+    settings = {"agent": "streamvln", "episodes": 1, "max_steps": 6, "device": "cpu"}
+    (record,) = rollout(config(tiny_flats, json=tmp_path / "r.jsonl", **settings))
+    assert record["checkpoint"] == json.loads((tmp_path / "r.jsonl").read_text())["checkpoint"] == "streamvln-tiny"
+    assert "note" not in record
+    assert 1 <= len(record["actions"]) <= 6
+    assert rollout(config(tiny_flats, **settings)) == [record]
+
+
 def test_streamvln_says_that_its_weights_are_random(tiny_flats, tmp_path):
-    (record,) = rollout(config(tiny_flats, agent="streamvln", episodes=1, max_steps=6, json=tmp_path / "r.jsonl"))
+    StreamVLNAgent.untrained().save_pretrained(tmp_path)
+    settings = {"agent": "streamvln", "checkpoint": str(tmp_path), "episodes": 1, "max_steps": 6}
+    (record,) = rollout(config(tiny_flats, json=tmp_path / "r.jsonl", **settings))
     assert record["note"] == UNTRAINED
     assert json.loads((tmp_path / "r.jsonl").read_text())["note"] == UNTRAINED
     assert 1 <= len(record["actions"]) <= 6
@@ -97,14 +109,15 @@ def test_a_video_shows_every_step(tiny_flats, tmp_path):
 
 
 def test_the_label_is_in_the_video(tiny_flats, tmp_path):
+    StreamVLNAgent.untrained().save_pretrained(tmp_path / "random")
     films = {}
-    for agent in ("forward", "streamvln"):
-        rollout(config(tiny_flats, agent=agent, episodes=1, max_steps=1, video=tmp_path / agent))
-        (film,) = (tmp_path / agent).iterdir()
-        films[agent] = np.asarray(imageio.mimread(film, memtest=False)[0]).astype(int)
-    corner = np.abs(films["forward"] - films["streamvln"])[8:36, 8:180].mean()
-    elsewhere = np.abs(films["forward"] - films["streamvln"])[100:400, 900:1200].mean()
-    assert corner > 20 > elsewhere
+    for name, checkpoint in (("shipped", None), ("random", str(tmp_path / "random"))):
+        settings = {"agent": "streamvln", "checkpoint": checkpoint, "video": tmp_path / f"{name}_films"}
+        rollout(config(tiny_flats, episodes=1, max_steps=1, **settings))
+        (film,) = (tmp_path / f"{name}_films").iterdir()
+        films[name] = np.asarray(imageio.mimread(film, memtest=False)[0]).astype(int)
+    difference = np.abs(films["shipped"] - films["random"])
+    assert difference[8:36, 8:180].mean() > 20 > difference[100:400, 900:1200].mean()
 
 
 def test_no_half_written_video_is_left(tiny_flats, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Trains the small tokenizer that ships with the package (streamvln_gym/models/assets/tiny_tokenizer).
+"""Trains the small tokenizer that ships with the package, in the folder of its checkpoint.
 
 A byte-level BPE on the instructions of generated flats (train) and on navigation sentences that this script makes up:
 any text round-trips, the words of instructions are mostly one token each, and so are the dialogue's markers and its
@@ -25,8 +25,8 @@ from streamvln_gym.models.dialogue import (
     TURN_START,
     USER_PROMPT,
 )
+from streamvln_gym.models.shipped import SHIPPED_FOLDER
 
-TARGET = Path(__file__).parents[1] / "streamvln_gym" / "models" / "assets" / "tiny_tokenizer"
 VOCAB_SIZE = 1344
 FLATS = 60
 REPEATS = 60  # of a flat's instructions, so that their words weigh as much as the made-up ones'
@@ -179,9 +179,8 @@ def main() -> None:
         ids = tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
             raise SystemExit(f"{word!r} is no single token: {ids}; put it into the corpus more often")
-    TARGET.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(str(TARGET))
-    print(f"{len(tokenizer)} tokens in {TARGET}")
+    tokenizer.save_pretrained(str(SHIPPED_FOLDER))
+    print(f"{len(tokenizer)} tokens in {SHIPPED_FOLDER}: the weights beside it have to be trained anew")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ _LAZY = {
     "StreamVLNConfig": "configuration_streamvln",
     "StreamVLNForConditionalGeneration": "modeling_streamvln",
     "StreamVLNProcessor": "processing_streamvln",
+    "shipped_checkpoint": "shipped",
     "DialogueBuilder": "dialogue",
     "ActionGrammar": "decoding",
     "AnswerRules": "decoding",

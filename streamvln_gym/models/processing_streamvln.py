@@ -13,8 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models.configuration_streamvln import StreamVLNConfig
 from streamvln_gym.models.dialogue import TURN_END, TURN_START
-
-TINY_TOKENIZER = Path(__file__).parent / "assets" / "tiny_tokenizer"
+from streamvln_gym.models.shipped import SHIPPED_FOLDER
 
 # Level -> network input, rounded as the published preprocessing rounds: in float64, then float32.
 _LEVELS = ((np.arange(256) * (1 / 255)).astype(np.float32) - np.float32(0.5)) / np.float32(0.5)
@@ -45,8 +44,8 @@ class StreamVLNProcessor:
 
     @classmethod
     def tiny(cls, **overrides: object) -> StreamVLNProcessor:
-        """Processor of `StreamVLNConfig.tiny` with the tokenizer that ships in the package."""
-        tokenizer = load_tokenizer(TINY_TOKENIZER)
+        """Processor for a network of `StreamVLNConfig.tiny`, with the tokenizer of the checkpoint that ships."""
+        tokenizer = load_tokenizer(SHIPPED_FOLDER)
         vocab_size = -(-len(tokenizer) // 64) * 64
         config = StreamVLNConfig.tiny(vocab_size, **overrides)
         config.text_config.eos_token_id = tokenizer.eos_token_id

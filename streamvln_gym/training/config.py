@@ -210,8 +210,8 @@ class TrainConfig(TrainRecipe):
             Without shares, every window is seen once an epoch.
         out: folder of this run: checkpoints, training.json, and at the end model/ (or adapter/), which
             `StreamVLNAgent.from_pretrained` loads.
-        checkpoint: network to start from: a folder of this package, a published one, or a hub id. Default: the small
-            network with random weights.
+        checkpoint: network to start from: a folder of this package, a published one, a hub id, or "streamvln-tiny",
+            the trained one that ships in the package. Default: a small network with random weights.
         held_out: trajectory folders to evaluate the loss on.
         seed: of everything that is random.
         resume: go on from the last whole checkpoint in `out`, if there is one.

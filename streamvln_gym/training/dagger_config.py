@@ -119,8 +119,8 @@ class DAggerConfig:
     Attributes:
         out: the folder of all rounds; a run that was interrupted there goes on.
         rounds: how many; more can be added later.
-        checkpoint: the first policy: folder of a StreamVLN checkpoint, or hub id. Default: the small network with
-            random weights.
+        checkpoint: the first policy: folder of a StreamVLN checkpoint, hub id, or "streamvln-tiny", which ships in the
+            package. Default: a small network with random weights.
         demonstrations: trajectory folders that every round trains on besides, each with a weight if wanted: A=2 B=1.
         round_weight: share of the windows that each round's data has, where demonstrations have weights; without
             demonstrations, or where these have none, every window is seen once an epoch.

@@ -50,7 +50,7 @@ class RecordConfig:
         per_scene: how many trajectories of each scene; 0 records all.
         driver: who acts. "expert" writes one trajectory per path, with all its instructions; "streamvln", "random" and
             "forward" one per episode, with the expert's actions along the states they visit as what is to be learned.
-        checkpoint: folder (or hub id) of a StreamVLN checkpoint; default: the one that ships in the package.
+        checkpoint: folder (or hub id) of a StreamVLN checkpoint; default: "streamvln-tiny", which ships in the package.
         device: of the StreamVLN driver, "auto", "cpu" or "cuda".
         seed: of the random driver.
         max_steps: actions after which an episode is cut off.

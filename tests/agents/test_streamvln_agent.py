@@ -64,8 +64,8 @@ def run_episode(agent, steps, seed=0):
     return actions, calls
 
 
-def test_default_agent_is_untrained_and_acts():
-    agent = StreamVLNAgent.from_pretrained()
+def test_untrained_agent_says_so_and_acts():
+    agent = StreamVLNAgent.untrained()
     assert isinstance(agent, Agent)
     assert agent.trained is False
     assert agent.act(observe(0)) in range(4)
@@ -356,7 +356,7 @@ def test_save_and_load_give_the_same_actions(agent, tmp_path):
 
 
 def test_same_seed_same_actions_other_seed_other_weights():
-    first, again, other = (StreamVLNAgent.from_pretrained(seed=seed) for seed in (7, 7, 8))
+    first, again, other = (StreamVLNAgent.untrained(seed) for seed in (7, 7, 8))
     assert first.predict_chunk(observe(0)) == again.predict_chunk(observe(0))
     assert not torch.equal(first.model.lm_head.weight, other.model.lm_head.weight)
 

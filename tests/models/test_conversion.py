@@ -15,7 +15,7 @@ from streamvln_gym.agents.checkpoint import LoadOptions, load_checkpoint
 from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models import StreamVLNForConditionalGeneration, conversion
 from streamvln_gym.models.conversion import config_from_published, convert_checkpoint, our_key, published_key
-from streamvln_gym.models.processing_streamvln import TINY_TOKENIZER
+from streamvln_gym.models.shipped import SHIPPED_FOLDER
 from tests.golden_streamvln import (
     VISION_CONFIG,
     description,
@@ -172,7 +172,7 @@ def test_wrong_tokenizers_are_listed(published, tmp_path):
     folder = damaged(published, tmp_path / "other", lambda tensors: None)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
-        (folder / name).write_bytes((TINY_TOKENIZER / name).read_bytes())
+        (folder / name).write_bytes((SHIPPED_FOLDER / name).read_bytes())
     with pytest.raises(CheckpointError, match=r"'<\|im_start\|>' gives \[\d+\] instead of \[151644\].*'↑' gives"):
         load_checkpoint(folder, options=OPTIONS)
     (folder / "tokenizer.json").unlink()

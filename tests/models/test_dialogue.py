@@ -5,7 +5,8 @@ import pytest
 from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models.configuration_streamvln import IMAGE_TOKEN_ID, MEMORY_TOKEN_ID, StreamVLNConfig
 from streamvln_gym.models.dialogue import CONJUNCTIONS, ConjunctionPicker, DialogueBuilder, check_instruction
-from streamvln_gym.models.processing_streamvln import TINY_TOKENIZER, StreamVLNProcessor, load_tokenizer
+from streamvln_gym.models.processing_streamvln import StreamVLNProcessor, load_tokenizer
+from streamvln_gym.models.shipped import SHIPPED_FOLDER
 
 INSTRUCTION = "Walk past the dining table, turn left at the sofa and stop in front of the second door."
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -18,7 +19,7 @@ USER = (
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(TINY_TOKENIZER)
+    return load_tokenizer(SHIPPED_FOLDER)
 
 
 def test_first_turn_in_both_styles(tokenizer):

@@ -135,5 +135,5 @@ def test_gpu_and_cpu_give_the_same_actions(model):
     processor = StreamVLNProcessor.tiny()
     first = StreamVLNAgent(model, processor)
     expected = [first.act(OBSERVATION) for _ in range(40)]
-    second = StreamVLNAgent.from_pretrained(seed=3, device="cuda")
+    second = StreamVLNAgent.untrained(3, device="cuda")
     assert [second.act(OBSERVATION) for _ in range(40)] == expected
