@@ -1,11 +1,11 @@
-"""Writes `docs/model_card.md`: data, recipe, results with confidence intervals and limits of the network that ships.
+"""Writes the model card of the checkpoint that ships: its data, recipe, results with intervals, limits, use, licence.
 
-    python tools/write_model_card.py --summary runs/checkpoint/summary.json [--log runs/online/log.jsonl]
-        [--config config.json] [--hardware "one GPU of kind X"] [--describe NAME="trained without slow memory" ...]
-        [--out docs/model_card.md]
+    python tools/write_model_card.py [--summary runs/checkpoint/summary.json] [--folder FOLDER]
+        [--describe NAME="trained without slow memory" ...]
 
-`summary.json` comes from `benchmarks/checkpoint.py`, `log.jsonl` from online DAgger. The configuration is any JSON
-object of options, such as `json.dumps(dataclasses.asdict(config), default=str)` or a `training.json`.
+The card is the README.md of the checkpoint's folder. Recipe and log are `training.json` and `log.jsonl` there, as
+`tools/ship_checkpoint.py` puts them. `summary.json` comes from `benchmarks/checkpoint.py` and is kept in the folder as
+`evaluation.json`, which is read where none is given.
 """
 
 from __future__ import annotations
@@ -13,12 +13,38 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-DEFAULT_OUT = Path(__file__).parents[1] / "docs" / "model_card.md"
+from streamvln_gym.models.shipped import SHIPPED_FOLDER, SHIPPED_NAME
+from streamvln_gym.training.online.config import OnlineConfig
+
+RECIPE, LOG, EVALUATION, CARD = "training.json", "log.jsonl", "evaluation.json", "README.md"
+FRONT_MATTER = """---
+license: apache-2.0
+library_name: streamvln-gym
+pipeline_tag: robotics
+language: en
+tags: [vision-and-language-navigation, vln-ce, streamvln]
+---
+"""
+USE = """```python
+from streamvln_gym.agents import StreamVLNAgent
+
+agent = StreamVLNAgent.from_pretrained()  # or from_pretrained("streamvln-tiny"), or this folder's path
+agent.reset()
+action = agent.act({"rgb": picture, "instruction": text})  # 0 STOP, 1 FORWARD 0.25 m, 2 LEFT 15°, 3 RIGHT 15°
+```
+
+`picture` is uint8 (height, width, 3) from a level camera 1.25 m high with a horizontal field of view of 79°, as the
+environments' own. `streamvln-gym rollout` plays it; `train`, `dagger` and `record` take it as `--checkpoint
+streamvln-tiny`."""
+LICENCE = """Apache-2.0, as the package. Weights, data and tokenizer come from this package alone: nothing was taken
+from published StreamVLN code, weights or data, nor from scans."""
 LOG_ROWS = 8
 LOG_COLUMNS = {
+    "run": "run",
     "updates": "updates",
     "frames": "frames",
     "episodes": "episodes",
@@ -33,7 +59,8 @@ CALLS = {"episode start": "first call of an episode", "window start": "start of 
 LIMITS = (
     "It was trained on generated flats only: textures, furniture and sentences are those of one generator. Nothing "
     "here says what it does in scans of real homes or on a robot; the figures are **not R2R-CE or RxR-CE figures**.",
-    "It reads English as the flats' writer writes it, with a small vocabulary; other phrasings are untested.",
+    "It reads English as the flats' writer writes it, with a small vocabulary; other phrasings are untested. An "
+    "instruction that does not fit the flat is followed all the same: it does not say that it is lost.",
     "It is far smaller than the published StreamVLN (7B). It shows that the whole loop works on a laptop; it is not a "
     "baseline for what the method can do.",
     "Wilson's intervals take episodes for independent, but those of one scene, and the instructions of one path, are "
@@ -46,33 +73,35 @@ LIMITS = (
 def write_card(
     summary: Mapping[str, Any],
     log: Sequence[Mapping[str, Any]] = (),
-    config: Mapping[str, Any] | None = None,
-    hardware: str = "",
+    training: Mapping[str, Any] | None = None,
     described: Mapping[str, str] | None = None,
 ) -> str:
     """The card's text, Markdown.
 
     Args:
         summary: of `benchmarks/checkpoint.py`.
-        log: records of the training.
-        config: options of the training, nested or not.
-        hardware: what it was trained on.
+        log: records of the training; those of several runs have their `run`.
+        training: `runs` (the options of each), `processes`, `hardware`.
         described: what other checkpoints are, by the name that they were compared under.
     """
     described = described or {}
     parts = [
-        "# Model card: the small StreamVLN network",
+        f"{FRONT_MATTER}\n# Model card: streamvln-tiny",
         _introduction(summary),
+        "## Use",
+        USE,
         "## Network",
         _network(summary),
         "## Training data and recipe",
-        _recipe(summary, log, config or {}, hardware),
+        _recipe(summary, log, training or {}),
         "## Results",
         _results(summary, described),
         "## Speed",
         _speed(summary),
         "## Limits",
         "\n".join(f"* {limit}" for limit in [*_measured_limits(summary), *LIMITS]),
+        "## Licence",
+        LICENCE,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -103,11 +132,29 @@ def pick_rows(log: Sequence[Mapping[str, Any]], count: int = LOG_ROWS) -> list[M
     return [evaluated[round(k * (len(evaluated) - 1) / (count - 1))] for k in range(count)]
 
 
+def last_of_runs(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The last record of each run."""
+    return list({record.get("run", 1): record for record in log}.values())
+
+
+def command(run: Mapping[str, Any], processes: int) -> str:
+    """The command line that a run's options stand for; options with their default are left out."""
+    defaults = flatten(json.loads(json.dumps(asdict(OnlineConfig()), default=str)))
+    start = "streamvln-gym online-dagger"
+    if processes > 1:
+        start = f"torchrun --nproc-per-node {processes} --no-python {start}"
+    words = [start]
+    for key, value in flatten(run).items():
+        if key in defaults and value != defaults[key]:
+            shown = '"..."' if key == "checkpoint" else value
+            words.append(f"--{key.replace('_', '-')} {shown}")
+    return " \\\n    ".join(words)
+
+
 def training_seconds(log: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds of all the runs that a log comes from; each counts from its own start."""
+    """Seconds of all the calls that a log comes from; each counts from its own start."""
     seconds = [float(record["seconds"]) for record in log if "seconds" in record]
-    last_of_runs = [now for now, after in zip(seconds, [*seconds[1:], 0.0], strict=True) if after < now]
-    return sum(last_of_runs)
+    return sum(now for now, after in zip(seconds, [*seconds[1:], 0.0], strict=True) if after < now)
 
 
 def _introduction(summary: Mapping[str, Any]) -> str:
@@ -138,34 +185,53 @@ def _network(summary: Mapping[str, Any]) -> str:
     return table(("what", "value"), rows)
 
 
-def _recipe(
-    summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]], config: Mapping[str, Any], hardware: str
-) -> str:
-    options = flatten(config.get("config", config))
+def _recipe(summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> str:
+    runs, processes = training.get("runs", ()), training.get("processes", 1)
     parts = [
         f"Scenes, paths and instructions are generated ({summary['dataset']}): furnished flats, expert actions of the "
-        "geodesic follower. The scenes of `val_unseen` share no seed with those of `train`."
+        "geodesic follower. It was trained on flats of `train`, which share no seed with those of `val_unseen`. It "
+        "learned from nothing by [online DAgger](https://arxiv.org/abs/1011.0686): the network drives, the expert says "
+        "at every state what it would have done, and losses on what the simulator knows (classes, depth, bearing, "
+        "rooms) help; their heads are not in the checkpoint."
     ]
-    if log:
-        last = log[-1]
-        done = [f"{last[name]:,.0f} {name}" for name in ("updates", "frames", "episodes") if name in last]
-        duration = f" in {training_seconds(log) / 60:.0f} minutes" if "seconds" in last else ""
-        parts.append(f"Training: {', '.join(done)}{duration}{f' on {hardware}' if hardware else ''}.")
-        rows = pick_rows(log)
-        columns = {key: title for key, title in LOG_COLUMNS.items() if any(key in row for row in rows)}
-        if rows:
-            parts.append(table(list(columns.values()), [[_number(row.get(key)) for key in columns] for row in rows]))
-            if options.get("held_out") == 0:
-                parts.append("Evaluated on training scenes: nothing was held out.")
-            else:
-                parts.append("Held out are scenes of the training split that were left out of the training.")
-    elif hardware:
-        parts.append(f"Training hardware: {hardware}.")
-    if options:
-        rows_of_options = [(f"`{key}`", f"`{value}`") for key, value in options.items()]
-        listed = table(("option", "value"), rows_of_options)
-        parts.append(f"<details><summary>All options</summary>\n\n{listed}\n\n</details>")
-    return "\n\n".join(parts)
+    parts += [_training_volume(log, training), _training_table(log, runs)]
+    for number, run in enumerate(runs, start=1):
+        which = f"Run {number} of {len(runs)}" if len(runs) > 1 else "The command"
+        parts.append(f"{which}:\n\n```\n{command(run, processes)}\n```")
+    if runs:
+        columns = [flatten(run) for run in runs]
+        rows = [
+            (f"`{key}`", *(f"`{column.get(key)}`" for column in columns))
+            for key in dict.fromkeys(key for column in columns for key in column)
+        ]
+        header = ("option", *(f"run {number}" for number in range(1, len(runs) + 1)))
+        parts.append(f"<details><summary>All options</summary>\n\n{table(header, rows)}\n\n</details>")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _training_volume(log: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> str:
+    ends, processes = last_of_runs(log), training.get("processes", 1)
+    text = ""
+    if ends:
+        names = [name for name in ("updates", "frames", "episodes") if name in ends[-1]]
+        text = ", ".join(f"{sum(end.get(name, 0) for end in ends):,.0f} {name}" for name in names)
+    if any("seconds" in record for record in log):
+        text += f" in {training_seconds(log) / 60:.0f} minutes"
+    if training.get("hardware"):
+        text += f" on {training['hardware']}"
+    counted = f" Frames and episodes are those of the first of {processes} processes." if processes > 1 else ""
+    return f"Training: {text.strip()}.{counted}" if text else ""
+
+
+def _training_table(log: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> str:
+    rows = pick_rows(log)
+    if not rows:
+        return ""
+    columns = {key: title for key, title in LOG_COLUMNS.items() if any(key in row for row in rows)}
+    listed = table(list(columns.values()), [[_number(row.get(key)) for key in columns] for row in rows])
+    if runs and runs[-1].get("held_out") == 0:
+        return f"{listed}\n\nEvaluated on training scenes: nothing was held out."
+    return f"{listed}\n\nHeld out are scenes of the training split that were left out of the training."
 
 
 def _results(summary: Mapping[str, Any], described: Mapping[str, str]) -> str:
@@ -308,28 +374,48 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def write_folder(folder: Path, summary: Path | None, described: Mapping[str, str]) -> Path:
+    """Reads the folder's files (and the summary), writes the card into it; the card's path.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file does not hold what it should.
+    """
+    evaluation = _read_object(summary or folder / EVALUATION)
+    training = _read_object(folder / RECIPE)
+    lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
+    card = write_card(evaluation, [json.loads(line) for line in lines if line.strip()], training, described)
+    if summary is not None:
+        text = json.dumps(without_folders(evaluation, described), indent=1, allow_nan=False)
+        (folder / EVALUATION).write_text(text + "\n", encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8")
+    return folder / CARD
+
+
+def without_folders(summary: Mapping[str, Any], described: Mapping[str, str]) -> dict[str, Any]:
+    """The summary with words in place of the folders in which compared checkpoints lay."""
+    conditions = {
+        name: {**entry, "meaning": _meaning(name, entry, summary, described)}
+        for name, entry in summary["conditions"].items()
+    }
+    against = {name: conditions[name]["meaning"] for name in summary["against"]}
+    return {**summary, "checkpoint": SHIPPED_NAME, "against": against, "conditions": conditions}
+
+
 def main() -> None:
     """Reads, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--summary", type=Path, required=True)
-    parser.add_argument("--log", type=Path)
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--hardware", default="")
-    parser.add_argument("--describe", nargs="+", default=[], metavar="NAME=TEXT")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    parser.add_argument("--summary", type=Path, help="of benchmarks/checkpoint.py; default: evaluation.json")
+    parser.add_argument("--folder", type=Path, default=SHIPPED_FOLDER, help="of the checkpoint")
+    parser.add_argument("--describe", nargs="+", default=[], metavar="NAME=TEXT", help="what other checkpoints are")
     options = parser.parse_args()
     if wrong := [item for item in options.describe if "=" not in item]:
         parser.error(f"--describe takes NAME=TEXT, got {wrong[0]!r}")
-    lines = options.log.read_text(encoding="utf-8").splitlines() if options.log else []
-    card = write_card(
-        _read_object(options.summary),
-        [json.loads(line) for line in lines if line.strip()],
-        _read_object(options.config) if options.config else None,
-        options.hardware,
-        dict(item.split("=", 1) for item in options.describe),
-    )
-    options.out.write_text(card, encoding="utf-8")
-    print(f"wrote {options.out}")
+    described = dict(item.split("=", 1) for item in options.describe)
+    try:
+        print(f"wrote {write_folder(options.folder, options.summary, described)}")
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""Puts a trained checkpoint into the package, with the recipe and the log of the runs of online DAgger that made it.
+
+    python tools/ship_checkpoint.py --checkpoint runs/tiny/checkpoint --config runs/tiny/config.json
+        --log runs/tiny/log.jsonl [--processes 2] [--hardware "two GPUs of kind X"]
+    python benchmarks/checkpoint.py --workers 2
+    python tools/write_model_card.py --summary runs/checkpoint/summary.json
+
+Several runs, each begun with the checkpoint of the one before, are given in their order: `--config A B --log A B`.
+Weights and configuration replace those in `streamvln_gym/models/assets/streamvln_tiny`; `training.json` (options) and
+`log.jsonl` are written beside them. What does not fit the package is refused: other sizes of the network, another
+tokenizer, random weights, more than 16 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.errors import StreamVLNGymError
+from streamvln_gym.models.shipped import SHIPPED_FOLDER, WEIGHTS_NAME
+
+COPIED = ("config.json", "generation_config.json", WEIGHTS_NAME)
+LIMIT = 16_000_000  # bytes of the weights
+MACHINE = ("out", "minutes", "device")  # options that say nothing about the recipe
+
+
+def check(folder: Path) -> None:
+    """Refuses what the package cannot ship.
+
+    Raises:
+        StreamVLNGymError: the checkpoint cannot be loaded.
+        ValueError: it does not fit.
+    """
+    agent, own = StreamVLNAgent.from_pretrained(folder), StreamVLNAgent.untrained()
+    if not agent.trained:
+        raise ValueError(f"{folder} says that its weights are random ('trained' in config.json)")
+    vocabulary, expected = (a.processor.tokenizer.get_vocab() for a in (agent, own))
+    if vocabulary != expected:
+        raise ValueError(f"the tokenizer in {folder} is not the package's: train with that")
+    shapes, wanted = ({n: tuple(t.shape) for n, t in a.model.state_dict().items()} for a in (agent, own))
+    if shapes != wanted:
+        different = sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
+        raise ValueError(f"{folder} has other sizes than StreamVLNConfig.tiny: {', '.join(different[:3])}")
+    size = (folder / WEIGHTS_NAME).stat().st_size
+    if size > LIMIT:
+        raise ValueError(f"{folder / WEIGHTS_NAME} has {size:,} bytes, more than {LIMIT:,}: save it in bfloat16")
+
+
+def recipe(configs: Sequence[dict[str, Any]], processes: int, hardware: str) -> dict[str, Any]:
+    """The content of training.json: `runs` (options of each, without folders), `processes`, `hardware`."""
+    runs = []
+    for number, config in enumerate(configs):
+        kept = {key: value for key, value in config.items() if key not in MACHINE}
+        if kept.get("checkpoint") is not None:
+            kept["checkpoint"] = f"of run {number}" if number else "an earlier one"
+        runs.append(kept)
+    return {"runs": runs, "processes": processes, "hardware": hardware}
+
+
+def joined_log(logs: Sequence[Path]) -> str:
+    """The logs' lines, each with the number of its `run`, from 1."""
+    lines = []
+    for number, path in enumerate(logs, start=1):
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines += [json.dumps({"run": number, **record}) + "\n" for record in records]
+    return "".join(lines)
+
+
+def ship(
+    checkpoint: Path, configs: Sequence[Path], logs: Sequence[Path], processes: int, hardware: str, target: Path
+) -> None:
+    """Checks, copies, writes."""
+    check(checkpoint)
+    training = recipe([json.loads(path.read_text(encoding="utf-8")) for path in configs], processes, hardware)
+    log = joined_log(logs)
+    for name in COPIED:
+        if (checkpoint / name).exists():
+            shutil.copyfile(checkpoint / name, target / name)
+    (target / "training.json").write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
+    (target / "log.jsonl").write_text(log, encoding="utf-8")
+
+
+def main() -> None:
+    """Ships."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder: weights, config.json, tokenizer")
+    parser.add_argument("--config", type=Path, nargs="+", required=True, help="options of each run, JSON")
+    parser.add_argument("--log", type=Path, nargs="+", required=True, help="log.jsonl of each run")
+    parser.add_argument("--processes", type=int, default=1, help="that trained together")
+    parser.add_argument("--hardware", default="", help="what they ran on")
+    options = parser.parse_args()
+    if len(options.config) != len(options.log):
+        parser.error(f"{len(options.config)} configurations, but {len(options.log)} logs: give one of each a run")
+    try:
+        ship(options.checkpoint, options.config, options.log, options.processes, options.hardware, SHIPPED_FOLDER)
+    except (StreamVLNGymError, ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{options.checkpoint} is now in {SHIPPED_FOLDER}")
+
+
+if __name__ == "__main__":
+    main()
