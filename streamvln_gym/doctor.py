@@ -13,9 +13,10 @@ from pathlib import Path
 
 from streamvln_gym import __version__
 from streamvln_gym.cache import CACHE_VARIABLE, cache_dir, make_writable
-from streamvln_gym.errors import DatasetError
+from streamvln_gym.errors import CheckpointError, DatasetError
 from streamvln_gym.flats.dataset import SPLITS, split_seeds
 from streamvln_gym.flats.files import DATASET_NAME, episode_file
+from streamvln_gym.models.shipped import SHIPPED_NAME, shipped_checkpoint
 from streamvln_gym.selection import EPISODE_FILES
 
 _NEEDED = (
@@ -50,7 +51,7 @@ class Finding:
 
 def diagnose(data_dir: Path = Path("data")) -> list[Finding]:
     """Looks at packages, GPU, simulators, data and caches; changes nothing but makes the cache folder."""
-    return [*_packages(), _gpu(), *_simulators(), *_downloads(data_dir), *_flats(), _kernel_cache()]
+    return [*_packages(), _gpu(), _weights(), *_simulators(), *_downloads(data_dir), *_flats(), _kernel_cache()]
 
 
 def _packages() -> list[Finding]:
@@ -86,6 +87,14 @@ def _gpu() -> Finding:
         f"none: {built}",
         "the small agent and the simulator run on the CPU; 7B checkpoints want a GPU",
     )
+
+
+def _weights() -> Finding:
+    try:
+        folder = shipped_checkpoint()
+    except CheckpointError as error:
+        return Finding(SHIPPED_NAME, "problem", "the package's own checkpoint is not whole", str(error))
+    return Finding(SHIPPED_NAME, "ok", f"the package's own checkpoint, {folder}")
 
 
 def _simulators() -> list[Finding]:

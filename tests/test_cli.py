@@ -8,6 +8,7 @@ from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.cache import CACHE_VARIABLE
 from streamvln_gym.cli import main
 from streamvln_gym.doctor import diagnose
+from streamvln_gym.models import shipped
 
 
 def test_rollout_prints_a_table_and_writes_lines(tiny_flats, tmp_path, capsys):
@@ -68,7 +69,7 @@ def test_doctor_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["doctor"])
     printed = capsys.readouterr().out
-    for topic in ("python", "numba", "simulator", "Matterport3D", "flats", "cache"):
+    for topic in ("python", "numba", "streamvln-tiny", "simulator", "Matterport3D", "flats", "cache"):
         assert topic in printed
 
 
@@ -78,6 +79,13 @@ def test_doctor_finds_an_unwritable_cache(tmp_path, monkeypatch):
     problems = [finding for finding in diagnose(tmp_path) if finding.status == "problem"]
     assert [finding.topic for finding in problems] == ["cache"]
     assert CACHE_VARIABLE in problems[0].remedy
+
+
+def test_doctor_misses_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "SHIPPED_FOLDER", tmp_path)
+    (finding,) = [finding for finding in diagnose(tmp_path) if finding.topic == "streamvln-tiny"]
+    assert finding.status == "problem"
+    assert "install the wheel" in finding.remedy
 
 
 def test_doctor_finds_data(tiny_flats, tmp_path):

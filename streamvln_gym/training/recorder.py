@@ -23,6 +23,7 @@ from streamvln_gym.cache import make_writable
 from streamvln_gym.devices import cores
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError
+from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.selection import open_dataset
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.training.scene_workers import SceneWorker, process_scenes, scenes_by_size
@@ -227,7 +228,7 @@ def identity_of(config: RecordConfig, dataset: EpisodeDataset) -> dict[str, Any]
         "privileged": config.patches if config.privileged else 0,
     }
     if config.driver == "streamvln":
-        identity["checkpoint"] = config.checkpoint
+        identity["checkpoint"] = config.checkpoint or SHIPPED_NAME
     if config.driver == "random":
         identity["seed"] = config.seed
     return identity
