@@ -106,7 +106,9 @@ def split_windows(length: int, window_steps: int, chunk_size: int) -> list[tuple
 class WindowEncoder:
     """Writes windows as dialogues in style "trained": one assistant turn per frame, with the actions in it.
 
-    The answers are what was executed; what is learned in their place is what the expert would have done in each state.
+    The answers are what was executed; what is learned in their place is what the expert would have done, up to the
+    first action of an answer that was another. What the expert would do after that is not learned: the network sees no
+    picture in between, so that being unsure of the side to turn to, it would learn to take back each turn at once.
 
     Args:
         processor: tokenizer and configuration of the network to be trained.
@@ -176,7 +178,7 @@ class WindowEncoder:
             prompt = self._dialogue.encode(text)
             chunk = slice(step, min(step + self.chunk_size, window.stop))
             ids += prompt + self._answer(executed[chunk])
-            labels += self._prompt_labels(prompt) + self._answer(trajectory.actions[chunk])
+            labels += self._prompt_labels(prompt) + self._answer_labels(executed[chunk], trajectory.actions[chunk])
             if executed[chunk][-1] != STOP and len(executed[chunk]) < self.chunk_size:
                 labels[-1] = IGNORE_LABEL  # cut off by the recorder's step limit: nobody ended an answer here
         ids += self._newline
@@ -185,6 +187,14 @@ class WindowEncoder:
 
     def _answer(self, actions: tuple[int, ...]) -> list[int]:
         return [*(self.processor.action_ids[action] for action in actions), self.processor.turn_end_id]
+
+    def _answer_labels(self, executed: tuple[int, ...], wanted: tuple[int, ...]) -> list[int]:
+        labels = self._answer(wanted)
+        followed = next((k for k, pair in enumerate(zip(executed, wanted, strict=True)) if pair[0] != pair[1]), None)
+        if followed is not None:
+            unknown = len(wanted) - followed - 1
+            labels[followed + 1 : -1] = [IGNORE_LABEL] * unknown
+        return labels
 
     def _prompt_labels(self, prompt: list[int]) -> list[int]:
         labels = [token if token in self._markup else IGNORE_LABEL for token in prompt]

@@ -232,16 +232,22 @@ def answer_labels(executed: Tensor, labels: Tensor, layout: DialogueLayout) -> t
         layout: gives the ids.
 
     Returns:
-        (..., chunk + 1) ids, -100 where nothing is learned: the expert's actions, and the end of the turn after a
-        whole chunk or a STOP; and (..., chunk + 1) whether the target is STOP.
+        (..., chunk + 1) ids, -100 where nothing is learned: the expert's actions up to the first that was not executed,
+        and the end of the turn after a whole chunk or a STOP; and (..., chunk + 1) whether the target is STOP.
+
+    What the expert would do after another's action is not learned within an answer: the network sees no picture in
+    between, so that being unsure of the side to turn to, it would learn to take back each turn at once.
     """
-    ids = torch.where(labels >= 0, layout.action_ids[labels.clamp(min=0)], IGNORE_LABEL)
+    followed = (executed == labels).cumprod(-1).bool()
+    followed = torch.nn.functional.pad(followed[..., :-1], (1, 0), value=True)
+    learned = (labels >= 0) & followed
+    ids = torch.where(learned, layout.action_ids[labels.clamp(min=0)], IGNORE_LABEL)
     ids = torch.nn.functional.pad(ids, (0, 1), value=IGNORE_LABEL)
     stopped = torch.nn.functional.pad(executed == STOP, (1, 0))
     whole = (executed > STOP).all(-1, keepdim=True)
     ended = torch.cat([stopped[..., :-1], stopped[..., -1:] | whole], -1)
     ids = torch.where(ended, layout.end_id, ids)
-    stops = torch.nn.functional.pad(labels == STOP, (0, 1)) & ~stopped
+    stops = torch.nn.functional.pad((labels == STOP) & learned, (0, 1)) & ~stopped
     return ids, stops
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,6 +49,7 @@ class FlatBuilders:
 def _build(root: Path, split: str, seeds: Sequence[int]) -> None:
     from streamvln_gym.flats.building import build_scene
 
+    os.nice(5)
     parent = multiprocessing.parent_process()
     for seed in seeds:
         if parent is not None and not parent.is_alive():

@@ -51,8 +51,8 @@ class CollectConfig:
     short_steps: int = 40
     random_chunks: float = 0.1
     sampled_streams: float = 0.5
-    stop_radius: float = 0.6
-    via_radius: float = 1.0
+    stop_radius: float = 1.0
+    via_radius: float = 2.0
     ignored_stops: int = 8
     spare_steps: int = 40
     plays: int = 4

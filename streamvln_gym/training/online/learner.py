@@ -14,6 +14,7 @@ from torch.nn import functional
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.training.auxiliary import AuxiliaryHeads
+from streamvln_gym.training.muon import Muon
 from streamvln_gym.training.online.batches import BatchPlan, WindowRows
 from streamvln_gym.training.online.config import OptimizeConfig
 from streamvln_gym.training.online.layout import DialogueLayout
@@ -76,9 +77,7 @@ class Learner:
         matrices = [p for part in inside for p in part.parameters() if p.ndim == 2]
         taken = {id(p) for p in matrices}
         others = [p for p in self._trained if id(p) not in taken]
-        muon = torch.optim.Muon(
-            matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)
         adam = torch.optim.AdamW(
             [
                 {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay},

@@ -229,6 +229,7 @@ class WorkerPool:
 
 def _serve(spec: StreamsSpec, connection: Connection, memory: str, streams: int) -> None:
     """A worker's life."""
+    os.nice(5)  # the network's process must not wait for a core
     os.environ["NUMBA_NUM_THREADS"] = "1"
     os.environ["TQDM_DISABLE"] = "1"  # a worker that builds a flat is silent
     shared = SharedMemory(memory)

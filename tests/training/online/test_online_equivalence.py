@@ -9,7 +9,7 @@ from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNPro
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL, IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
 from streamvln_gym.models.dialogue import CONJUNCTIONS
 from streamvln_gym.training.collator import StreamVLNCollator
-from streamvln_gym.training.online.batches import BatchPlan, Bucket
+from streamvln_gym.training.online.batches import BatchPlan, Bucket, answer_labels
 from streamvln_gym.training.online.config import OptimizeConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.learner import Learner
@@ -269,3 +269,19 @@ def test_a_plan_made_for_short_episodes_starves_long_ones_until_it_is_made_anew(
     planned = BatchPlan.for_buffer(later, layout, 60, 64, rng)
     few, many = (plan.fill(rows, later, layout, rng)[0] for plan in (early, planned))
     assert few < many and many >= 28
+
+
+def test_nothing_is_learned_of_an_answer_after_another_s_action():
+    layout = DialogueLayout(StreamVLNProcessor.tiny())
+    executed = torch.tensor([[1, 2, 3, 1], [2, 2, 2, 2], [1, 1, 1, 1], [1, 0, -1, -1]])
+    wanted = torch.tensor([[1, 3, 3, 1], [3, 3, 0, 3], [1, 1, 1, 0], [1, 0, -1, -1]])
+    ids, stops = answer_labels(executed, wanted, layout)
+    stop, forward, _, right = layout.action_ids.tolist()
+    end, none = layout.end_id, IGNORE_LABEL
+    assert ids.tolist() == [
+        [forward, right, none, none, end],
+        [right, none, none, none, end],
+        [forward, forward, forward, stop, end],
+        [forward, stop, end, none, none],
+    ]
+    assert stops.nonzero().tolist() == [[2, 3], [3, 1]]

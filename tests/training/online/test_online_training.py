@@ -281,8 +281,10 @@ def test_the_supply_passes_over_scenes_that_are_not_there(tiny_flats):
     supply.ready = there.__contains__
     assert {supply.next(1000).scene_id for _ in range(40)} == {first}
     there.add(second)
-    supply.next(1000)
+    assert {supply.next(1000).scene_id for _ in range(40)} == {first, second}
     there.remove(first)
+    for _ in range(20):
+        supply.next(1000)
     assert {supply.next(1000).scene_id for _ in range(40)} == {second}
 
 
