@@ -19,7 +19,8 @@ from streamvln_gym.rl.context import StreamContext
 from streamvln_gym.rl.layout import ContextLayout
 from streamvln_gym.wrappers import ActionChunk
 
-MAX_INSTRUCTION = 160
+# Ids that a character takes at most, in the scripts of the datasets (UTF-8 bytes).
+_IDS_PER_CHARACTER = 3
 
 
 class SlowFastObservation(gym.Wrapper):
@@ -32,7 +33,7 @@ class SlowFastObservation(gym.Wrapper):
         env: a `VLNEnv` with the sensors `rgb` and `instruction`, or wrappers around one.
         processor: `agent.processor` of the checkpoint that is to decide.
         config: how to stream, as of `StreamVLNAgent`.
-        max_instruction: ids of the longest instruction.
+        max_instruction: ids of the longest instruction; None: as many as the dataset's longest can take.
         gamma: discount within a chunk, see `ActionChunk`.
         **settings: fields of `StreamVLNAgentConfig`, in place of those of `config`.
 
@@ -50,27 +51,21 @@ class SlowFastObservation(gym.Wrapper):
         processor: StreamVLNProcessor,
         config: StreamVLNAgentConfig | None = None,
         *,
-        max_instruction: int = MAX_INSTRUCTION,
+        max_instruction: int | None = None,
         gamma: float = 1.0,
         **settings: Any,
     ) -> None:
         if not isinstance(processor, StreamVLNProcessor):
             raise TypeError(f"processor must be a StreamVLNProcessor, e.g. agent.processor, got {processor!r}")
+        text = _instructions(env)
+        if max_instruction is None:
+            max_instruction = text.max_length * (1 if all(c.isascii() for c in text.characters) else _IDS_PER_CHARACTER)
         if isinstance(max_instruction, bool) or not isinstance(max_instruction, int) or max_instruction < 1:
             raise ValueError(f"max_instruction must be a positive number of ids, got {max_instruction!r}")
         chosen = replace(config or StreamVLNAgentConfig(), **settings)
         self._context = StreamContext(processor, chosen, max_instruction)
         self.layout: ContextLayout = self._context.layout
         super().__init__(_chunked(env, self.layout.chunk_size, gamma))
-        sensors = env.observation_space.spaces if isinstance(env.observation_space, spaces.Dict) else {}
-        for sensor in ("rgb", "instruction"):
-            if sensor not in sensors:
-                raise ValueError(f"the observation has no {sensor!r}: add it to the environment's `sensors`")
-        if not isinstance(sensors["instruction"], spaces.Text):
-            raise ValueError(
-                "the observation's instruction is not text: leave TokenizeInstruction and SB3Observation out, "
-                "SlowFastObservation makes the ids itself"
-            )
         self.observation_space = self.layout.observation_space
         self.action_space = self.layout.action_space
 
@@ -102,6 +97,25 @@ class SlowFastObservation(gym.Wrapper):
         self._context.execute([int(value) for value in actions[: info["n_executed"]]])
         self._context.see(read_rgb(observation))
         return self._context.observe(), float(reward), terminated, truncated, info
+
+
+def _instructions(env: gym.Env) -> spaces.Text:
+    """The instruction's space.
+
+    Raises:
+        ValueError: a sensor is missing, or the instruction is no text.
+    """
+    sensors = env.observation_space.spaces if isinstance(env.observation_space, spaces.Dict) else {}
+    for sensor in ("rgb", "instruction"):
+        if sensor not in sensors:
+            raise ValueError(f"the observation has no {sensor!r}: add it to the environment's `sensors`")
+    text = sensors["instruction"]
+    if not isinstance(text, spaces.Text):
+        raise ValueError(
+            "the observation's instruction is not text: leave TokenizeInstruction and SB3Observation out, "
+            "SlowFastObservation makes the ids itself"
+        )
+    return text
 
 
 def _chunked(env: gym.Env, chunk: int, gamma: float) -> gym.Env:

@@ -48,10 +48,8 @@ def test_other_arguments_of_the_observation(tiny_flats, agent, make_env):
         SlowFastObservation(env, agent.processor, max_instruction=0)
     with pytest.raises(ValueError, match=r"voxel.*pass memory_strategy='pooled'"):
         SlowFastObservation(env, agent.processor, memory_strategy="voxel")
-    with pytest.raises(TypeError, match="goes around a VLNEnv"):
-        SlowFastObservation(
-            gym.wrappers.TransformAction(gym.make("CartPole-v1"), int, gym.spaces.Discrete(4)), agent.processor
-        )
+    with pytest.raises(ValueError, match="no 'rgb'"):
+        SlowFastObservation(gym.make("CartPole-v1"), agent.processor)
     with pytest.raises(ValueError, match="pass a larger max_instruction"):
         make_env(max_instruction=3).reset(seed=0)
 

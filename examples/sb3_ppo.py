@@ -1,0 +1,159 @@
+"""Improves a StreamVLN checkpoint with stable-baselines3's own PPO, and keeps the best by the flats of val_seen.
+
+    pip install "streamvln-gym[rl,train]"
+    python examples/sb3_ppo.py --envs 4 --decisions 20000                       # the package's checkpoint, all of it
+    python examples/sb3_ppo.py --lora 16 --device cuda --workers --envs 16      # adapters, environments in processes
+
+One decision of PPO is one chunk of up to four actions. Written to --out: `best/` (a StreamVLN checkpoint, for
+`StreamVLNAgent.from_pretrained`), `ppo.zip` (stable-baselines3's archive of the end), `progress.csv` (reward, KL,
+entropy, value error, success on val_seen). See docs/rl.md.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.devices import choose_device
+from streamvln_gym.env import VLNEnv
+from streamvln_gym.models import StreamVLNProcessor
+from streamvln_gym.rl import (
+    FiniteRollout,
+    HoldActor,
+    KeepBest,
+    PooledFeatures,
+    SlowFastObservation,
+    StreamVLNActorCriticPolicy,
+    WindowRolloutBuffer,
+)
+from streamvln_gym.training.online.config import training_camera
+
+
+def make_maker(processor: StreamVLNProcessor, options: argparse.Namespace, split: str, scenes: int) -> Callable:
+    """Makes one environment, in the process that calls it."""
+
+    def make() -> Monitor:
+        torch.set_num_threads(1)
+        camera = training_camera(processor.config.image_size, supersampling=1)
+        env = VLNEnv(
+            options.dataset, "embedded", split, camera=camera, sensors=("rgb", "instruction"),
+            max_steps=options.max_steps, scenes=scenes,
+        )  # fmt: skip
+        return Monitor(SlowFastObservation(env, processor), info_keywords=("success", "spl"))
+
+    return make
+
+
+def make_envs(
+    processor: StreamVLNProcessor, options: argparse.Namespace, split: str, scenes: int, count: int
+) -> VecEnv:
+    makers = [make_maker(processor, options, split, scenes)] * count
+    envs: VecEnv = SubprocVecEnv(makers) if options.workers else DummyVecEnv(makers)
+    if options.features:
+        envs = PooledFeatures.from_pretrained(envs, options.checkpoint, options.device)
+    return envs
+
+
+def read_options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="folder or hub id; default: the package's own")
+    parser.add_argument("--out", type=Path, default=Path("sb3_ppo"))
+    parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0 trains the language model's weights")
+    parser.add_argument("--dataset", default="flats", help="a name, or an episode file")
+    parser.add_argument("--scenes", type=int, default=50, help="of train")
+    parser.add_argument("--judged-scenes", type=int, default=20, help="of val_seen")
+    parser.add_argument("--judged", type=int, default=60, help="episodes of val_seen for each evaluation")
+    parser.add_argument("--evaluate-every", type=int, default=5, help="rollouts between evaluations")
+    parser.add_argument("--decisions", type=int, default=20_000)
+    parser.add_argument("--envs", type=int, default=4)
+    parser.add_argument("--workers", action="store_true", help="one process for each environment")
+    parser.add_argument("--features", action="store_true", help="keep pooled features in the buffer, not pictures")
+    parser.add_argument("--rollout", type=int, default=64, help="decisions of each environment between updates")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=1e-5)
+    parser.add_argument("--target-kl", type=float, default=0.02)
+    parser.add_argument("--entropy", type=float, default=0.0, help="weight of the entropy bonus")
+    parser.add_argument("--hold", type=int, default=3, help="rollouts in which only the value head learns")
+    parser.add_argument("--max-steps", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(arguments)
+    options.device = choose_device(options.device)
+    return options
+
+
+def main(arguments: list[str] | None = None) -> KeepBest:
+    options = read_options(arguments)
+    processor = StreamVLNAgent.from_pretrained(options.checkpoint).processor
+    envs = make_envs(processor, options, "train", options.scenes, options.envs)
+    judged = make_envs(processor, options, "val_seen", options.judged_scenes, options.envs)
+    policy = {"checkpoint": options.checkpoint}
+    if options.lora:
+        policy["lora"] = {"rank": options.lora, "alpha": 2 * options.lora}
+    ppo = PPO(
+        StreamVLNActorCriticPolicy,
+        envs,
+        policy_kwargs=policy,
+        rollout_buffer_class=WindowRolloutBuffer,
+        n_steps=options.rollout,
+        batch_size=options.batch,
+        n_epochs=options.epochs,
+        learning_rate=options.rate,
+        gamma=0.99,
+        gae_lambda=0.95,
+        clip_range=0.1,
+        ent_coef=options.entropy,
+        target_kl=options.target_kl,
+        max_grad_norm=1.0,
+        seed=options.seed,
+        device=options.device,
+    )
+    if options.features:
+        envs.check_same(ppo.policy.network)
+    layout = ppo.policy.layout
+    megabytes = layout.rollout_bytes(options.rollout, options.envs) / 1e6
+    print(f"an observation takes {layout.observation_bytes:,} bytes, the rollout buffer {megabytes:,.0f} MB")
+    ppo.set_logger(configure(str(options.out), ["stdout", "csv"]))
+    keep = KeepBest(judged, options.out / "best", options.judged, options.evaluate_every)
+    ppo.learn(options.decisions, callback=[FiniteRollout(), HoldActor(options.hold), keep], log_interval=1)
+    ppo.save(options.out / "ppo")
+    check_saved(ppo, options)
+    for name in ("success", "spl", "reward"):
+        print(f"{name} on val_seen: {keep.history[0][1][name]:.3f} at the start, {keep.best[name]:.3f} kept")
+    envs.close()
+    judged.close()
+    return keep
+
+
+def check_saved(ppo: PPO, options: argparse.Namespace) -> None:
+    """What was written decides as what is in memory does."""
+    loaded = PPO.load(options.out / "ppo", device=options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        ppo.policy.save_checkpoint(folder)
+        agent = StreamVLNAgent.from_pretrained(folder, device=options.device)
+    env = make_maker(agent.processor, options, "val_seen", options.judged_scenes)()
+    seen, _ = env.reset(seed=options.seed)
+    if options.features:
+        return  # the archive's policy reads features, and this environment shows pictures
+    for _ in range(5):
+        action, _ = ppo.predict(seen, deterministic=True)
+        said = agent.predict_chunk(env.unwrapped.observe())
+        assert np.array_equal(action, loaded.predict(seen, deterministic=True)[0])
+        assert said == action[: len(said)].tolist()
+        seen, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            break
+    env.close()
+
+
+if __name__ == "__main__":
+    main()
