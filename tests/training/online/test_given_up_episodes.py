@@ -64,11 +64,12 @@ def test_too_many_steps_end_an_episode(begin):
 
 
 @pytest.mark.parametrize("count", range(4))
-def test_only_the_label_of_the_last_state_is_learned(count):
+def test_the_label_of_the_last_state_is_learned(count):
     layout = DialogueLayout(StreamVLNProcessor.tiny())
     executed, labels = np.full(4, NOTHING), np.full(4, NOTHING)
-    executed[:count], labels[: count + 1] = LEFT, 0
+    executed[:count] = labels[:count] = LEFT
+    labels[count] = 0
     ids, stops = answer_labels(torch.from_numpy(executed), torch.from_numpy(labels), layout)
-    stop = int(layout.action_ids[0])
-    assert ids.tolist() == [stop] * (count + 1) + [IGNORE_LABEL] * (4 - count)
-    assert stops.tolist() == [True] * (count + 1) + [False] * (4 - count)
+    stop, left = int(layout.action_ids[0]), int(layout.action_ids[LEFT])
+    assert ids.tolist() == [*[left] * count, stop, *[IGNORE_LABEL] * (4 - count)]
+    assert stops.nonzero().tolist() == [[count]]
