@@ -249,6 +249,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Plays, measures, writes summary.json and returns it."""
     others = against_conditions(options.against)
     checkpoints = {"checkpoint": options.checkpoint, **{name: folder for name, (_, folder) in others.items()}}
+    digests = {name: digest(load_agent(folder)) for name, folder in checkpoints.items()}
     settings = Settings(
         checkpoints,
         options.data,
@@ -256,10 +257,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         max_steps=options.max_steps,
         seed=options.seed,
         device=options.device,
+        digests=digests,
     )
     agent = load_agent(options.checkpoint)
-    digests = {"checkpoint": digest(agent)}
-    digests |= {name: digest(load_agent(folder)) for name, (_, folder) in others.items()}
     conditions = {name: CONDITIONS[name] for name in options.conditions}
     conditions |= {name: condition for name, (condition, _) in others.items()}
     config = agent.model.config

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ import torch
 from streamvln_gym.agents import ForwardAgent, OracleAgent, StreamVLNAgent
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.episodes import EpisodeDataset
-from streamvln_gym.errors import EpisodeNotFoundError
+from streamvln_gym.errors import CheckpointError, EpisodeNotFoundError
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.models.memory_strategies import strategy_of
 from streamvln_gym.rollout import random_agent
@@ -110,6 +110,7 @@ class Settings:
         max_steps: actions after which an episode is cut off.
         seed: of the other episodes' instructions and the random agent.
         device: of the networks.
+        digests: of the checkpoints, by name, as far as they are to be what they were when the run began.
     """
 
     checkpoints: Mapping[str, str | None]
@@ -119,6 +120,7 @@ class Settings:
     max_steps: int = 500
     seed: int = 0
     device: str = "cpu"
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def open(self) -> EpisodeDataset:
         """The dataset."""
@@ -281,7 +283,14 @@ class Player:
         key = condition.plays, condition.memory_strategy
         if key not in self._agents:
             name = self.settings.checkpoints[condition.plays]
-            self._agents[key] = load_agent(name, self.settings.device, condition.memory_strategy)
+            agent = load_agent(name, self.settings.device, condition.memory_strategy)
+            expected = self.settings.digests.get(condition.plays)
+            if expected is not None and digest(agent) != expected:
+                raise CheckpointError(
+                    f"the weights of {name or 'the package'} have changed since the run began: evaluate the new ones "
+                    "into another folder"
+                )
+            self._agents[key] = agent
         return self._agents[key]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.errors import EpisodeNotFoundError
+from streamvln_gym.errors import CheckpointError, EpisodeNotFoundError
 from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 
@@ -176,6 +176,19 @@ def test_conditions_are_played_one_by_one(modules, folders, tiny_flats, tmp_path
     second = checkpoint.evaluate(options(folders[0], data, tmp_path, conditions=["forward"], **settings))
     assert list(second["conditions"]) == ["forward", "oracle"]
     assert second["conditions"]["oracle"] == first["conditions"]["oracle"]
+
+
+def test_weights_that_change_meanwhile_are_noticed(modules, folders, tiny_flats):
+    _, episodes, *_ = modules
+    digests = {"checkpoint": episodes.digest(episodes.load_agent(folders[1]))}
+    settings = episodes.Settings({"checkpoint": folders[0]}, str(tiny_flats.episodes_path), digests=digests)
+    with pytest.raises(CheckpointError, match="have changed since the run began"):
+        next(episodes.Player(settings).play(episodes.Task(episodes.CONDITIONS["own"], ("10",), ("Go.",))))
+    settings = episodes.Settings(
+        {"checkpoint": folders[1]}, str(tiny_flats.episodes_path), max_steps=1, digests=digests
+    )
+    no_memory = episodes.Task(episodes.CONDITIONS["no_memory"], ("10",), ("Go.",))
+    assert next(episodes.Player(settings).play(no_memory))["steps"] == 1
 
 
 def test_an_episode_is_written_down_when_it_ends(modules, folders, tiny_flats, tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ LIMITS = (
     "It was trained on generated flats only: textures, furniture and sentences are those of one generator. Nothing "
     "here says what it does in scans of real homes or on a robot; the figures are **not R2R-CE or RxR-CE figures**.",
     "It reads English as the flats' writer writes it, with a small vocabulary; other phrasings are untested. An "
-    "instruction that does not fit the flat is followed all the same: it does not say that it is lost.",
+    "instruction that does not fit the flat is followed all the same: it has no way to say that it is lost.",
     "It is far smaller than the published StreamVLN (7B). It shows that the whole loop works on a laptop; it is not a "
     "baseline for what the method can do.",
     "Wilson's intervals take episodes for independent, but those of one scene, and the instructions of one path, are "
