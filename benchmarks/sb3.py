@@ -126,9 +126,8 @@ def main() -> None:
     print(
         f"{options.envs} environments, {decisions * options.rounds} decisions, {steps[0]} environment steps, {device}"
     )
-    print(
-        f"observation {layout.observation_bytes:,} bytes, buffer {layout.rollout_bytes(options.rollout, options.envs):,}"
-    )
+    buffer = layout.rollout_bytes(options.rollout, options.envs)
+    print(f"observation {layout.observation_bytes:,} bytes, rollout buffer {buffer:,}")
     print(f"embeddings fed in rollouts {cache.fed:,}, not fed again {cache.reused:,}")
     for name, seconds in watch.seconds.items():
         print(f"{name:18s} {seconds:7.2f} s  {seconds / total:6.1%}")

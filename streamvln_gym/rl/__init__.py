@@ -24,7 +24,14 @@ _load = lazy_exports(__name__, _LAZY)
 
 
 def __getattr__(name: str) -> Any:
-    return _load(name)
+    try:
+        return _load(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "stable_baselines3":
+            raise
+        raise ModuleNotFoundError(
+            f"streamvln_gym.rl.{name} needs stable-baselines3: pip install 'streamvln-gym[rl]'", name=error.name
+        ) from error
 
 
 def __dir__() -> list[str]:

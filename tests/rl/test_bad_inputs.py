@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -205,3 +208,16 @@ def test_a_dialogue_that_does_not_fit_is_not_cut(make_env):
     context._ids = list(np.zeros(context.layout.dialogue_ids + 1, int))
     with pytest.raises(ValueError, match="pass a larger max_instruction"):
         context.observe()
+
+
+def test_without_stable_baselines3():
+    code = (
+        "import sys; sys.modules['stable_baselines3'] = None\n"
+        "from streamvln_gym import rl\n"
+        "assert 'torch' not in sys.modules\n"
+        "rl.SlowFastObservation\n"
+        "try: rl.StreamVLNActorCriticPolicy\n"
+        "except ModuleNotFoundError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "needs stable-baselines3: pip install 'streamvln-gym[rl]'" in done.stdout

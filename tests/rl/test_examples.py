@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import sys
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from streamvln_gym.agents import StreamVLNAgent
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -33,3 +36,24 @@ def test_plain_ppo_learns_within_three_minutes():
     low, _ = load("sb3_from_scratch").main([])
     assert low > 1.5
     assert time.process_time() - begun < 2 * 180
+
+
+@pytest.mark.parametrize("options", [["--features"], ["--lora", "4", "--hold", "0"]])
+def test_ppo_on_a_checkpoint(tiny_flats, checkpoint, tmp_path, options, capsys):
+    files = ["--dataset", str(tiny_flats.episodes_path), "--scenes", "2", "--judged-scenes", "2"]
+    sizes = ["--decisions", "32", "--envs", "2", "--rollout", "8", "--batch", "8", "--judged", "3", "--max-steps", "24"]
+    keep = load("sb3_ppo").main(
+        ["--checkpoint", str(checkpoint), "--out", str(tmp_path), "--evaluate-every", "1", *files, *sizes, *options]
+    )
+    assert [decisions for decisions, _ in keep.history] == [0, 16, 32]
+    assert StreamVLNAgent.from_pretrained(tmp_path / "best").trained
+    table = read_table(tmp_path / "progress.csv")
+    for name in ("rollout/ep_rew_mean", "train/approx_kl", "train/entropy_loss", "train/value_loss", "eval/success"):
+        assert any(row[name] for row in table), name
+    assert (tmp_path / "ppo.zip").is_file()
+    assert "the rollout buffer" in capsys.readouterr().out
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))

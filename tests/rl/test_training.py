@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.errors import TrainingError
+from streamvln_gym.errors import CheckpointError, TrainingError
 from streamvln_gym.rl import (
     FiniteRollout,
     HoldActor,
@@ -139,6 +140,19 @@ def test_what_was_learned_is_served(envs, checkpoint, tmp_path, settings):
         assert torch.allclose(loaded.policy.predict_values(batch(seen)), expected, atol=1e-6)
     loaded.set_env(envs)
     loaded.learn(16)
+
+
+def test_an_archive_goes_with_a_checkpoint_that_moved(envs, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "old")
+    ppo = make_ppo(envs, tmp_path / "old")
+    ppo.learn(16)
+    ppo.save(tmp_path / "ppo")
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(CheckpointError, match=r"there is no folder .*old"):
+        PPO.load(tmp_path / "ppo", device="cpu")
+    place = {"policy_kwargs": {"checkpoint": tmp_path / "new"}}
+    loaded = PPO.load(tmp_path / "ppo", device="cpu", custom_objects=place)
+    assert all(torch.equal(weight, weights(loaded.policy)[name]) for name, weight in weights(ppo.policy).items())
 
 
 def test_adapters_can_be_gone_on_with(envs, checkpoint, tmp_path):
