@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> KeepBest:
     keep = KeepBest(judged, options.out / "best", options.judged, options.evaluate_every)
     ppo.learn(options.decisions, callback=[FiniteRollout(), HoldActor(options.hold), keep], log_interval=1)
     ppo.save(options.out / "ppo")
-    check_saved(ppo, options)
+    check_saved(ppo, judged, options)
     for name in ("success", "spl", "reward"):
         print(f"{name} on val_seen: {keep.history[0][1][name]:.3f} at the start, {keep.best[name]:.3f} kept")
     envs.close()
@@ -134,24 +134,28 @@ def main(arguments: list[str] | None = None) -> KeepBest:
     return keep
 
 
-def check_saved(ppo: PPO, options: argparse.Namespace) -> None:
+def check_saved(ppo: PPO, judged: VecEnv, options: argparse.Namespace) -> None:
     """What was written decides as what is in memory does."""
     loaded = PPO.load(options.out / "ppo", device=options.device)
     with tempfile.TemporaryDirectory() as folder:
         ppo.policy.save_checkpoint(folder)
         agent = StreamVLNAgent.from_pretrained(folder, device=options.device)
+    seen = judged.reset()
+    for _ in range(5):
+        actions, _ = ppo.predict(seen, deterministic=True)
+        assert np.array_equal(actions, loaded.predict(seen, deterministic=True)[0])
+        seen, *_ = judged.step(actions)
+    if options.features:
+        return  # the policy reads features, and the environment below shows pictures
     env = make_maker(agent.processor, options, "val_seen", options.judged_scenes)()
     seen, _ = env.reset(seed=options.seed)
-    if options.features:
-        return  # the archive's policy reads features, and this environment shows pictures
-    for _ in range(5):
+    done = False
+    while not done:
         action, _ = ppo.predict(seen, deterministic=True)
         said = agent.predict_chunk(env.unwrapped.observe())
-        assert np.array_equal(action, loaded.predict(seen, deterministic=True)[0])
         assert said == action[: len(said)].tolist()
         seen, _, terminated, truncated, _ = env.step(action)
-        if terminated or truncated:
-            break
+        done = terminated or truncated
     env.close()
 
 

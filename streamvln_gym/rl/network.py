@@ -61,8 +61,11 @@ def prepare_network(
         raise ValueError("an adapter was given without lora: pass lora={} to go on learning it")
     agent = StreamVLNAgent.from_pretrained(checkpoint, dtype=_dtype(dtype))
     network, printed = agent.model, fingerprint(agent.model)
-    if network.config.text_config.attention_dropout:
-        raise CheckpointError("the checkpoint's attention_dropout is not 0: PPO compares probabilities, set it to 0")
+    if network.config.text_config.attention_dropout or network.config.vision_config.attention_dropout:
+        raise CheckpointError(
+            "the checkpoint's attention_dropout is not 0, which makes probabilities differ from the rollout's by "
+            "chance: set it to 0 in config.json"
+        )
     if settings is None:
         _freeze(network, parts)
         return ReadyNetwork(network, agent.processor, False, printed)

@@ -194,6 +194,15 @@ def test_adapters_of_another_base(make_env, make_policy, checkpoint, tmp_path):
         make_policy(env).save_adapter(tmp_path / "none")
 
 
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_a_checkpoint_with_dropout(make_env, make_policy, tmp_path, part):
+    other = make_agent()
+    getattr(other.model.config, part).attention_dropout = 0.1
+    other.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"attention_dropout is not 0.*config\.json"):
+        make_policy(make_env(), checkpoint=tmp_path)
+
+
 def test_callbacks_with_bad_numbers(tmp_path):
     with pytest.raises(ValueError, match="rollouts must not be negative"):
         HoldActor(-1)

@@ -11,6 +11,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.env import VLNEnv
+from streamvln_gym.rl import SlowFastObservation, StreamVLNActorCriticPolicy
+from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.wrappers import SB3Observation
 from tests.conftest import TinyFlats
 from tests.rl.conftest import batch
@@ -74,6 +77,48 @@ def test_evaluate_policy_through_agent_and_policy(agent, tiny_flats, make_env, m
     for slot in range(count):
         first = alone[slot][0][0]
         assert np.concatenate(actions[slot]).tolist()[: len(first)] == first
+
+
+@pytest.mark.long
+def test_the_shipped_checkpoint_in_flats():
+    """Through `agent.predict` and through the policy: the same episodes, action by action, as the agent's own."""
+    agent = StreamVLNAgent.from_pretrained()
+    settings = {"split": "val_seen", "scenes": 2, "sensors": ("rgb", "instruction"), "max_steps": 200}
+    camera = CameraConfig(width=112, height=112, vfov=63.5)
+    single, count = VLNEnv("flats", "embedded", camera=camera, **settings), 6
+    alone = []
+    for number in range(count):
+        obs, _ = single.reset(seed=3 if number == 0 else None)
+        agent.reset()
+        actions, total, done = [], 0.0, False
+        while not done:
+            actions.append(agent.act(obs))
+            obs, reward, terminated, truncated, _ = single.step(actions[-1])
+            total += reward
+            done = terminated or truncated
+        alone.append((actions, total))
+    assert max(len(actions) for actions, _ in alone) > 64
+    plain = DummyVecEnv(
+        [lambda: SB3Observation(VLNEnv("flats", "embedded", camera=camera, **settings), agent.tokenize)]
+    )
+    chunked = DummyVecEnv(
+        [lambda: SlowFastObservation(VLNEnv("flats", "embedded", camera=camera, **settings), agent.processor)]
+    )
+    policy = StreamVLNActorCriticPolicy(chunked.observation_space, chunked.action_space, lambda _: 0.0)
+    for player, envs in ((agent, plain), (policy, chunked)):
+        envs.seed(3)
+        seen: list[np.ndarray] = []
+        returns, _ = evaluate_policy(
+            player,
+            envs,
+            count,
+            callback=lambda given, _, seen=seen: seen.append(np.atleast_1d(given["actions"][0])),
+            return_episode_rewards=True,
+            warn=False,
+        )
+        assert returns == pytest.approx([total for _, total in alone], abs=1e-5)
+        first = alone[0][0]
+        assert np.concatenate(seen).tolist()[: len(first)] == first
 
 
 def test_predict_takes_one_observation_too(agent, tiny_flats):
