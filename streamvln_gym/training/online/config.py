@@ -27,6 +27,8 @@ class CollectConfig:
         expert_spread: an episode's own probability lies up to so far above or below.
         rescue_metres: the expert takes over where the way that is left has grown by so much since it was shortest, and
             drives until most of it is made up.
+        rescue_steps: the expert takes over, too, after so many steps in which the way that is left became no shorter,
+            and drives for a metre.
         short_until: share of the training over which the longest demonstration grows from `short_steps` to any length.
         short_steps: actions.
         random_chunks: probability that a chunk is driven at random.
@@ -47,6 +49,7 @@ class CollectConfig:
     expert_least: float = 0.2
     expert_spread: float = 0.3
     rescue_metres: float = 3.0
+    rescue_steps: int = 24
     short_until: float = 0.1
     short_steps: int = 40
     random_chunks: float = 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from streamvln_gym.training.online.config import CollectConfig
 NOTHING = -1
 _LOOKED_AT = 8  # scenes
 _FEW = 3  # so many episodes are always there to draw from
-_MADE_UP = 1.0  # metres short of its shortest at which a lost way counts as found again
+_MADE_UP = 1.0  # metres around the shortest way so far: a lost way counts as found again, a standstill as overcome
 
 
 class EpisodeSupply:
@@ -118,7 +119,8 @@ class Stream:
         )
         self._ignored = 0
         self._least = self.follower.remaining(self.state)
-        self._lost = False
+        self._progressed = 0  # the step at which the way was shortest
+        self._driven_to = math.inf  # the way that may be left when the expert lets go again
         shown = len(episode.gt_actions or ()) or int(self._least / 0.15)
         self._limit = int(1.5 * shown) + self.config.spare_steps
         self._goals = np.array([g.position for g in episode.goals])
@@ -165,11 +167,18 @@ class Stream:
         return executed, labels, False
 
     def _needs_rescue(self) -> bool:
+        """Whether the agent has gone astray or makes no headway; then the expert drives until that is made up."""
         self.follower.advance(self.state)
         left = self.follower.remaining(self.state)
-        self._least = min(self._least, left)
-        self._lost = left > self._least + (_MADE_UP if self._lost else self.config.rescue_metres)
-        return self._lost
+        if left < self._least:
+            self._least, self._progressed = left, self.steps
+        if left > self._least + self.config.rescue_metres:
+            self._driven_to = self._least + _MADE_UP
+        elif self.steps - self._progressed > self.config.rescue_steps:
+            self._driven_to = min(self._driven_to, self._least - _MADE_UP)
+        elif left <= self._driven_to:
+            self._driven_to = math.inf
+        return self._driven_to < math.inf
 
     def play(self, actions: Sequence[int]) -> tuple[list[int], bool]:
         """Executes a chunk as an evaluation does: what the policy says counts, STOP too.

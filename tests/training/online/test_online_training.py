@@ -243,7 +243,8 @@ def test_labels_are_the_expert_s_in_the_states_visited(stream):
     before = stream.state
     executed, labels, _ = stream.drive([2, 2, 1, 3], by_expert=False)
     assert executed == [2, 2, 1, 3]
-    follower = GeodesicFollower(stream.simulator, [*stream.episode.via, stream.episode.goals[0].position], 0.6, 1.0)
+    way, radii = [*stream.episode.via, stream.episode.goals[0].position], CollectConfig()
+    follower = GeodesicFollower(stream.simulator, way, radii.stop_radius, radii.via_radius)
     state = before
     for action, label in zip(executed, labels, strict=True):
         assert follower.next_action(state) == label
@@ -262,6 +263,18 @@ def test_a_lost_agent_is_brought_back(stream):
         if over:
             break
     assert rescued > 0
+
+
+def test_an_agent_that_makes_no_headway_is_driven_on(stream):
+    begun = stream.follower.remaining(stream.state)
+    driven = 0
+    for _ in range(40):
+        executed, labels, over = stream.drive([2, 3, 2, 3], by_expert=False)
+        driven += executed == labels
+        if over:
+            break
+    assert driven > 0
+    assert stream.follower.remaining(stream.state) <= begun - 1.0
 
 
 def test_the_supply_draws_from_scenes_in_turn(tiny_flats):
