@@ -128,8 +128,12 @@ def _chunked(env: gym.Env, chunk: int, gamma: float) -> gym.Env:
     if isinstance(space, spaces.Discrete) and space.n == 4:
         return ActionChunk(env, chunk, gamma)
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and (space.nvec == 4).all():
-        if len(space.nvec) == chunk:
+        if len(space.nvec) == chunk and gamma == 1.0:
             return env
+        if len(space.nvec) == chunk:
+            raise ValueError(
+                "the environment has chunks already: give gamma to ActionChunk, not to SlowFastObservation"
+            )
         raise ValueError(
             f"the environment takes chunks of {len(space.nvec)} actions, but this checkpoint decides {chunk}: leave "
             f"ActionChunk out, or use ActionChunk(env, chunk={chunk})"

@@ -51,6 +51,8 @@ def test_other_arguments_of_the_observation(tiny_flats, agent, make_env):
         SlowFastObservation(env, agent.processor, max_instruction=0)
     with pytest.raises(ValueError, match=r"voxel.*pass memory_strategy='pooled'"):
         SlowFastObservation(env, agent.processor, memory_strategy="voxel")
+    with pytest.raises(ValueError, match="give gamma to ActionChunk"):
+        SlowFastObservation(ActionChunk(env), agent.processor, gamma=0.9)
     with pytest.raises(ValueError, match="no 'rgb'"):
         SlowFastObservation(gym.make("CartPole-v1"), agent.processor)
     with pytest.raises(ValueError, match="pass a larger max_instruction"):
