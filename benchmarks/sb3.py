@@ -76,7 +76,7 @@ def main() -> None:
     if device == "cpu":
         torch.set_num_threads(1)
     agent = StreamVLNAgent.from_pretrained(options.checkpoint, device=device)
-    camera = training_camera(agent.processor.config.image_size, supersampling=1)
+    camera = training_camera(agent.processor.config.image_size, supersampling=2)
 
     def make() -> SlowFastObservation:
         sensors = ("rgb", "instruction")

@@ -42,7 +42,7 @@ def make_maker(processor: StreamVLNProcessor, options: argparse.Namespace, split
 
     def make() -> Monitor:
         torch.set_num_threads(1)
-        camera = training_camera(processor.config.image_size, supersampling=1)
+        camera = training_camera(processor.config.image_size, supersampling=options.supersampling)
         env = VLNEnv(
             options.dataset, "embedded", split, camera=camera, sensors=("rgb", "instruction"),
             max_steps=options.max_steps, scenes=scenes,
@@ -83,6 +83,7 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--target-kl", type=float, default=0.02)
     parser.add_argument("--entropy", type=float, default=0.0, help="weight of the entropy bonus")
     parser.add_argument("--hold", type=int, default=3, help="rollouts in which only the value head learns")
+    parser.add_argument("--supersampling", type=int, default=2, help="as the checkpoint's training pictures had it")
     parser.add_argument("--max-steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")

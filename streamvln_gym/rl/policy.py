@@ -87,7 +87,7 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         dtype: str | None = None,
         value_hidden: int = 256,
         value_gradient: bool = False,
-        value_lr_scale: float = 30.0,
+        value_lr_scale: float = 100.0,
         share_windows: bool = True,
         gradient_checkpointing: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = FiniteAdamW,
