@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import gymnasium
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from streamvln_gym.errors import StreamVLNGymError
 from streamvln_gym.metrics import METRICS, summarize
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig
-from streamvln_gym.training.config import TrainConfig
+from streamvln_gym.training.config import EstimateConfig, TrainConfig
 from streamvln_gym.training.dagger_config import DAggerConfig
 from streamvln_gym.training.online.config import OnlineConfig
 from streamvln_gym.training.recorder import RecordConfig
@@ -96,6 +97,42 @@ class BudgetConfig:
     strategy: Literal["none", "pooled", "full", "temporal_pool", "voxel"] | None = None
 
 
+def _flag(values: list[str]) -> bool:
+    if values not in ([], ["True"], ["False"]):
+        raise ValueError("expected nothing, True or False")
+    return values != ["False"]
+
+
+Flag = Annotated[
+    bool,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[True|False]",
+        instance_from_str=_flag,
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+"""A switch that can do without a value."""
+
+
+@dataclass(frozen=True)
+class TrainCommand(TrainConfig):
+    """What `train` does.
+
+    Attributes:
+        dry_run: only check options and data, and print what training would need on each GPU.
+        estimate: see `EstimateConfig`.
+    """
+
+    dry_run: Flag = False
+    estimate: tyro.conf.OmitArgPrefixes[EstimateConfig] = field(default_factory=EstimateConfig)
+
+    def recipe(self) -> TrainConfig:
+        """The settings of training alone."""
+        return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Known errors end it with their message and exit code 1."""
     config = tyro.cli(
@@ -104,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             BuildFlatsConfig, tyro.conf.subcommand("build-flats", description="Build furnished flats and episodes.")
         ]
         | Annotated[RecordConfig, tyro.conf.subcommand("record", description="Record trajectories for training.")]
-        | Annotated[TrainConfig, tyro.conf.subcommand("train", description="Train StreamVLN on trajectory folders.")]
+        | Annotated[TrainCommand, tyro.conf.subcommand("train", description="Train StreamVLN on trajectory folders.")]
         | Annotated[
             DAggerConfig, tyro.conf.subcommand("dagger", description="Play, label, train, evaluate; in rounds.")
         ]
@@ -124,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         RolloutConfig: _rollout,
         BuildFlatsConfig: _build_flats,
         RecordConfig: _record,
-        TrainConfig: _train,
+        TrainCommand: _train,
         DAggerConfig: _dagger,
         OnlineConfig: _train_online,
         ConvertConfig: _convert,
@@ -215,10 +252,13 @@ def _build_flats(config: BuildFlatsConfig) -> None:
         print(f"play them with: streamvln-gym rollout --data {config.out} --split {config.split}")
 
 
-def _train(config: TrainConfig) -> None:
+def _train(config: TrainCommand) -> None:
+    if config.dry_run:
+        _estimate(config)
+        return
     from streamvln_gym.training.sft import train
 
-    result = train(config)
+    result = train(config.recipe())
     if result.loss is not None:
         print(
             f"mean loss {result.loss:.4f}" + ("" if result.eval_loss is None else f", held out {result.eval_loss:.4f}")
@@ -228,6 +268,15 @@ def _train(config: TrainConfig) -> None:
             print(f"{name} after {result.steps} steps: {folder.resolve()}")
     if result.model:
         print(f"play it with: streamvln-gym rollout --agent streamvln --checkpoint {result.model}")
+
+
+def _estimate(config: TrainCommand) -> None:
+    from streamvln_gym.training.dry_run import dry_run
+
+    found = dry_run(config.recipe(), config.estimate)
+    print(found.format())
+    if found.fits is False:
+        sys.exit("streamvln-gym: this would not fit")
 
 
 def _dagger(config: DAggerConfig) -> None:

@@ -191,7 +191,7 @@ def _frame_table(config: StreamVLNConfig, batch: int, bytes_per_value: int) -> l
         pairs = ["{:,.1f} / {:,.1f}".format(*row.megabytes(size, batch)) for size in sizes.values()]
         tokens = f"{row.unpooled:,} / {row.pooled:,}"
         rows.append([row.name, str(row.frames), tokens, f"{row.attention_ratio:.1f}x", *pairs])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _savings(config: StreamVLNConfig, batch: int, bytes_per_value: int) -> str:
@@ -223,10 +223,10 @@ def _strategy_table(config: StreamVLNConfig, batch: int, strategies: Sequence[st
                 f"{total * cached * batch / 1e6:,.1f}",
             ]
         )
-    return _aligned(rows)
+    return aligned(rows)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as they need to be; the first left-aligned, the others right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []

@@ -234,6 +234,25 @@ class TrainConfig(TrainRecipe):
             raise ValueError("qlora quantises a trained network: name it with checkpoint")
 
 
+@dataclass(frozen=True)
+class EstimateConfig:
+    """What a dry run assumes about the machine.
+
+    Attributes:
+        gpus: processes, one per GPU; default: what a launcher says, or 1.
+        gpu_memory: of one card, GiB (24 for a card that is sold with 24 GB); default: that of the GPU found here.
+    """
+
+    gpus: int | None = None
+    gpu_memory: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpus is not None and self.gpus < 1:
+            raise ValueError(f"gpus must be at least 1, got {self.gpus}")
+        if self.gpu_memory is not None and not self.gpu_memory > 0.0:
+            raise ValueError(f"gpu_memory must be positive, got {self.gpu_memory}")
+
+
 # What may differ between a run and its continuation: it changes neither data order nor weights.
 FREE_FIELDS = {"out", "resume", "batch.workers", "lora.merge", "machine.device"} | {
     f"report.{name}" for name in ("log_every", "save_every", "keep", "report_to", "quiet")

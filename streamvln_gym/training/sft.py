@@ -82,13 +82,13 @@ def train(config: TrainConfig) -> TrainResult:
     arguments = make_arguments(config)
     set_seed(config.seed)
     model, processor = _load(config, arguments)
-    mixture, held_out = _load_data(config, processor)
+    mixture, held_out = load_data(config, processor)
     with arguments.main_process_first(desc="start of the run"):
         record = _start_run(config, mixture, arguments)
     if record["status"] == "finished":
         return _finished(config, record)
     network = _prepare(config, model)
-    check_disk(config.out, network, config.report.keep)
+    check_disk(config.out, sum(p.numel() for p in network.parameters() if p.requires_grad), config.report.keep)
     group = config.batch.batch_size * arguments.world_size if config.batch.group_by_length else None
     epochs = EpochSampler(mixture, config.seed, config.epoch_windows, group)
     trainer = _make_trainer(config, network, processor, arguments, epochs, held_out)
@@ -146,7 +146,12 @@ def _load(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any, Strea
     return model, processor
 
 
-def _load_data(config: TrainConfig, processor: StreamVLNProcessor) -> tuple[WindowMixture, StreamVLNWindows | None]:
+def load_data(config: TrainConfig, processor: StreamVLNProcessor) -> tuple[WindowMixture, StreamVLNWindows | None]:
+    """The windows to train on, and those held out.
+
+    Raises:
+        DatasetError: a trajectory folder is malformed.
+    """
     cut = WindowConfig(seed=config.seed, published_label_mask=config.published_label_mask)
     augmentation = Augmentation(config.augmentation, config.seed) if config.augmentation.wanted else None
     sources = parse_sources(config.data)
@@ -202,15 +207,27 @@ def _describe_groups(config: TrainConfig, network: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _start_run(config: TrainConfig, mixture: WindowMixture, arguments: TrainingArguments) -> dict[str, Any]:
-    """The record of this run: a new one, or the one that is resumed."""
+def describe_run(config: TrainConfig, mixture: WindowMixture, processes: int) -> dict[str, Any]:
+    """The record of a new run."""
     data = [
         {**describe_folder(source.folder), **describe_windows(windows), "weight": weight}
         for source, windows, weight in zip(mixture.sources, mixture.windows, mixture.weights, strict=True)
     ]
     shown = [describe_folder(Path(folder)) for folder in config.held_out]
-    record = new_record(config, data, shown, arguments.world_size)
-    writes = arguments.should_save
+    return new_record(config, data, shown, processes)
+
+
+def earlier_run(config: TrainConfig, record: dict[str, Any], may_exist: bool = False) -> dict[str, Any] | None:
+    """The record of the run that is gone on with; None where a new one starts.
+
+    Args:
+        config: the recipe.
+        record: as a new run's would be.
+        may_exist: pass over a run that is there without `resume`: its folder is another process's to judge.
+
+    Raises:
+        TrainingError: the folder holds a run that is not to be resumed, or another one.
+    """
     if config.out.exists() and not config.out.is_dir():
         raise TrainingError(f"{config.out} is a file: choose a folder for the run")
     before = read_record(config.out)
@@ -218,16 +235,25 @@ def _start_run(config: TrainConfig, mixture: WindowMixture, arguments: TrainingA
     if before is None or not holds_weights:  # a run that saved nothing may be started anew, with another recipe
         if holds_weights:
             raise TrainingError(f"{config.out} holds checkpoints but no training.json: choose another folder")
-        if writes:
-            config.out.mkdir(parents=True, exist_ok=True)
-            write_record(config.out, record)
-        return record
+        return None
     if not config.resume:
-        if writes:
+        if not may_exist:
             raise TrainingError(f"{config.out} holds a run already: go on with it (resume), or choose another folder")
         return before
     check_same_run(config.out, before, record)
     return before
+
+
+def _start_run(config: TrainConfig, mixture: WindowMixture, arguments: TrainingArguments) -> dict[str, Any]:
+    """The record of this run: a new one, or the one that is resumed."""
+    record = describe_run(config, mixture, arguments.world_size)
+    before = earlier_run(config, record, may_exist=not arguments.should_save)
+    if before is not None:
+        return before
+    if arguments.should_save:
+        config.out.mkdir(parents=True, exist_ok=True)
+        write_record(config.out, record)
+    return record
 
 
 def _finished(config: TrainConfig, record: dict[str, Any]) -> TrainResult:

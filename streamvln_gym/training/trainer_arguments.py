@@ -97,14 +97,10 @@ def make_arguments(config: TrainConfig) -> TrainingArguments:
     Raises:
         TrainingError: the arguments contradict each other or this machine, or one process sees several GPUs.
     """
-    require("accelerate", "training")
     on_gpu = config.machine.device == "auto" and torch.cuda.is_available()
     if config.machine.bf16 and on_gpu and not torch.cuda.is_bf16_supported():
         raise TrainingError("this GPU has no bfloat16: leave out bf16")
-    try:
-        arguments = TrainingArguments(**trainer_arguments(config))
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise TrainingError(f"transformers' Trainer refuses these settings: {error}") from error
+    arguments = build_arguments(config)
     if arguments.n_gpu > 1:
         raise TrainingError(
             f"one process sees {arguments.n_gpu} GPUs: start one process per GPU with 'accelerate launch -m "
@@ -113,6 +109,19 @@ def make_arguments(config: TrainConfig) -> TrainingArguments:
     if config.machine.fsdp and arguments.world_size == 1:
         raise TrainingError(NO_SHARDS)
     return arguments
+
+
+def build_arguments(config: TrainConfig) -> TrainingArguments:
+    """`trainer_arguments` as `TrainingArguments`, whether this machine can run them or not.
+
+    Raises:
+        TrainingError: the arguments contradict each other, or something needed is not installed.
+    """
+    require("accelerate", "training")
+    try:
+        return TrainingArguments(**trainer_arguments(config))
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise TrainingError(f"transformers' Trainer refuses these settings: {error}") from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -130,13 +139,17 @@ def read_settings(path: Path) -> dict[str, Any]:
     return values
 
 
-def check_disk(folder: Path, model: torch.nn.Module, keep: int) -> None:
+def check_disk(folder: Path, trained: int, keep: int) -> None:
     """Refuses to start a run whose checkpoints cannot be kept.
+
+    Args:
+        folder: of the run.
+        trained: number of trained weights.
+        keep: checkpoints that are kept.
 
     Raises:
         TrainingError: there is less space than one checkpoint more than are kept takes.
     """
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     needed = trained * _BYTES_PER_TRAINED_WEIGHT * (keep + 1)
     free = shutil.disk_usage(folder).free
     if free < needed:
