@@ -61,7 +61,7 @@ class PooledFeatures(VecEnvWrapper):
         cls, venv: VecEnv, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
     ) -> PooledFeatures:
         """With the vision tower and projector of a checkpoint, as of `StreamVLNAgent.from_pretrained`."""
-        agent = StreamVLNAgent.from_pretrained(checkpoint, device=device)
+        agent = StreamVLNAgent.from_pretrained(checkpoint, device=device, dtype=torch.float32)
         return cls(venv, agent.model, agent.processor)
 
     def check_same(self, network: StreamVLNForConditionalGeneration) -> None:

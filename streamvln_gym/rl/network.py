@@ -45,7 +45,7 @@ def prepare_network(
     parts: Collection[Part],
     lora: LoraSettings | Mapping[str, Any] | None,
     adapter: str | Path | None,
-    dtype: str | None,
+    dtype: str,
 ) -> ReadyNetwork:
     """Reads a checkpoint and freezes what is not to learn; see `StreamVLNActorCriticPolicy`.
 
@@ -143,10 +143,12 @@ def _lora_settings(lora: LoraSettings | Mapping[str, Any] | None) -> LoraSetting
     return settings
 
 
-def _dtype(name: str | None) -> torch.dtype | None:
-    if name is None:
+def _dtype(name: str) -> torch.dtype | None:
+    if name == "auto":
         return None
     dtype = getattr(torch, name, None) if isinstance(name, str) else None
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype must be the name of a floating-point type, such as 'bfloat16', got {name!r}")
+        raise ValueError(
+            f"dtype must be the name of a floating-point type, such as 'bfloat16', or 'auto', got {name!r}"
+        )
     return dtype

@@ -53,7 +53,8 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         lora: learn adapters in these parts, and nothing else of the network; None learns their weights.
         adapter: folder of an adapter to go on from (with `lora`), see `save_adapter`.
         memory_strategy: in place of the checkpoint's.
-        dtype: of the network, such as "bfloat16"; the value head always is float32.
+        dtype: of the network: "float32", "bfloat16" (saves memory where only adapters learn), or "auto", as stored. The
+            value head always is float32.
         value_hidden: width of the value head.
         value_gradient: let the value's error change the network, and not only the value head.
         value_lr_scale: learning rate of the value head, as a multiple of the network's.
@@ -84,7 +85,7 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         lora: LoraSettings | Mapping[str, Any] | None = None,
         adapter: str | Path | None = None,
         memory_strategy: str | None = None,
-        dtype: str | None = None,
+        dtype: str = "float32",
         value_hidden: int = 256,
         value_gradient: bool = False,
         value_lr_scale: float = 100.0,

@@ -170,7 +170,7 @@ def test_actions_that_are_no_chunks(make_env, make_policy):
         ({"adapter": "somewhere"}, ValueError, "an adapter was given without lora"),
         ({"adapter": "nowhere", "lora": {}}, CheckpointError, "holds no adapter"),
         ({"checkpoint": "/no/such/folder"}, CheckpointError, "there is no folder"),
-        ({"dtype": "int8"}, ValueError, "dtype must be the name of a floating-point type"),
+        ({"dtype": "int8"}, ValueError, "dtype must be 'auto' or the name of a floating-point type"),
         ({"memory_strategy": "none"}, ValueError, "holds history frames, but memory_strategy='none'"),
         ({"memory_strategy": "most"}, ValueError, "memory_strategy must be one of"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def test_the_chosen_parts_learn(envs, checkpoint, settings, learned):
     assert all(any(part in name for part in learned) for name in network)
     if "lora" in settings:
         assert all("lora_" in name for name in network)
+
+
+def test_networks_stored_in_16_bits_learn_in_32(envs, agent, tmp_path):
+    half = copy.deepcopy(agent.model).to(torch.bfloat16)
+    StreamVLNAgent(half, agent.processor).save_pretrained(tmp_path)
+    ppo = make_ppo(envs, tmp_path)
+    assert ppo.policy.network.dtype == torch.float32
+    ppo.learn(16, callback=HoldActor(1))
+    assert abs(ppo.logger.name_to_value["train/approx_kl"]) < 1e-6, "the actor was held"
+    stored = make_ppo(envs, tmp_path, dtype="auto", lora={"rank": 4}).policy
+    assert stored.network.dtype == torch.bfloat16
+    learned = [weight for weight in stored.parameters() if weight.requires_grad]
+    assert {weight.dtype for weight in learned} == {torch.float32}
 
 
 def test_a2c_learns_too(envs, checkpoint):
