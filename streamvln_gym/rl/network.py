@@ -148,7 +148,5 @@ def _dtype(name: str) -> torch.dtype | None:
         return None
     dtype = getattr(torch, name, None) if isinstance(name, str) else None
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(
-            f"dtype must be the name of a floating-point type, such as 'bfloat16', or 'auto', got {name!r}"
-        )
+        raise ValueError(f"dtype must be 'auto' or the name of a floating-point type such as 'bfloat16', got {name!r}")
     return dtype
