@@ -125,6 +125,7 @@ class KeepBest(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._evaluate()
+        self.logger.dump(self.num_timesteps)  # nobody does after the end
 
     def _evaluate(self) -> None:
         policy: Any = self.model.policy

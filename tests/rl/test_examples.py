@@ -50,6 +50,7 @@ def test_ppo_on_a_checkpoint(tiny_flats, checkpoint, tmp_path, options, capsys):
     table = read_table(tmp_path / "progress.csv")
     for name in ("rollout/ep_rew_mean", "train/approx_kl", "train/entropy_loss", "train/value_loss", "eval/success"):
         assert any(row[name] for row in table), name
+    assert sum(bool(row["eval/success"]) for row in table) == 3, "the last evaluation too"
     assert (tmp_path / "ppo.zip").is_file()
     assert "the rollout buffer" in capsys.readouterr().out
 
