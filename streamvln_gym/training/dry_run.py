@@ -52,7 +52,8 @@ def dry_run(config: TrainConfig, machine: EstimateConfig | None = None) -> DryRu
     if setup.sharded:
         each = sum(count.total for count in counts.values()) * (2 if config.machine.weights == "bfloat16" else 4)
         notes.append(
-            f"each of the {gpus} processes reads {each / GIB:.0f} GiB of weights into CPU memory before they are sharded"
+            f"each of the {gpus} processes reads {each / GIB:.0f} GiB of weights into CPU memory before they are "
+            "sharded"
         )
     if config.auxiliary:
         notes.append("the heads of the auxiliary losses are not counted")
