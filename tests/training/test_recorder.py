@@ -202,14 +202,18 @@ def test_another_driver_is_recorded_with_the_experts_actions(three_flats, tmp_pa
     longest = max(range(len(trajectories)), key=lambda k: len(trajectories[k]))
     told = [windows.encode(i)[2] for i, window in enumerate(windows.windows) if window.trajectory == longest]
     learned = [names[label] for window in told for label in window.labels if label in names]
-    assert tuple(learned) == trajectories[longest].actions
+    labels, driven = trajectories[longest].actions, trajectories[longest].executed
+    # Of each answer, up to the first action that was not the expert's.
+    known = [k for k in range(len(labels)) if labels[k // 4 * 4 : k] == driven[k // 4 * 4 : k]]
+    assert 0 < len(known) < len(labels)
+    assert learned == [labels[k] for k in known]
     executed = [
         names[token]
         for window in told
         for token, label in zip(window.input_ids, window.labels, strict=True)
         if token in names and label != IGNORE_LABEL
     ]
-    assert tuple(executed) == trajectories[longest].executed
+    assert executed == [driven[k] for k in known]
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
