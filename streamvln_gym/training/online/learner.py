@@ -70,7 +70,7 @@ class Learner:
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the matrices inside the network, AdamW for embeddings, heads, norms and biases.
 
-        On a fixed buffer of 96,000 frames, Muon was after 150 updates where AdamW was after 300.
+        On a fixed buffer of 96,000 frames, Muon was after 150 updates where AdamW was after more than 200.
         """
         config, model = self.config, self.model
         inside = (model.vision_tower.encoder, model.projector, model.language_model.layers)

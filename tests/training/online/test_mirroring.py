@@ -30,6 +30,8 @@ MIRRORED = "Turn right, then wait right by the sofa on your left."
             "Go right in the hallway and stop right in front of it.",
             "Go left in the hallway and stop right in front of it.",
         ),
+        ("The door on the right next to the sofa.", "The door on the left next to the sofa."),
+        ("Turn right before the rug, halt right before it.", "Turn left before the rug, halt right before it."),
         ("The bright copyright cleft.", "The bright copyright cleft."),
     ],
 )
