@@ -297,7 +297,7 @@ def test_card_says_what_is_not_shown(modules, played):
         "comparisons": summary.compare_all(played),
     }  # fmt: skip
     log = [{"updates": k, "frames": 10 * k, "seconds": 60.0 * k, "success": k / 100} for k in range(1, 31)]
-    training = {"runs": [{"scenes": 50, "optimize": {"learning_rate": 0.001}}], "processes": 1, "hardware": "one GPU"}
+    training = {"runs": [{"scenes": 50, "optimize": {"learning_rate": 0.001}, "hardware": "one GPU"}]}
     text = card.write_card(whole, log, training)
     assert "**66.7 [39.1, 86.2] %** (12 episodes in 4 scenes)" in text
     assert "30 updates, 300 frames in 30 minutes on one GPU" in text
@@ -316,13 +316,17 @@ def test_card_says_what_is_not_shown(modules, played):
 def test_a_card_of_several_runs(modules):
     card = modules[3]
     log = [{"run": run, "updates": k, "frames": 10 * k, "seconds": 60.0 * k} for run, k in ((1, 1), (1, 2), (2, 3))]
-    runs = [{"checkpoint": None, "seed": 0}, {"checkpoint": "of run 1", "seed": 4, "collect": {"streams": 64}}]
+    runs = [
+        {"checkpoint": None, "seed": 0, "processes": 1, "hardware": "one GPU"},
+        {"checkpoint": "of run 1", "seed": 4, "collect": {"streams": 64}, "processes": 2, "hardware": "two GPUs"},
+    ]
     assert [record["updates"] for record in card.last_of_runs(log)] == [2, 3]
-    volume = card._training_volume(log, {"runs": runs, "processes": 2, "hardware": "two GPUs"})
+    volume = card._training_volume(log, {"runs": runs})
     assert volume.startswith("Training: 5 updates, 50 frames in ")
-    assert volume.endswith("on two GPUs. Frames and episodes are those of the first of 2 processes.")
-    assert card.command(runs[0], 1) == "streamvln-gym online-dagger"
-    words = card.command(runs[1], 2).replace(" \\\n   ", "").split()
+    assert volume.endswith("the first's frames and episodes are counted.")
+    assert "on one GPU, then two GPUs." in volume
+    assert card.command(runs[0]) == "streamvln-gym online-dagger"
+    words = card.command(runs[1]).replace(" \\\n   ", "").split()
     assert words[:5] == ["torchrun", "--nproc-per-node", "2", "--no-python", "streamvln-gym"]
     assert words[6:] == ["--checkpoint", '"..."', "--seed", "4", "--collect.streams", "64"]
 

@@ -49,13 +49,33 @@ def test_what_is_shipped(tools, run, tmp_path):
     assert all(torch.equal(t, trained.model.state_dict()[n]) for n, t in shipped.model.state_dict().items())
     training = json.loads((target / "training.json").read_text())
     assert training["runs"] == [
-        {"checkpoint": "an earlier one", "scenes": 9},
-        {"checkpoint": "of run 1", "scenes": 9},
+        {"processes": 2, "hardware": "two GPUs", "checkpoint": "an earlier one", "scenes": 9},
+        {"processes": 2, "hardware": "two GPUs", "checkpoint": "of run 1", "scenes": 9},
     ]
     records = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
     assert [record["run"] for record in records] == [1, 2]
     for path in target.glob("*.json*"):
         assert "/home" not in path.read_text()
+
+
+def test_a_run_that_continues_is_added_to_the_record(tools, run, tmp_path):
+    target = tmp_path / "shipped"
+    ship(tools[0], run, target)
+    before = (target / "log.jsonl").read_text()
+    tools[0].ship(run / "checkpoint", [run / "config.json"], [run / "log.jsonl"], 1, "one GPU", target, continues=True)
+    runs = json.loads((target / "training.json").read_text())["runs"]
+    assert [(r["checkpoint"], r["processes"], r["hardware"]) for r in runs] == [
+        ("an earlier one", 2, "two GPUs"),
+        ("of run 1", 2, "two GPUs"),
+        ("of run 2", 1, "one GPU"),
+    ]
+    log = (target / "log.jsonl").read_text()
+    assert log.startswith(before)
+    assert json.loads(log.splitlines()[-1])["run"] == 3
+    records = [json.loads(line) for line in log.splitlines()]
+    assert tools[1]._training_volume(records, {"runs": runs}).startswith(
+        "Training: 21 updates, 210 frames in 3 minutes on two GPUs, then one GPU."
+    )
 
 
 def test_what_does_not_fit_is_refused(tools, run, tmp_path, monkeypatch):

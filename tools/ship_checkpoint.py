@@ -1,11 +1,12 @@
 """Puts a trained checkpoint into the package, with the recipe and the log of the runs of online DAgger that made it.
 
     python tools/ship_checkpoint.py --checkpoint runs/tiny/checkpoint --config runs/tiny/config.json
-        --log runs/tiny/log.jsonl [--processes 2] [--hardware "two GPUs of kind X"]
+        --log runs/tiny/log.jsonl [--processes 2] [--hardware "two GPUs of kind X"] [--continues]
     python benchmarks/checkpoint.py --workers 2
     python tools/write_model_card.py --summary runs/checkpoint/summary.json
 
-Several runs, each begun with the checkpoint of the one before, are given in their order: `--config A B --log A B`.
+Several runs, each begun with the checkpoint of the one before, are given in their order: `--config A B --log A B`. With
+`--continues` the first of them began with the checkpoint that is shipped now, whose runs stay on record before it.
 Weights and configuration replace those in `streamvln_gym/models/assets/streamvln_tiny`; `training.json` (options) and
 `log.jsonl` are written beside them. What does not fit the package is refused: other sizes of the network, another
 tokenizer, random weights, more than 16 MB.
@@ -51,37 +52,54 @@ def check(folder: Path) -> None:
         raise ValueError(f"{folder / WEIGHTS_NAME} has {size:,} bytes, more than {LIMIT:,}: save it in bfloat16")
 
 
-def recipe(configs: Sequence[dict[str, Any]], processes: int, hardware: str) -> dict[str, Any]:
-    """The content of training.json: `runs` (options of each, without folders), `processes`, `hardware`."""
+def recipe(configs: Sequence[dict[str, Any]], processes: int, hardware: str, before: int = 0) -> list[dict[str, Any]]:
+    """`runs` of training.json: the options of each, without folders, its processes and hardware.
+
+    Args:
+        configs: the options of each run.
+        processes: that trained together.
+        hardware: what they ran on.
+        before: runs on record before the first of these.
+    """
     runs = []
-    for number, config in enumerate(configs):
+    for number, config in enumerate(configs, start=before):
         kept = {key: value for key, value in config.items() if key not in MACHINE}
         if kept.get("checkpoint") is not None:
             kept["checkpoint"] = f"of run {number}" if number else "an earlier one"
-        runs.append(kept)
-    return {"runs": runs, "processes": processes, "hardware": hardware}
+        runs.append({"processes": processes, "hardware": hardware, **kept})
+    return runs
 
 
-def joined_log(logs: Sequence[Path]) -> str:
-    """The logs' lines, each with the number of its `run`, from 1."""
+def joined_log(logs: Sequence[Path], before: int = 0) -> str:
+    """The logs' lines, each with the number of its `run`, from `before` + 1."""
     lines = []
-    for number, path in enumerate(logs, start=1):
+    for number, path in enumerate(logs, start=before + 1):
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         lines += [json.dumps({"run": number, **record}) + "\n" for record in records]
     return "".join(lines)
 
 
 def ship(
-    checkpoint: Path, configs: Sequence[Path], logs: Sequence[Path], processes: int, hardware: str, target: Path
+    checkpoint: Path,
+    configs: Sequence[Path],
+    logs: Sequence[Path],
+    processes: int,
+    hardware: str,
+    target: Path,
+    continues: bool = False,
 ) -> None:
     """Checks, copies, writes."""
     check(checkpoint)
-    training = recipe([json.loads(path.read_text(encoding="utf-8")) for path in configs], processes, hardware)
-    log = joined_log(logs)
+    runs, log = [], ""
+    if continues:
+        runs = json.loads((target / "training.json").read_text(encoding="utf-8"))["runs"]
+        log = (target / "log.jsonl").read_text(encoding="utf-8")
+    log += joined_log(logs, len(runs))
+    runs += recipe([json.loads(path.read_text(encoding="utf-8")) for path in configs], processes, hardware, len(runs))
     for name in COPIED:
         if (checkpoint / name).exists():
             shutil.copyfile(checkpoint / name, target / name)
-    (target / "training.json").write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
+    (target / "training.json").write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
     (target / "log.jsonl").write_text(log, encoding="utf-8")
 
 
@@ -93,11 +111,20 @@ def main() -> None:
     parser.add_argument("--log", type=Path, nargs="+", required=True, help="log.jsonl of each run")
     parser.add_argument("--processes", type=int, default=1, help="that trained together")
     parser.add_argument("--hardware", default="", help="what they ran on")
+    parser.add_argument("--continues", action="store_true", help="the first run began with what is shipped now")
     options = parser.parse_args()
     if len(options.config) != len(options.log):
         parser.error(f"{len(options.config)} configurations, but {len(options.log)} logs: give one of each a run")
     try:
-        ship(options.checkpoint, options.config, options.log, options.processes, options.hardware, SHIPPED_FOLDER)
+        ship(
+            options.checkpoint,
+            options.config,
+            options.log,
+            options.processes,
+            options.hardware,
+            SHIPPED_FOLDER,
+            options.continues,
+        )
     except (StreamVLNGymError, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     print(f"{options.checkpoint} is now in {SHIPPED_FOLDER}")

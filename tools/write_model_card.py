@@ -81,7 +81,7 @@ def write_card(
     Args:
         summary: of `benchmarks/checkpoint.py`.
         log: records of the training; those of several runs have their `run`.
-        training: `runs` (the options of each), `processes`, `hardware`.
+        training: `runs`: the options of each, its `processes` and `hardware`.
         described: what other checkpoints are, by the name that they were compared under.
     """
     described = described or {}
@@ -137,10 +137,11 @@ def last_of_runs(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return list({record.get("run", 1): record for record in log}.values())
 
 
-def command(run: Mapping[str, Any], processes: int) -> str:
+def command(run: Mapping[str, Any]) -> str:
     """The command line that a run's options stand for; options with their default are left out."""
     defaults = flatten(json.loads(json.dumps(asdict(OnlineConfig()), default=str)))
     start = "streamvln-gym online-dagger"
+    processes = run.get("processes", 1)
     if processes > 1:
         start = f"torchrun --nproc-per-node {processes} --no-python {start}"
     words = [start]
@@ -153,8 +154,9 @@ def command(run: Mapping[str, Any], processes: int) -> str:
 
 def training_seconds(log: Sequence[Mapping[str, Any]]) -> float:
     """Seconds of all the calls that a log comes from; each counts from its own start."""
-    seconds = [float(record["seconds"]) for record in log if "seconds" in record]
-    return sum(now for now, after in zip(seconds, [*seconds[1:], 0.0], strict=True) if after < now)
+    clock = [(record.get("run", 1), float(record["seconds"])) for record in log if "seconds" in record]
+    ends = [*clock[1:], (None, 0.0)]
+    return sum(now for (run, now), (after, then) in zip(clock, ends, strict=True) if after != run or then < now)
 
 
 def _introduction(summary: Mapping[str, Any]) -> str:
@@ -186,7 +188,7 @@ def _network(summary: Mapping[str, Any]) -> str:
 
 
 def _recipe(summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> str:
-    runs, processes = training.get("runs", ()), training.get("processes", 1)
+    runs = training.get("runs", ())
     parts = [
         f"Scenes, paths and instructions are generated ({summary['dataset']}): furnished flats, expert actions of the "
         "geodesic follower. It was trained on flats of `train`, which share no seed with those of `val_unseen`. It "
@@ -197,7 +199,7 @@ def _recipe(summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]], traini
     parts += [_training_volume(log, training), _training_table(log, runs)]
     for number, run in enumerate(runs, start=1):
         which = f"Run {number} of {len(runs)}" if len(runs) > 1 else "The command"
-        parts.append(f"{which}:\n\n```\n{command(run, processes)}\n```")
+        parts.append(f"{which}:\n\n```\n{command(run)}\n```")
     if runs:
         columns = [flatten(run) for run in runs]
         rows = [
@@ -210,16 +212,18 @@ def _recipe(summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]], traini
 
 
 def _training_volume(log: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> str:
-    ends, processes = last_of_runs(log), training.get("processes", 1)
+    ends, runs = last_of_runs(log), training.get("runs", ())
     text = ""
     if ends:
         names = [name for name in ("updates", "frames", "episodes") if name in ends[-1]]
         text = ", ".join(f"{sum(end.get(name, 0) for end in ends):,.0f} {name}" for name in names)
     if any("seconds" in record for record in log):
         text += f" in {training_seconds(log) / 60:.0f} minutes"
-    if training.get("hardware"):
-        text += f" on {training['hardware']}"
-    counted = f" Frames and episodes are those of the first of {processes} processes." if processes > 1 else ""
+    hardware = dict.fromkeys(run["hardware"] for run in runs if run.get("hardware"))
+    if hardware:
+        text += f" on {', then '.join(hardware)}"
+    shared = any(run.get("processes", 1) > 1 for run in runs)
+    counted = " Of several processes that trained together, the first's frames and episodes are counted." if shared else ""
     return f"Training: {text.strip()}.{counted}" if text else ""
 
 
