@@ -69,12 +69,15 @@ def test_a_run_that_continues_is_added_to_the_record(tools, run, tmp_path):
         ("of run 1", 2, "two GPUs"),
         ("of run 2", 1, "one GPU"),
     ]
+    assert tools[0].recipe([{"minutes": 28.0, "decay_minutes": 14.0}], 1, "")[0]["minutes"] == 28.0
     log = (target / "log.jsonl").read_text()
     assert log.startswith(before)
     assert json.loads(log.splitlines()[-1])["run"] == 3
     records = [json.loads(line) for line in log.splitlines()]
-    assert tools[1]._training_volume(records, {"runs": runs}).startswith(
-        "Training: 21 updates, 210 frames in 3 minutes on two GPUs, then one GPU."
+    assert (
+        tools[1]
+        ._training_volume(records, {"runs": runs})
+        .startswith("Training: 21 updates, 210 frames in 3 minutes on two GPUs, then one GPU.")
     )
 
 

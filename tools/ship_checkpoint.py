@@ -63,7 +63,8 @@ def recipe(configs: Sequence[dict[str, Any]], processes: int, hardware: str, bef
     """
     runs = []
     for number, config in enumerate(configs, start=before):
-        kept = {key: value for key, value in config.items() if key not in MACHINE}
+        by_time = config.get("decay_minutes") is not None
+        kept = {key: value for key, value in config.items() if key not in MACHINE or (key == "minutes" and by_time)}
         if kept.get("checkpoint") is not None:
             kept["checkpoint"] = f"of run {number}" if number else "an earlier one"
         runs.append({"processes": processes, "hardware": hardware, **kept})

@@ -223,7 +223,7 @@ def _training_volume(log: Sequence[Mapping[str, Any]], training: Mapping[str, An
     if hardware:
         text += f" on {', then '.join(hardware)}"
     shared = any(run.get("processes", 1) > 1 for run in runs)
-    counted = " Of several processes that trained together, the first's frames and episodes are counted." if shared else ""
+    counted = " Of processes that trained together, the first's frames and episodes are counted." if shared else ""
     return f"Training: {text.strip()}.{counted}" if text else ""
 
 

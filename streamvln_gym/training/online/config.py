@@ -25,8 +25,10 @@ class CollectConfig:
         expert_until: share of the training over which the expert's part falls from 1 to `expert_least`.
         expert_least: probability that the expert drives a chunk, from then on.
         expert_spread: an episode's own probability lies up to so far above or below.
-        rescue_metres: the expert takes over where the way that is left has grown by so much since it was shortest, and
-            drives until most of it is made up.
+        rescued_streams: share of the streams whose lost agents the expert brings back. In the others they learn what to
+            do in the wrong room, where they would be when nobody helps.
+        rescue_metres: there, the expert takes over where the way that is left has grown by so much since it was
+            shortest, and drives until most of it is made up.
         rescue_steps: the expert takes over, too, after so many steps in which the way that is left became no shorter,
             and drives for a metre.
         short_until: share of the training over which the longest demonstration grows from `short_steps` to any length.
@@ -46,8 +48,9 @@ class CollectConfig:
     builders: int = 0
     streams: int = 32
     expert_until: float = 0.35
-    expert_least: float = 0.2
-    expert_spread: float = 0.3
+    expert_least: float = 0.1
+    expert_spread: float = 0.2
+    rescued_streams: float = 0.3
     rescue_metres: float = 3.0
     rescue_steps: int = 24
     short_until: float = 0.1
@@ -64,7 +67,7 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         shares = ("expert_until", "expert_least", "expert_spread", "random_chunks", "sampled_streams", "short_until")
-        for name in shares:
+        for name in (*shares, "rescued_streams"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"CollectConfig.{name} must lie between 0 and 1, got {getattr(self, name)}")
         for name in ("streams", "plays", "shelf", "supersampling"):
@@ -135,11 +138,18 @@ class OptimizeConfig:
         if not 0.0 <= self.mirrored <= 1.0:
             raise ValueError(f"OptimizeConfig.mirrored must lie between 0 and 1, got {self.mirrored}")
 
-    def rate(self, update: int) -> float:
-        """The learning rate of an update (counted from 0)."""
+    def rate(self, update: int, done: float | None = None) -> float:
+        """The learning rate of an update.
+
+        Args:
+            update: counted from 0.
+            done: share of the decay that is over; default: as `decay` says.
+        """
         warm = min(1.0, (update + 1) / max(self.warmup, 1))
-        begin = self.warmup if self.decay is None else max(self.updates - self.decay, 0)
-        done = min(max((update - begin) / max(self.updates - begin, 1), 0.0), 1.0)
+        if done is None:
+            begin = self.warmup if self.decay is None else max(self.updates - self.decay, 0)
+            done = (update - begin) / max(self.updates - begin, 1)
+        done = min(max(done, 0.0), 1.0)
         return self.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done)))
 
 
@@ -159,6 +169,8 @@ class OnlineConfig:
         evaluate_steps: actions after which an evaluated episode is cut off, 500 at most.
         save_every: updates between two saved states.
         minutes: stop (and save) after so long; the same command then goes on. Default: no limit.
+        decay_minutes: the learning rate falls over so many of the last of these minutes, and not over `optimize.decay`
+            updates: for a call that has a machine for a time.
         memory: train with slow memory; without, `num_history` is 0 in the saved configuration too.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
@@ -178,6 +190,7 @@ class OnlineConfig:
     evaluate_steps: int = 500
     save_every: int = 500
     minutes: float | None = None
+    decay_minutes: float | None = None
     memory: bool = True
     seed: int = 0
     device: str = "auto"
@@ -189,6 +202,11 @@ class OnlineConfig:
         for name in ("evaluate_every", "evaluate_at_most", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"OnlineConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if self.decay_minutes is not None and not 0.0 < self.decay_minutes <= (self.minutes or 0.0):
+            raise ValueError(
+                f"OnlineConfig.decay_minutes must be positive and at most minutes ({self.minutes}), got "
+                f"{self.decay_minutes}"
+            )
         if self.held_out < 0:
             raise ValueError(f"OnlineConfig.held_out must not be negative, got {self.held_out}")
         if not 1 <= self.evaluate_steps <= 500:

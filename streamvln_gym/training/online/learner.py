@@ -38,6 +38,7 @@ class Learner:
     Attributes:
         average: exponential average of the weights; what is evaluated and saved.
         updates: optimizer steps taken.
+        learning_rate: of the last one.
         recorded: whether a batch runs from a recorded CUDA graph.
     """
 
@@ -56,6 +57,7 @@ class Learner:
         self.heads = AuxiliaryHeads(model.config).to(self.device)
         self.average = copy.deepcopy(model).eval()
         self.updates = 0
+        self.learning_rate = 0.0
         self._trained: list[nn.Parameter] = [*model.parameters(), *self.heads.parameters()]
         self.optimizers = self._make_optimizers()
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -103,12 +105,13 @@ class Learner:
         self._packed = torch.zeros(self._plan.size, dtype=torch.int64, device=self.device)
         self._graph = None
 
-    def update(self, episodes: NDArray[np.int64], rng: np.random.Generator) -> None:
+    def update(self, episodes: NDArray[np.int64], rng: np.random.Generator, decayed: float | None = None) -> None:
         """One optimizer step.
 
         Args:
             episodes: rows of the buffer's table, in the order in which they are taken until the batch is full.
             rng: draws what is random in the batch.
+            decayed: share of the learning rate's decay that is over; default: as the configuration says.
         """
         packed = torch.from_numpy(self._plan.fill(episodes, self._buffer, self.layout, rng))
         self._filled.append(int(packed[0]) / self._plan.frames)
@@ -122,9 +125,10 @@ class Learner:
             self._differentiate()
         self._reduce_gradients()
         norm = nn.utils.clip_grad_norm_(self._trained, self.config.clip)
+        self.learning_rate = self.config.rate(self.updates, decayed)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.config.rate(self.updates)
+                group["lr"] = self.learning_rate
             optimizer.step()
         self.updates += 1
         decay = min(self.config.ema, (1 + self.updates) / (10 + self.updates))

@@ -89,6 +89,7 @@ class Stream:
         dataset: gives scenes' paths.
         config: the expert's and the episodes' limits.
         max_steps: of an evaluated episode.
+        rescued: whether the expert brings a lost agent back.
         episode: the present one, None if this stream rests.
         start: its start.
         state: where the agent stands.
@@ -99,6 +100,7 @@ class Stream:
     dataset: EpisodeDataset
     config: CollectConfig
     max_steps: int = 500
+    rescued: bool = True
     episode: Episode | None = None
     start: AgentState = field(init=False)
     state: AgentState = field(init=False)
@@ -136,8 +138,8 @@ class Stream:
     def drive(self, actions: Sequence[int], by_expert: bool) -> tuple[list[int], list[int], bool]:
         """Executes a chunk.
 
-        A STOP at the wrong place is replaced by the expert's action, for what is to be learned lies beyond it; and the
-        expert brings back an agent that is lost, for from where it is nobody could know the way.
+        A STOP at the wrong place is replaced by the expert's action, for what is to be learned lies beyond it; and in a
+        `rescued` stream the expert brings back an agent that is lost.
 
         Args:
             actions: the policy's.
@@ -148,7 +150,7 @@ class Stream:
             episode is over. An episode that is given up ends with a label and without an action for it.
         """
         self._load()
-        by_expert = by_expert or self._needs_rescue()
+        by_expert = by_expert or (self.rescued and self._needs_rescue())
         executed: list[int] = []
         labels: list[int] = []
         for wanted in actions:

@@ -124,6 +124,7 @@ class _OnlineRun:
             )
         if not self._everywhere(len(rows) >= LEAST_EPISODES):
             return
+        decayed = self._decayed()
         for _ in range(min(config.optimize.updates_per_turn, config.optimize.updates - learner.updates)):
             if learner.updates >= self._next_plan:
                 learner.plan(buffer, INSTRUCTION_TOKENS, self.rng)
@@ -131,7 +132,7 @@ class _OnlineRun:
                 made = learner.updates - self._updates_before
                 self._next_plan = learner.updates + min(max(3 * made, 1), REPLAN)
             count = -(-config.optimize.frames_per_update // SHORTEST)
-            learner.update(buffer.draw(rows, self.rng, count), self.rng)
+            learner.update(buffer.draw(rows, self.rng, count), self.rng, decayed)
 
     def _evaluate(self, bar: Any) -> None:
         """Evaluates the averaged weights on held-out scenes and logs the result; the streams rest afterwards."""
@@ -148,7 +149,7 @@ class _OnlineRun:
             "turns": self.collector.turns,
             "seconds": round(time.monotonic() - self.begun, 1),
             **{f"{name}_seconds": round(value, 1) for name, value in self.collector.seconds.items()},
-            "learning_rate": self.config.optimize.rate(self.learner.updates),
+            "learning_rate": self.learner.learning_rate,
             **{name: round(value, 4) for name, value in statistics.items()},
             **_summary(results),
             "evaluation_seconds": round(time.monotonic() - begun, 1),
@@ -195,6 +196,18 @@ class _OnlineRun:
     def _out_of_time(self) -> bool:
         minutes = self.config.minutes
         return minutes is not None and not self._everywhere(time.monotonic() - self.begun < 60.0 * minutes)
+
+    def _decayed(self) -> float | None:
+        """Share of `decay_minutes` that is over, the same in every process; None where updates are counted instead."""
+        minutes, decay = self.config.minutes, self.config.decay_minutes
+        if minutes is None or decay is None:
+            return None
+        share = 1.0 - (minutes - (time.monotonic() - self.begun) / 60.0) / decay
+        if self.ranks == 1:
+            return share
+        shared = torch.tensor([share], device=self.device)
+        distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
+        return float(shared.item())
 
     # ------------------------------------------------------------------------------------------------ set-up
 

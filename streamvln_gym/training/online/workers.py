@@ -261,8 +261,9 @@ class _Worker:
         camera = training_camera(spec.image_size, spec.config.supersampling)
         simulator = EmbeddedSimulator(camera, cached_triangles=50_000 * max(spec.config.shelf, 4))
         self._simulator = simulator
-        self._streams = [Stream(simulator, self._dataset, spec.config) for _ in self._rows]
         rng = np.random.default_rng(spec.seed)
+        rescued = rng.random(spec.streams) < spec.config.rescued_streams
+        self._streams = [Stream(simulator, self._dataset, spec.config, rescued=bool(r)) for r in rescued]
         self._supply = EpisodeSupply(self._dataset, spec.training_scenes, spec.config, rng)
         if spec.config.builders and isinstance(self._dataset, FlatsDataset):
             self._supply.ready = self._dataset.is_built

@@ -19,7 +19,7 @@ from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, Op
 from streamvln_gym.training.online.run_folder import RunFolder
 from streamvln_gym.training.online.streams import EpisodeSupply, Stream
 from streamvln_gym.training.online.trainer import train_online
-from streamvln_gym.training.online.workers import WorkerError, WorkerPool
+from streamvln_gym.training.online.workers import StreamArrays, StreamsSpec, WorkerError, WorkerPool, _Worker
 from tests.training.online.test_online_equivalence import small_network
 
 
@@ -70,6 +70,25 @@ def test_a_training_writes_log_state_and_a_checkpoint_that_acts(config):
     assert agent.trained
     assert agent.act({"rgb": np.zeros((48, 64, 3), np.uint8), "instruction": "Go."}) in range(4)
     assert not any("patch." in name for name in agent.model.state_dict()), "auxiliary heads stay outside"
+
+
+def test_the_learning_rate_falls_over_minutes(config):
+    optimize = replace(config.optimize, updates=100_000, warmup=1)
+    config = replace(
+        config, minutes=0.1, decay_minutes=0.1, evaluate_every=100_000, save_every=100_000, optimize=optimize
+    )
+    records = train_online(config)
+    assert 1 < records[-1]["updates"] < 100_000
+    assert records[-1]["learning_rate"] < 0.1 * optimize.learning_rate
+    assert optimize.rate(50, 0.0) == optimize.learning_rate
+    assert optimize.rate(50, 1.5) == pytest.approx(0.02 * optimize.learning_rate)
+    assert optimize.rate(50, 0.5) == pytest.approx(0.51 * optimize.learning_rate)
+
+
+@pytest.mark.parametrize(("minutes", "decay"), [(None, 1.0), (1.0, 2.0), (1.0, 0.0)])
+def test_a_decay_fits_into_the_minutes(minutes, decay):
+    with pytest.raises(ValueError, match="decay_minutes"):
+        OnlineConfig(minutes=minutes, decay_minutes=decay)
 
 
 def test_the_same_seed_gives_the_same_weights(config, tmp_path):
@@ -263,6 +282,33 @@ def test_a_lost_agent_is_brought_back(stream):
         if over:
             break
     assert rescued > 0
+
+
+def test_nobody_brings_back_the_agent_of_a_stream_without_rescue(stream):
+    stream.rescued = False
+    rng = np.random.default_rng(0)
+    lost = False
+    for _ in range(60):
+        lost |= stream._needs_rescue()
+        wanted = rng.integers(1, 4, 4).tolist()
+        executed, _, over = stream.drive(wanted, by_expert=False)
+        assert executed == wanted[: len(executed)]
+        if over:
+            break
+    assert lost
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, {False}), (1.0, {True}), (0.5, {False, True})])
+def test_a_worker_rescues_in_a_share_of_its_streams(share, expected, tiny_flats):
+    collect = CollectConfig(rescued_streams=share, shelf=1)
+    dataset = tiny_flats.make().dataset
+    scenes = tuple({dataset.scene_of(episode_id) for episode_id in dataset.episode_ids})
+    spec = StreamsSpec(str(tiny_flats.episodes_path), "train", None, scenes, 0, 24, 112, 8, 4, (0,), collect)
+    arrays = StreamArrays(24, 112, 64, 4)
+    try:
+        assert {stream.rescued for stream in _Worker(spec, arrays)._streams} == expected
+    finally:
+        arrays.close()
 
 
 def test_an_agent_that_makes_no_headway_is_driven_on(stream):
