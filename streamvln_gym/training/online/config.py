@@ -66,8 +66,8 @@ class CollectConfig:
     supersampling: int = 2
 
     def __post_init__(self) -> None:
-        shares = ("expert_until", "expert_least", "expert_spread", "random_chunks", "sampled_streams", "short_until")
-        for name in (*shares, "rescued_streams"):
+        experts = ("expert_until", "expert_least", "expert_spread", "rescued_streams")
+        for name in (*experts, "random_chunks", "sampled_streams", "short_until"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"CollectConfig.{name} must lie between 0 and 1, got {getattr(self, name)}")
         for name in ("streams", "plays", "shelf", "supersampling"):
