@@ -104,7 +104,8 @@ class _OnlineRun:
                 if learner.updates >= next_save:
                     next_save += config.save_every
                     self._save()
-            self._evaluate(bar)
+            if not self.log or self.log[-1]["updates"] < learner.updates:
+                self._evaluate(bar)
         self._save()
         return self.log
 

@@ -1,5 +1,6 @@
 """Online DAgger end to end, with a network of two thin layers in the tiny flats."""
 
+import itertools
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
+from streamvln_gym.training.online import trainer
 from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig
 from streamvln_gym.training.online.run_folder import RunFolder
 from streamvln_gym.training.online.streams import EpisodeSupply, Stream
@@ -72,7 +75,14 @@ def test_a_training_writes_log_state_and_a_checkpoint_that_acts(config):
     assert not any("patch." in name for name in agent.model.state_dict()), "auxiliary heads stay outside"
 
 
-def test_the_learning_rate_falls_over_minutes(config):
+@pytest.fixture
+def fast_clock(monkeypatch):
+    """The trainer's clock advances by 50 ms whenever it is read, however fast the machine is."""
+    ticks = itertools.count()
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: 0.05 * next(ticks)))
+
+
+def test_the_learning_rate_falls_over_minutes(config, fast_clock):
     optimize = replace(config.optimize, updates=100_000, warmup=1)
     config = replace(
         config, minutes=0.1, decay_minutes=0.1, evaluate_every=100_000, save_every=100_000, optimize=optimize
@@ -83,6 +93,14 @@ def test_the_learning_rate_falls_over_minutes(config):
     assert optimize.rate(50, 0.0) == optimize.learning_rate
     assert optimize.rate(50, 1.5) == pytest.approx(0.02 * optimize.learning_rate)
     assert optimize.rate(50, 0.5) == pytest.approx(0.51 * optimize.learning_rate)
+
+
+def test_weights_are_evaluated_once(config, fast_clock):
+    """A call that runs out of time right after an evaluation does not repeat it."""
+    optimize = replace(config.optimize, updates=100_000)
+    records = train_online(replace(config, minutes=0.05, evaluate_every=1, save_every=100_000, optimize=optimize))
+    updates = [record["updates"] for record in records]
+    assert updates and len(set(updates)) == len(updates)
 
 
 @pytest.mark.parametrize(("minutes", "decay"), [(None, 1.0), (1.0, 2.0), (1.0, 0.0)])
