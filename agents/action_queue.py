@@ -18,6 +18,11 @@ class ActionQueue:
     def __len__(self) -> int:
         return len(self._pending)
 
+    @property
+    def pending(self) -> list[int]:
+        """All decided actions, the next one first."""
+        return list(self._pending)
+
     def push(self, actions: Iterable[int]) -> None:
         self._pending.extend(actions)
 

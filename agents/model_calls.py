@@ -42,7 +42,7 @@ class OneDialogue:
     def answer(self, turns: Sequence[Turn], rules: AnswerRules) -> list[Answer]:
         (turn,), session = turns, self._session
         if turn.opens:
-            session.restart()
+            session.begin()
         kv_before = session.kv_length
         session.rules = rules
         session.append(turn.ids, turn.image_features, turn.memory_features)
@@ -96,6 +96,22 @@ class ModelCaller:
                 stream.queue.push(next(chunks))
             stream.step += 1
         return [moment.stream.queue.pop() for moment in moments]
+
+    @torch.inference_mode()
+    def prepare(self, moment: Moment, session: StreamingSession) -> None:
+        """Prefills what the next window opens with, where `act` now hands out the last action before its first call.
+
+        The instruction and the memory are known by then, which leaves the new frame to the call itself. Nothing is
+        done where a frame of the memory has yet to be encoded (it came with no call): that stays the call's.
+        """
+        stream, opening = moment.stream, moment.step + 1
+        pending = stream.queue.pending
+        if len(pending) != 1 or pending[0] == STOP or stream.window.covers(opening):
+            return
+        history = stream.memory.sample(opening)
+        memory = None if any(frame.tokens is None for frame in history) else self._memory_tokens(history)
+        if memory is not None:
+            session.prepare(self.dialogue.encode(self.dialogue.opening(moment.sight.instruction)), memory)
 
     def predict(self, moments: Sequence[Moment], dialogues: Dialogues) -> list[list[int]]:
         """A model call for each stream, and its whole answer; pending actions are dropped."""

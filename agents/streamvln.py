@@ -234,6 +234,9 @@ class StreamVLNAgent:
     def act(self, obs: Observation) -> int:
         """Chooses the next action; the model is called whenever no decided action is left.
 
+        Where the next call opens a window with memory, the step before it, which only hands out an action, already
+        prefills what that window begins with.
+
         Args:
             obs: `rgb` uint8 (height, width, 3) and `instruction` str; see `Agent.act`.
 
@@ -244,7 +247,9 @@ class StreamVLNAgent:
             TypeError: an entry of `obs` has the wrong type.
             ValueError: an entry is missing or malformed, or the instruction changed without a `reset`.
         """
-        return self._caller.act([self._look(obs)], OneDialogue(self.session))[0]
+        moment = self._look(obs)
+        self._caller.prepare(moment, self.session)
+        return self._caller.act([moment], OneDialogue(self.session))[0]
 
     def predict_chunk(self, obs: Observation, n_executed: int | None = None) -> list[int]:
         """Calls the model now and returns its whole answer; actions pending from `act` are dropped.

@@ -1,4 +1,4 @@
-"""What a checkpoint can do: success under several conditions, paired comparisons, and the time of a model call.
+"""What a checkpoint can do: success under several conditions, paired comparisons, and the time of a decision.
 
     python benchmarks/checkpoint.py [--checkpoint FOLDER] [--split val_unseen] [--episodes N] [--workers N]
         [--conditions own other neutral direct no_memory random forward oracle] [--against [NAME=]FOLDER ...]
@@ -30,7 +30,6 @@ import json
 import math
 import os
 import platform
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from act_times import ActTimes
 from checkpoint_episodes import (
     CONDITIONS,
     NEUTRAL_INSTRUCTION,
@@ -61,8 +61,7 @@ from streamvln_gym.errors import StreamVLNGymError
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.rollout import UNTRAINED, choose_episodes
 
-LATENCY_EPISODES, LATENCY_CALLS = 5, 40  # model calls of an episode: five windows of eight
-CALL_KINDS = ("episode start", "window start", "within a window")
+LATENCY_EPISODES, LATENCY_STEPS = 5, 160  # steps of an episode: five windows of 32
 
 
 class Run:
@@ -169,10 +168,10 @@ class Run:
 
 
 def measure_latency(agent: StreamVLNAgent, instructions: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Milliseconds of a model call on one core, by kind of call: `median`, `p95`, `calls`.
+    """Milliseconds of `act` on one core, by kind of call: `median`, `p95`, `max`, `calls`; see `ActTimes`.
 
-    The process's own seconds count, so that other programs disturb less. A call is everything from a 640x480 picture
-    (random here) to a whole chunk of actions; STOP, which would make it shorter, is switched off.
+    The process's own seconds count, so that other programs disturb less. The 640x480 pictures are random; STOP, which
+    would make an answer shorter, is switched off.
 
     Args:
         agent: on the CPU.
@@ -186,26 +185,15 @@ def measure_latency(agent: StreamVLNAgent, instructions: Sequence[str]) -> dict[
 
     timed = StreamVLNAgent(agent.model, agent.processor, agent.config, logits_processor=[never_stop])
     frames = np.random.default_rng(0).integers(0, 256, (16, 480, 640, 3), dtype=np.uint8)
-    seconds: dict[str, list[float]] = {kind: [] for kind in CALL_KINDS}
+    times = ActTimes(timed)
     with _one_core():
         for episode, instruction in enumerate([instructions[0], *instructions]):
             timed.reset()
-            for call in range(LATENCY_CALLS):
-                begun = time.process_time()
-                timed.predict_chunk({"rgb": frames[call % 16], "instruction": instruction})
-                taken = time.process_time() - begun
-                opens = timed.last_call is not None and timed.last_call.kv_before == 0
-                if episode:
-                    seconds[CALL_KINDS[0 if call == 0 else 1 if opens else 2]].append(1000.0 * taken)
-    return {
-        kind: {
-            "median": round(float(np.median(times)), 2),
-            "p95": round(float(np.quantile(times, 0.95)), 2),
-            "calls": len(times),
-        }
-        for kind, times in seconds.items()
-        if times
-    }
+            for step in range(LATENCY_STEPS):
+                times.act({"rgb": frames[step % 16], "instruction": instruction})
+            if episode == 0:
+                times.clear()
+    return times.summary()
 
 
 @contextmanager
@@ -340,7 +328,7 @@ def main() -> None:
     print(f"\n{kinds_table(summary['conditions'])}")
     if summary["comparisons"]:
         print(f"\n{comparisons_table(summary['comparisons'])}")
-    print(f"\nms per model call on one core ({summary['processor']})")
+    print(f"\nms per decision on one core ({summary['processor']})")
     for kind, times in summary["latency_ms"].items():
         print(f"{kind:16} median {times['median']:8.2f}  p95 {times['p95']:8.2f}  ({times['calls']} calls)")
     print(f"\nwrote {options.out / 'summary.json'}")

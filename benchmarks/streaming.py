@@ -1,24 +1,25 @@
-"""Times of a streaming model call: prompt building, and whole calls by kind, with the package's small network.
+"""Times of `agent.act` by kind of call, and of prompt building, over episodes that the agent plays itself.
 
-    taskset -c 0 python benchmarks/streaming.py [--checkpoint FOLDER] [--steps 160]
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/streaming.py [--checkpoint FOLDER] [--episodes 2] [--repeats 3]
 
-Prompt building is everything from the instruction to the prefill's token ids. Times are medians and maxima over an
-episode; those of a window's first call are apart, since its prefill has the memory.
+Prompt building is everything from the instruction to the prefill's token ids in a model call. An episode is played
+`--repeats` times with the same frames and actions, after one that warms up.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 
+import gymnasium as gym
 import numpy as np
 import torch
+from act_times import ActTimes
 
+import streamvln_gym
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.models.dialogue import DialogueBuilder
-
-INSTRUCTION = "Walk past the dining table, turn left at the sofa and stop in front of the second door."
+from streamvln_gym.rollout import choose_episodes
 
 
 class TimedDialogue(DialogueBuilder):
@@ -42,59 +43,49 @@ class TimedDialogue(DialogueBuilder):
         return result
 
 
-def milliseconds(name: str, seconds: list[float]) -> str:
-    values = [1e3 * value for value in seconds]
-    return f"{name:36}{len(values):6d}{statistics.median(values):12.2f}{max(values):12.2f}"
+def play(env: gym.Env, times: ActTimes, episode_id: str, prompts: list[float]) -> None:
+    """One episode; `prompts` gets the milliseconds of prompt building of each model call."""
+    agent = times.agent
+    agent.reset()
+    obs, _ = env.reset(options={"episode_id": episode_id})
+    done = False
+    while not done:
+        calls, TimedDialogue.seconds = agent.stats.calls, 0.0
+        obs, _, terminated, truncated, _ = env.step(times.act(obs))
+        done = terminated or truncated
+        if agent.stats.calls > calls:
+            prompts.append(1e3 * TimedDialogue.seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--split", default="val_unseen")
+    parser.add_argument("--episodes", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    env = gym.make("StreamVLN-Flats-v0", split=options.split)
     agent = StreamVLNAgent.from_pretrained(options.checkpoint, device=options.device)
-    stop = agent.processor.action_ids[0]
-
-    def never_stop(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        scores[:, stop] = -torch.inf
-        return scores
-
-    agent = StreamVLNAgent(agent.model, agent.processor, logits_processor=[never_stop])
     plain = agent._caller.dialogue
     agent._caller.dialogue = TimedDialogue(plain.tokenizer, plain.style, plain.memory_prompt)
-    frames = np.random.default_rng(0).integers(0, 256, (16, 480, 640, 3), dtype=np.uint8)
-    prompts: list[float] = []
-    calls: dict[str, list[float]] = {"first call of the episode": [], "window's first call": [], "later call": []}
-    queue: list[float] = []
-    for _ in range(2):  # the first one warms up
-        agent.reset()
-        prompts.clear()
-        queue.clear()
-        for times in calls.values():
-            times.clear()
-        for step in range(options.steps):
-            count, TimedDialogue.seconds = agent.stats.calls, 0.0
-            start = time.perf_counter()
-            agent.act({"rgb": frames[step % 16], "instruction": INSTRUCTION})
-            seconds = time.perf_counter() - start
-            if agent.stats.calls == count:
-                queue.append(seconds)
-                continue
-            prompts.append(TimedDialogue.seconds)
-            opened = agent.last_call is not None and agent.last_call.kv_before == 0
-            kind = "first call of the episode" if step == 0 else "window's first call" if opened else "later call"
-            calls[kind].append(seconds)
-    print(f"{options.steps} steps on {options.device}, {torch.get_num_threads()} thread")
-    print(f"{'':36}{'count':>6}{'median ms':>12}{'max ms':>12}")
-    print(milliseconds("prompt building", prompts))
-    for name, times in calls.items():
-        if times:
-            print(milliseconds(name, times))
-    print(milliseconds("step from the queue", queue))
-    total = sum(queue) + sum(sum(times) for times in calls.values())
-    print(f"{options.steps / total:.1f} steps/s; {agent.stats}")
+    times, prompts = ActTimes(agent), []
+    episode_ids = choose_episodes(env.unwrapped.dataset, options.episodes, None)
+    play(env, times, episode_ids[0], prompts)
+    times.clear()
+    prompts.clear()
+    for _ in range(options.repeats):
+        for episode_id in episode_ids:
+            play(env, times, episode_id, prompts)
+    env.close()
+    print(f"streamvln-gym {streamvln_gym.__version__}, {options.device}, one thread, {len(episode_ids)} episodes")
+    print(f"{'ms':20}{'calls':>8}{'median':>10}{'p95':>10}{'max':>10}")
+    rows = {"prompt building": [len(prompts), np.median(prompts), np.quantile(prompts, 0.95), max(prompts)]}
+    for kind, row in times.summary().items():
+        rows[kind] = [row["calls"], row["median"], row["p95"], row["max"]]
+    for kind, (calls, *figures) in rows.items():
+        print(f"{kind:20}{calls:8d}" + "".join(f"{figure:10.2f}" for figure in figures))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def test_direct_pictures_have_the_networks_size(modules, folders, tiny_flats, mo
 
 def test_evaluate_resumes_and_refuses_others(modules, folders, tiny_flats, tmp_path, monkeypatch):
     checkpoint, episodes, _, card = modules
-    monkeypatch.setattr(checkpoint, "LATENCY_CALLS", 9)
+    monkeypatch.setattr(checkpoint, "LATENCY_STEPS", 36)
     data, out = tiny_flats.episodes_path, tmp_path / "out"
     checkpoint.evaluate(options(folders[0], data, out, episodes=3, conditions=["own", "random"]))
     before = (out / "own.jsonl").read_text()
@@ -154,8 +154,10 @@ def test_evaluate_resumes_and_refuses_others(modules, folders, tiny_flats, tmp_p
     assert (
         read_lines(out, "early")["10"]["checkpoint"] == summary["digests"]["early"] != summary["digests"]["checkpoint"]
     )
-    assert set(summary["latency_ms"]) == {"episode start", "window start", "within a window"}
+    kinds = {"episode start", "window start", "within a window", "before a window", "hand-out"}
+    assert set(summary["latency_ms"]) == kinds
     assert summary["latency_ms"]["within a window"]["calls"] == 5 * 7
+    assert summary["latency_ms"]["before a window"]["calls"] == summary["latency_ms"]["window start"]["calls"] == 5
     text = card.write_card(summary, described={"early": "before DAgger"})
     assert "untrained" in text
     assert "* **early**: before DAgger" in text
@@ -166,7 +168,7 @@ def test_evaluate_resumes_and_refuses_others(modules, folders, tiny_flats, tmp_p
 
 def test_conditions_are_played_one_by_one(modules, folders, tiny_flats, tmp_path, monkeypatch):
     checkpoint = modules[0]
-    monkeypatch.setattr(checkpoint, "LATENCY_CALLS", 1)
+    monkeypatch.setattr(checkpoint, "LATENCY_STEPS", 1)
     data, settings = tiny_flats.episodes_path, {"max_steps": 500}
     first = checkpoint.evaluate(options(folders[0], data, tmp_path, conditions=["oracle"], **settings))
     assert list(first["conditions"]) == ["oracle"]
@@ -193,7 +195,7 @@ def test_weights_that_change_meanwhile_are_noticed(modules, folders, tiny_flats)
 
 def test_an_episode_is_written_down_when_it_ends(modules, folders, tiny_flats, tmp_path, monkeypatch):
     checkpoint, episodes, *_ = modules
-    monkeypatch.setattr(checkpoint, "LATENCY_CALLS", 1)
+    monkeypatch.setattr(checkpoint, "LATENCY_STEPS", 1)
     together = episodes.play_together
 
     def killed(envs, policy, task):
@@ -213,7 +215,7 @@ def test_an_episode_is_written_down_when_it_ends(modules, folders, tiny_flats, t
 
 def test_workers_change_nothing(modules, folders, tiny_flats, tmp_path, monkeypatch):
     checkpoint = modules[0]
-    monkeypatch.setattr(checkpoint, "LATENCY_CALLS", 1)
+    monkeypatch.setattr(checkpoint, "LATENCY_STEPS", 1)
     for workers in (1, 2):
         out = tmp_path / str(workers)
         checkpoint.evaluate(

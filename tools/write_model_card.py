@@ -55,7 +55,12 @@ LOG_COLUMNS = {
     "spl": "SPL, held out",
     "success_plain": "SR, plain",
 }
-CALLS = {"episode start": "first call of an episode", "window start": "start of a later window (with its memory)"}
+CALLS = {
+    "episode start": "first call of an episode",
+    "window start": "start of a later window (with its memory)",
+    "before a window": "the step before that, which prepares it",
+    "hand-out": "other steps, which hand out a decided action",
+}
 LIMITS = (
     "It was trained on generated flats only: textures, furniture and sentences are those of one generator. Nothing "
     "here says what it does in scans of real homes or on a robot; the figures are **not R2R-CE or RxR-CE figures**.",

@@ -74,6 +74,14 @@ class AnswerRules:
         allowed = self.grammar.allowed(answer)
         return allowed[0] if len(allowed) == 1 else None
 
+    def branches(self, answer: Sequence[int]) -> list[int]:
+        """Tokens that the grammar lets follow `answer` and after which there is a choice again."""
+        if self.grammar is None:
+            return []
+        allowed = self.grammar.allowed(answer)
+        longer = [[*answer, token] for token in allowed]
+        return [ids[-1] for ids in longer if not self.ends(ids) and self.forced(ids) is None]
+
     def choose(self, logits: Tensor, answer: Sequence[int]) -> int:
         """The best token after `answer`.
 

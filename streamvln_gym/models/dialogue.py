@@ -106,6 +106,10 @@ class DialogueBuilder:
         system = f"{TURN_START}system\n{SYSTEM_PROMPT}{TURN_END}\n"
         return f"{system}{TURN_START}user\n{user}{memory} {conjunction}{IMAGE}.{TURN_END}\n{self.answer_opening}"
 
+    def opening(self, instruction: str) -> str:
+        """What a first turn with memory begins with, up to the memory: it knows nothing of the current step."""
+        return self.first_turn(instruction, "", True).partition(MEMORY)[0] + MEMORY
+
     def later_turn(self, conjunction: str) -> str:
         """A later user turn of the window and the opening of the answer; follows the last answer's `<|im_end|>`."""
         separator = "" if self.style == "published" else "\n"

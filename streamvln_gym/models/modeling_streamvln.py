@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, Qwen2Model
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.siglip import modeling_siglip
 
+from streamvln_gym.models.branches import branch_mask, branch_positions
 from streamvln_gym.models.configuration_streamvln import (
     IGNORE_LABEL,
     IMAGE_TOKEN_ID,
     MEMORY_TOKEN_ID,
     StreamVLNConfig,
 )
+from streamvln_gym.models.growing_cache import growing_cache
 from streamvln_gym.models.memory_strategies import memory_tokens, strategy_of
 from streamvln_gym.models.pooling import pool_patches
 
@@ -105,9 +107,9 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.lm_head = new_embeddings
 
-    def new_cache(self) -> DynamicCache:
+    def new_cache(self) -> Cache:
         """An empty KV cache for `extend`."""
-        return DynamicCache(config=self.config.text_config)
+        return growing_cache(self.config.text_config)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Frames to language-model embeddings: tower, projector on every patch, then pooling.
@@ -174,10 +176,25 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
             embeddings = embeddings.masked_scatter(places, memory_features.to(embeddings))
         return embeddings[None]
 
-    def extend(self, inputs_embeds: Tensor, cache: Cache) -> Tensor:
-        """Appends embeddings to the cache; the language model's output (batch, hidden) after the last of them."""
-        output = self.language_model(inputs_embeds=inputs_embeds, use_cache=True, **{CACHE_ARGUMENT: cache})
-        return output.last_hidden_state[:, -1]
+    def extend(self, inputs_embeds: Tensor, cache: Cache, branches: int = 0) -> Tensor:
+        """Appends embeddings to the cache; the language model's output after the last of them.
+
+        Args:
+            inputs_embeds: (batch, length, hidden).
+            cache: of `new_cache`.
+            branches: so many embeddings at the end exclude each other, see `Branches`; in a batch of one only.
+
+        Returns:
+            (batch, hidden); with branches (1 + branches, hidden): after the last embedding before them, and after each.
+        """
+        given: dict[str, Any] = {}
+        if branches:
+            sizes = int(cache.get_seq_length()), inputs_embeds.shape[1], branches
+            mask = branch_mask(*sizes, inputs_embeds.dtype, inputs_embeds.device)
+            given["attention_mask"] = {"full_attention": mask}
+            given["position_ids"] = branch_positions(*sizes, inputs_embeds.device)
+        output = self.language_model(inputs_embeds=inputs_embeds, use_cache=True, **given, **{CACHE_ARGUMENT: cache})
+        return output.last_hidden_state[:, -1 - branches :].flatten(0, 1)
 
     def forward(
         self,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from streamvln_gym.models.branches import ATTENTIONS
 from streamvln_gym.models.modeling_streamvln import CACHE_ARGUMENT
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 # Attention kernels want rows of keys, and of masks, that are aligned.
 ALIGNMENT = 16
-# flash_attention_2 and flex_attention take no mask that differs from row to row in this way.
-ATTENTIONS = ("sdpa", "eager")
 
 
 class SlotCache:

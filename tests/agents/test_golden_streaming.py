@@ -127,4 +127,5 @@ def test_logits_are_computed_only_for_tokens_that_are_chosen(compact_agent, stor
     chunk = held.predict_chunk(observation)
     handle.remove()
     assert shapes == [(1, 152064)] * len(chunk), "nothing for the header and the end, which the grammar forces"
-    assert held.last_call.kv_after == held.last_call.prefill_length + len(held.last_call.answer_ids) - 1
+    # The last move, which decided nothing, and <|im_end|> open the next prefill.
+    assert held.last_call.kv_after == held.last_call.prefill_length + len(held.last_call.answer_ids) - 2

@@ -75,13 +75,15 @@ def test_calls_windows_and_memory(agent):
     actions, calls = run_episode(agent, 100)
     assert set(actions) == {1, 2, 3}
     assert [call.step for call in calls] == list(range(0, 100, 4))
-    for call in calls:
+    for previous, call in zip([None, *calls], calls, strict=False):
         first = call.step % 32 == 0
         assert call.history_steps == (history_steps(call.step, 8) if first else [])
         assert call.prompt_ids.count(IMAGE_TOKEN_ID) == 1
         assert call.prompt_ids.count(MEMORY_TOKEN_ID) == (first and call.step > 0)
         assert call.prefill_length == len(call.prompt_ids) - 1 + 16 + (8 * 16 - 1 if first and call.step else 0)
-        assert (call.prompt_ids[0] == agent.processor.turn_end_id) == (not first), "the last <|im_end|> is carried"
+        carried = [] if first else previous.answer_ids[-2:]
+        assert call.prompt_ids[: len(carried)] == carried, "the last move, which decided nothing, and <|im_end|>"
+        assert (agent.processor.turn_end_id in call.prompt_ids[:2]) == (not first)
         assert len(call.answer_ids) == 5
     assert agent.stats.windows == 4
 
@@ -105,19 +107,21 @@ def test_cache_grows_within_a_window_and_restarts(agent):
             lengths.append((step, agent.session.kv_length, agent.last_call))
     total = 0
     for step, length, call in lengths:
-        total = (0 if step % 32 == 0 else total) + call.prefill_length + len(call.answer_ids) - 1
-        assert length == total, "everything but the final <|im_end|> is cached"
+        total = (0 if step % 32 == 0 else total) + call.prefill_length + len(call.answer_ids) - 2
+        assert length == total, "everything but the last move and <|im_end|> is cached"
 
 
 def test_streaming_answers_equal_those_of_one_shot_prefill(parts):
     """The logits that chose each first action, recomputed from the whole window's embeddings at once, in float64."""
     agent = StreamVLNAgent(copy.deepcopy(parts[0]).double(), parts[1])
     never_stop(agent)
+    agent.session.record = True
     model, seen = agent.model, []
     extend = model.extend
     fresh = []
 
-    def watched(embeddings, cache):
+    def watched(embeddings, cache, branches=0):
+        assert branches == 0, "a session that records does not look ahead"
         if cache.get_seq_length() == 0:
             fresh.append(len(seen))
         seen.append((embeddings, extend(embeddings, cache)))
@@ -276,13 +280,13 @@ def test_window_is_the_training_dialogue_token_for_token(agent):
     for first in (0, 8):
         ids, text = [], ""
         for index, call in enumerate(calls[first : first + 8]):
-            # The carried <|im_end|> opens each later prompt, so the answers count without theirs.
-            ids += call.prompt_ids + call.answer_ids[:-1]
+            # The carried last move and <|im_end|> open each later prompt, so the answers count without theirs.
+            ids += call.prompt_ids + call.answer_ids[:-2]
             words = picker.next()
             turn = builder.later_turn(words) if index else builder.first_turn(INSTRUCTION, words, first > 0)
             actions = agent.processor.parse_actions(call.answer_ids)
             text += ("<|im_end|>" if index else "") + turn + "".join("S↑←→"[action] for action in actions)
-        assert ids == builder.encode(text)
+        assert [*ids, call.answer_ids[-2]] == builder.encode(text)
         assert text.count("<|im_end|>\n<|im_start|>user\n") == 8
 
 
@@ -308,7 +312,7 @@ def test_published_style_answers_with_a_second_header(parts):
     for call in calls:
         assert call.answer_ids[: len(header)] == header
         assert call.prompt_ids[-len(header) - 2 :] == [*header, end, newline]
-    assert calls[1].prompt_ids[1] == header[0], "no newline between an answer and the next turn"
+    assert calls[1].prompt_ids[2] == header[0], "no newline between an answer and the next turn"
 
 
 def test_episode_of_one_step_and_changed_instructions(agent):
