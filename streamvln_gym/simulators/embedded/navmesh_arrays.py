@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.simulators.embedded import detour
+from streamvln_gym.simulators.embedded.navmesh_surface import SurfaceDetail, surface_edges, surface_triangles
 
 MAX_CORNERS = 6
 GRID_CELL = 0.25  # metres; a cell of the look-up grid
@@ -133,12 +132,22 @@ def label_islands(neighbours: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def kernel_arrays(
-    corners: NDArray[np.float64], counts: NDArray[np.int32], neighbours: NDArray[np.int32], islands: NDArray[np.int32]
+    corners: NDArray[np.float64],
+    counts: NDArray[np.int32],
+    neighbours: NDArray[np.int32],
+    islands: NDArray[np.int32],
+    detail: SurfaceDetail | None = None,
+    climb: float = detour.CLIMB,
 ) -> detour.MeshArrays:
     """Lays a mesh out for the kernels; corners are (P, 6, 3) with anything in the padding."""
     used = np.arange(MAX_CORNERS) < counts[:, np.newaxis]
     corners = np.where(used[..., np.newaxis], corners, corners[:, :1])
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    surface_first, surface = surface_triangles(corners, counts, detail)
+    edge_first, edges = surface_edges(surface_first, surface, detail)
+    for p in np.flatnonzero(np.diff(surface_first)):
+        heights = surface[surface_first[p] : surface_first[p + 1], :, 1]
+        boxes[p, 1], boxes[p, 4] = min(boxes[p, 1], heights.min()), max(boxes[p, 4], heights.max())
     grid, first, members = _look_up_grid(boxes)
     return detour.MeshArrays(
         corners=np.ascontiguousarray(corners),
@@ -146,7 +155,11 @@ def kernel_arrays(
         neighbours=neighbours,
         islands=islands,
         boxes=boxes,
-        triangles=_height_triangles(corners, counts),
+        surface_first=surface_first,
+        surface=surface,
+        edge_first=edge_first,
+        edges=edges,
+        climb=climb,
         grid=grid,
         grid_first=first,
         grid_polygons=members,
@@ -172,32 +185,3 @@ def _look_up_grid(
     first = np.concatenate([[0], np.cumsum(np.bincount(flat_cells, minlength=columns * rows))]).astype(np.int32)
     grid = np.array([low[0], low[1], 1.0 / cell, columns, rows])
     return grid, first, flat_members[np.argsort(flat_cells, kind="stable")]
-
-
-def _height_triangles(corners: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.int8]:
-    """Triangles (P, 4, 3) that give a polygon's height, as Recast's detail mesh has them; -1 for level polygons."""
-    triangles = np.full((len(counts), MAX_CORNERS - 2, 3), -1, dtype=np.int8)
-    for p in np.flatnonzero(np.ptp(corners[..., 1], axis=1) > 0.0):
-        triangles[p, : counts[p] - 2] = _triangulate_hull(corners[p, : counts[p]][:, [0, 2]])
-    return triangles
-
-
-def _triangulate_hull(outline: NDArray[np.float64]) -> list[tuple[int, int, int]]:
-    """Recast's triangulation of a convex outline (n, 2): the ear of the shortest perimeter, then on to either side."""
-    n = len(outline)
-
-    def length(i: int, j: int) -> float:
-        return math.dist(outline[i % n], outline[j % n])
-
-    start = min(range(n), key=lambda i: length(i - 1, i) + length(i, i + 1) + length(i + 1, i - 1))
-    left, right = (start + 1) % n, (start - 1) % n
-    triangles = [(start, left, right)]
-    while (left + 1) % n != right:
-        next_left, next_right = (left + 1) % n, (right - 1) % n
-        if length(left, next_left) + length(next_left, right) < length(right, next_right) + length(left, next_right):
-            triangles.append((left, next_left, right))
-            left = next_left
-        else:
-            triangles.append((left, next_right, right))
-            right = next_right
-    return triangles
