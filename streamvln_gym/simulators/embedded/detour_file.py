@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from streamvln_gym.errors import SceneError
 from streamvln_gym.simulators.embedded.detour_tile import MAX_CORNERS, PORTAL, WALK, Tile, make_tile, polygon_base
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
-from streamvln_gym.simulators.embedded.navmesh_arrays import signed_areas
+from streamvln_gym.simulators.embedded.navmesh_arrays import CONVEXITY_TOLERANCE, dents, has_repeats, signed_areas
 from streamvln_gym.simulators.embedded.navmesh_surface import SurfaceDetail, check_detail, flat_detail, join_details
 from streamvln_gym.simulators.embedded.recast.settings import NavMeshSettings
 
 FILE_MAGIC = int.from_bytes(b"TESM", "little")
 FILE_VERSION = 2
 MAX_TILES = 1 << 20
+MAX_COORDINATE = 1e6  # metres
 FILE_HEADER = np.dtype(
     [
         ("magic", "<i4"), ("version", "<i4"), ("tiles", "<i4"), ("origin", "<f4", 3),
@@ -64,8 +65,8 @@ class TileSet:
             raise SceneError(f"cannot open the navigation mesh {path}: {error.strerror or error}") from error
         except ValueError as error:
             raise SceneError(
-                f"the navigation mesh {path} cannot be read: {error}. Copy or download the file again, or delete it: the "
-                "embedded simulator then builds the mesh from the scene."
+                f"the navigation mesh {path} cannot be read: {error}. Copy or download the file again, or delete it: "
+                "the embedded simulator then builds the mesh from the scene."
             ) from error
 
     @classmethod
@@ -182,8 +183,8 @@ class TileSet:
     def mesh(self) -> NavigationMesh:
         """The navigation mesh of all walkable polygons, in the file's order.
 
-        Polygons that habitat disables, and such that have no area or run backwards seen from above, are left out; their
-        neighbours have walls there.
+        Polygons that habitat disables, and the rare ones that Recast makes where outlines overlap, without area seen
+        from above, backwards or not convex, are left out; their neighbours have walls there.
 
         Raises:
             SceneError: polygons are malformed, or tiles are joined by portals or jumps.
@@ -206,8 +207,8 @@ def read_navmesh(path: str | os.PathLike[str]) -> NavigationMesh:
         return tiles.mesh()
     except SceneError as error:
         raise SceneError(
-            f"{path}: {error}. Delete the file (the embedded simulator then builds the mesh from the scene), or build it "
-            "again with habitat or `streamvln-gym build-navmesh`."
+            f"{path}: {error}. Delete the file (the embedded simulator then builds the mesh from the scene), or build "
+            "it again with habitat or `streamvln-gym build-navmesh`."
         ) from error
 
 
@@ -257,12 +258,14 @@ def _mesh_of(tiles: tuple[Tile, ...]) -> NavigationMesh:
         polygon_count += len(own_polygons)
     all_vertices, all_polygons = np.concatenate(vertices), np.concatenate(polygons).astype(np.int32)
     detail = join_details(details)
-    if not np.isfinite(all_vertices).all():
-        raise ValueError("a vertex is not finite")
+    if not (np.abs(all_vertices) < MAX_COORDINATE).all():
+        raise ValueError("a vertex is not finite, or 1000 km away")
     counts = (all_polygons >= 0).sum(axis=1).astype(np.int32)
     check_detail(detail, counts)
-    areas = -signed_areas(all_vertices.astype(np.float64)[all_polygons], counts)
-    chosen = np.flatnonzero(np.concatenate(walkable) & (areas > 0.0))
+    corners = all_vertices.astype(np.float64)[all_polygons]
+    proper = (signed_areas(corners, counts) < 0.0) & ~has_repeats(all_polygons)
+    proper &= dents(corners, counts) <= CONVEXITY_TOLERANCE
+    chosen = np.flatnonzero(np.concatenate(walkable) & proper)
     if len(chosen) == 0:
         raise ValueError("none of its polygons is walkable")
     numbers = np.full(polygon_count + 1, -1, np.int32)  # the last one is for "no neighbour"

@@ -48,9 +48,9 @@ def check_polygons(vertices: NDArray[np.float32], polygons: NDArray[np.int32]) -
             f"polygon {int(polygons.max(axis=1).argmax())} refers to vertex {int(polygons.max())}, but there are only "
             f"{len(vertices)} vertices"
         )
-    repeats = np.diff(np.sort(np.where(used, polygons, -1 - np.arange(MAX_CORNERS)), axis=1), axis=1) == 0
+    repeats = has_repeats(polygons)
     if repeats.any():
-        raise ValueError(f"polygon {int(repeats.any(axis=1).argmax())} has a vertex twice")
+        raise ValueError(f"polygon {int(repeats.argmax())} has a vertex twice")
     corners = vertices.astype(np.float64)[polygons]
     areas = signed_areas(corners, counts)
     if (areas >= 0.0).any():
@@ -59,16 +59,28 @@ def check_polygons(vertices: NDArray[np.float32], polygons: NDArray[np.int32]) -
             f"polygon {wrong} has area {-areas[wrong]:.6f} m2 for corners that run clockwise in (x, z); reverse its "
             "corners, or leave it out if it has no area"
         )
+    depth = dents(corners, counts)
+    if (depth > CONVEXITY_TOLERANCE).any():
+        wrong = int(depth.argmax())
+        raise ValueError(f"polygon {wrong} is not convex (dented by {depth[wrong]:.4f} m); cut it into convex ones")
+
+
+def has_repeats(polygons: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Whether each polygon, int32 (P, 6), has a vertex twice."""
+    numbers = np.where(polygons >= 0, polygons, -1 - np.arange(MAX_CORNERS))
+    return (np.diff(np.sort(numbers, axis=1), axis=1) == 0).any(axis=1)
+
+
+def dents(corners: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.float64]:
+    """How far each polygon is from being convex, metres (P,); corners are (P, 6, 3)."""
     number = np.arange(MAX_CORNERS)
+    used = number < counts[:, np.newaxis]
     following = np.where(number + 1 < counts[:, np.newaxis], number + 1, 0)[..., np.newaxis]
     edges = np.take_along_axis(corners, following, axis=1) - corners
     after = np.take_along_axis(edges, following, axis=1)
     bend = edges[..., 0] * after[..., 2] - edges[..., 2] * after[..., 0]
     reach = np.maximum(np.hypot(edges[..., 0], edges[..., 2]), np.hypot(after[..., 0], after[..., 2]))
-    dent = np.where(used, bend / np.maximum(reach, 1e-12), -1.0).max(axis=1)
-    if (dent > CONVEXITY_TOLERANCE).any():
-        wrong = int(dent.argmax())
-        raise ValueError(f"polygon {wrong} is not convex (dented by {dent[wrong]:.4f} m); cut it into convex ones")
+    return np.where(used, bend / np.maximum(reach, 1e-12), -1.0).max(axis=1)
 
 
 def check_neighbours(neighbours: NDArray[np.int32], polygons: NDArray[np.int32]) -> None:

@@ -57,7 +57,9 @@ def check_detail(detail: SurfaceDetail, counts: NDArray[np.int32]) -> None:
         ("triangle", detail.triangle_first, detail.triangles),
     ):
         if first.shape != (polygons + 1,) or first[0] != 0 or first[-1] != len(values) or (np.diff(first) < 0).any():
-            raise ValueError(f"the detail mesh's {name}_first does not fit {polygons} polygons and {len(values)} {name}s")
+            raise ValueError(
+                f"the detail mesh's {name}_first does not fit {polygons} polygons and {len(values)} {name}s"
+            )
     if detail.points.shape[1:] != (3,) or detail.triangles.shape[1:] != (4,):
         raise ValueError(f"detail points and triangles have shapes {detail.points.shape} and {detail.triangles.shape}")
     if not np.isfinite(detail.points).all():

@@ -86,8 +86,8 @@ def _check_size(bounds: NDArray[np.float32], settings: NavMeshSettings) -> None:
     if max(width, depth) > MAX_SIDE or width * depth > MAX_CELLS or up > MAX_VOXELS_UP:
         raise SceneError(
             f"the scene measures {extent} m, which is {width} x {depth} cells of {settings.cell_size} m and "
-            f"{up:.0f} voxels up; at most {MAX_SIDE} a side, {MAX_CELLS} cells and {MAX_VOXELS_UP} voxels are possible. "
-            "Check that its unit is the metre, remove stray triangles, or raise NavMeshSettings.cell_size."
+            f"{up:.0f} voxels up; at most {MAX_SIDE} a side, {MAX_CELLS} cells and {MAX_VOXELS_UP} voxels are "
+            "possible. Check that its unit is the metre, remove stray triangles, or raise NavMeshSettings.cell_size."
         )
     if width == 0 or depth == 0:
         raise SceneError(

@@ -79,7 +79,9 @@ def _find_cut(outline, holes, first, candidates, number):
         corner = hole[b]
         count = 0
         for j in range(n):
-            if in_cone(outline[j - 1 if j > 0 else n - 1], outline[j], outline[j + 1 if j + 1 < n else 0], corner, True):
+            if in_cone(
+                outline[j - 1 if j > 0 else n - 1], outline[j], outline[j + 1 if j + 1 < n else 0], corner, True
+            ):
                 length = (outline[j, 0] - corner[0]) ** 2 + (outline[j, 2] - corner[2]) ** 2
                 place = count
                 while place > 0 and candidates[place - 1, 1] > length:

@@ -68,7 +68,9 @@ class NavMeshSettings:
         if not 3 <= int(self.verts_per_poly) <= MAX_CORNERS:
             raise ValueError(f"NavMeshSettings.verts_per_poly must be 3 to {MAX_CORNERS}, got {self.verts_per_poly!r}")
         if self.agent_max_slope > 90.0:
-            raise ValueError(f"NavMeshSettings.agent_max_slope must be at most 90 degrees, got {self.agent_max_slope!r}")
+            raise ValueError(
+                f"NavMeshSettings.agent_max_slope must be at most 90 degrees, got {self.agent_max_slope!r}"
+            )
         if self.radius_voxels > 127:
             raise ValueError(
                 f"NavMeshSettings.agent_radius is {self.radius_voxels} voxels, Recast allows 127; raise cell_size"
