@@ -84,6 +84,25 @@ def pillars() -> np.ndarray:
     return np.concatenate(parts)
 
 
+def cloisters() -> np.ndarray:
+    """Corridors of one width around courts, whose regions have holes that are joined to their outlines."""
+    parts = [floor(0, 0, 17, 9)]
+    courts = (
+        (1, 1, 4, 4, 0),
+        (5, 1, 7, 4, 0),
+        (1, 5, 7, 8, 0),
+        (8, 1, 11, 8, 0),
+        (12.25, 1.25, 13.75, 2.75, 2),
+        (12, 4, 14, 5, 0),
+        (12, 6, 13.5, 8, 1),
+        (15, 1, 16, 8, 0),
+    )
+    parts += [box((x0, 0, z0), (x1, 2, z1), turn) for x0, z0, x1, z1, turn in courts]
+    thin = ((0.5, 4.5), (7.5, 6.25), (11.5, 3.5), (14.5, 5.5))
+    parts += [box((x - 0.0625, 0, z - 0.0625), (x + 0.0625, 2, z + 0.0625), 1) for x, z in thin]
+    return np.concatenate(parts)
+
+
 def soup() -> np.ndarray:
     """Random triangles that belong to no sensible building: many layers, overlaps and ledges."""
     rng = np.random.default_rng(23)
@@ -92,4 +111,4 @@ def soup() -> np.ndarray:
     return corners.astype(np.float32)
 
 
-SCENES = {"two_storeys": two_storeys, "terrain": terrain, "pillars": pillars, "soup": soup}
+SCENES = {"two_storeys": two_storeys, "terrain": terrain, "pillars": pillars, "cloisters": cloisters, "soup": soup}

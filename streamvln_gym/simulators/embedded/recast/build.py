@@ -59,6 +59,7 @@ def build_tiles(triangles: ArrayLike, settings: NavMeshSettings | None = None) -
     detail = build_detail(mesh, floor, regions, bounds[0], settings)
     scale = np.array([settings.cell_size, settings.cell_height, settings.cell_size], np.float32)
     vertices = bounds[0] + mesh.vertices.astype(np.float32) * scale
+    bounds[1, 1] += np.float32(settings.height_voxels) * scale[1]  # Recast's box holds an agent on the highest floor
     return TileSet.from_arrays(vertices, mesh.polygons, mesh.neighbours, _own_points(mesh, detail), bounds, settings)
 
 

@@ -1,4 +1,4 @@
-"""The free space over walkable spans with its neighbours, shrunk by the agent's radius (Recast's compact heightfield)."""
+"""The floors over walkable spans, linked and shrunk by the agent's radius (Recast's compact heightfield)."""
 
 from __future__ import annotations
 
