@@ -34,7 +34,7 @@ def floor(x0: float, z0: float, x1: float, z1: float, y: float = 0.0) -> np.ndar
 def two_storeys() -> np.ndarray:
     """Two floors of 10 x 7 m, 3 m apart, with a stair and a ramp between them, walls and furniture."""
     parts = [floor(0, 0, 10, 7)]
-    upper = ((0, 0, 10, 2), (0, 3.25, 6, 7), (6, 3.25, 10, 5), (0, 2, 1, 3.25), (6.25, 2, 10, 3.25))
+    upper = ((0, 0, 10, 2), (0, 3.25, 6, 7), (6, 3.25, 10, 5), (0, 2, 1, 3.25), (6.125, 2, 10, 3.25))
     parts += [box((x0, 2.75, z0), (x1, 3, z1)) for x0, z0, x1, z1 in upper]  # with holes for the stair and the ramp
     parts += [box((1 + 0.34375 * k, 0, 2.125), (1.34375 + 0.34375 * k, 0.2 * (k + 1), 3.125)) for k in range(15)]
     parts.append(quad((6.25, 3, 5), (6.25, 0, 7), (10, 0, 7), (10, 3, 5)))  # too steep: 56 degrees
@@ -84,22 +84,16 @@ def pillars() -> np.ndarray:
     return np.concatenate(parts)
 
 
-def cloisters() -> np.ndarray:
-    """Corridors of one width around courts, whose regions have holes that are joined to their outlines."""
-    parts = [floor(0, 0, 17, 9)]
-    courts = (
-        (1, 1, 4, 4, 0),
-        (5, 1, 7, 4, 0),
-        (1, 5, 7, 8, 0),
-        (8, 1, 11, 8, 0),
-        (12.25, 1.25, 13.75, 2.75, 2),
-        (12, 4, 14, 5, 0),
-        (12, 6, 13.5, 8, 1),
-        (15, 1, 16, 8, 0),
-    )
-    parts += [box((x0, 0, z0), (x1, 2, z1), turn) for x0, z0, x1, z1, turn in courts]
-    thin = ((0.5, 4.5), (7.5, 6.25), (11.5, 3.5), (14.5, 5.5))
-    parts += [box((x - 0.0625, 0, z - 0.0625), (x + 0.0625, 2, z + 0.0625), 1) for x, z in thin]
+def posts() -> np.ndarray:
+    """Halls with thin posts near their walls, round which regions close: holes that are joined to outlines."""
+    rng = np.random.default_rng(2)
+    parts = [floor(0, 0, 25, 9), box((8, 0, 0), (8.125, 2, 9)), box((16.5, 0, 0), (16.625, 2, 9))]
+    for left, right in ((0, 8), (8.125, 16.5), (16.625, 25)):
+        for _ in range(6):
+            gap, along = rng.integers(40, 80) / 64.0, rng.integers(100, 400) / 64.0
+            for x, z in ((left + gap, along), (right - gap, 9 - along), (left + along, gap), (right - along, 9 - gap)):
+                if rng.random() < 0.4:
+                    parts.append(box((x - 0.03125, 0, z - 0.03125), (x + 0.03125, 2, z + 0.0625)))
     return np.concatenate(parts)
 
 
@@ -111,4 +105,4 @@ def soup() -> np.ndarray:
     return corners.astype(np.float32)
 
 
-SCENES = {"two_storeys": two_storeys, "terrain": terrain, "pillars": pillars, "cloisters": cloisters, "soup": soup}
+SCENES = {"two_storeys": two_storeys, "terrain": terrain, "pillars": pillars, "posts": posts, "soup": soup}

@@ -116,7 +116,7 @@ class TestCommand:
         assert [path.name for path in written] == ["scan.navmesh", "scan.navmesh.npz"]
         tiles, own = TileSet.read(written[0]), NavigationMesh.load(written[1])
         np.testing.assert_array_equal(tiles.mesh().polygons, own.polygons)
-        np.testing.assert_allclose(tiles.bounds, [[0, 0, 0], [5, 1, 4]], atol=1e-6)
+        np.testing.assert_allclose(tiles.bounds, [[0, 0, 0], [5, 2.6, 4]], atol=1e-6)  # 1 m and an agent of 8 voxels
 
     def test_does_not_overwrite(self, scene):
         scene.with_name("scan.navmesh").write_bytes(b"precious")

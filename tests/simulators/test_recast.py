@@ -36,7 +36,7 @@ def test_other_scenes_are_recasts_byte_for_byte(name):
     assert build_tiles(SCENES[name]()).to_bytes() == (RECAST / f"{name}.navmesh").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["two_storeys", "terrain"])
+@pytest.mark.parametrize("name", ["two_storeys", "terrain"], scope="class")
 class TestDetoursAnswers:
     """Answers of Detour 1.6.0 on slopes, stairs and storeys, where heights come from detail meshes."""
 
