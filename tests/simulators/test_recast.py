@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,46 +37,49 @@ def test_other_scenes_are_recasts_byte_for_byte(name):
     assert build_tiles(SCENES[name]()).to_bytes() == (RECAST / f"{name}.navmesh").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["two_storeys", "terrain"], scope="class")
+@cache
+def recorded_answers(name: str) -> tuple[NavigationMesh, dict[str, np.ndarray]]:
+    """A mesh that Recast built, and what Detour answered on it."""
+    with np.load(RECAST / "queries.npz") as archive:
+        answers = {key[len(name) + 1 :]: archive[key] for key in archive.files if key.startswith(name)}
+    return read_navmesh(RECAST / f"{name}.navmesh"), answers
+
+
+@pytest.mark.parametrize("name", ["two_storeys", "terrain"])
 class TestDetoursAnswers:
     """Answers of Detour 1.6.0 on slopes, stairs and storeys, where heights come from detail meshes."""
 
-    @pytest.fixture(scope="class")
-    def mesh(self, name) -> NavigationMesh:
-        return read_navmesh(RECAST / f"{name}.navmesh")
+    def test_nearest_points(self, name):
+        mesh, recorded = recorded_answers(name)
+        # Detour rounds its search box outwards, to cells; points found only there are left out.
+        gap = np.abs(recorded["nearest"] - recorded["point"])
+        near = np.flatnonzero((gap <= [2.0, 4.0, 2.0]).all(axis=1))
+        assert len(near) > 250
+        own = np.array([mesh.snap_point(recorded["point"][i]) for i in near])
+        np.testing.assert_allclose(own, recorded["nearest"][near], rtol=0, atol=1e-4)
 
-    @pytest.fixture(scope="class")
-    def recorded(self, name) -> dict[str, np.ndarray]:
-        with np.load(RECAST / "queries.npz") as archive:
-            return {key[len(name) + 1 :]: archive[key] for key in archive.files if key.startswith(name)}
+    def test_steps(self, name):
+        mesh, recorded = recorded_answers(name)
+        moved = np.flatnonzero(~np.isnan(recorded["reached"][:, 0]))
+        assert len(moved) > 250
+        starts, moves = recorded["nearest"][moved].astype(np.float64), recorded["move"][moved]
+        ends = starts + np.column_stack([moves[:, 0], np.zeros(len(moved)), moves[:, 1]])
+        own = [mesh.move_along_surface(start, end) for start, end in zip(starts, ends, strict=True)]
+        np.testing.assert_allclose(own, recorded["reached"][moved], rtol=0, atol=1e-4)
 
-    def test_nearest_points(self, mesh, recorded):
-        found = [mesh.snap_point(point) for point in recorded["point"]]
-        assert [point is None for point in found] == np.isnan(recorded["nearest"][:, 0]).tolist()
-        own = np.array([point for point in found if point is not None])
-        theirs = recorded["nearest"][~np.isnan(recorded["nearest"][:, 0])]
-        # Points at equal distances from two polygons can go to either; they are few.
-        assert (np.abs(own - theirs).max(axis=1) < 1e-4).mean() >= 0.99
-
-    def test_steps(self, mesh, recorded):
-        off = []
-        for start, move, reached in zip(recorded["nearest"], recorded["move"], recorded["reached"], strict=True):
-            if not np.isnan(reached[0]):
-                end = start + np.array([move[0], 0.0, move[1]])
-                off.append(np.abs(mesh.move_along_surface(start, end) - reached).max())
-        assert len(off) > 200
-        assert (np.array(off) < 1e-4).mean() >= 0.99
-
-    def test_geodesic_distances(self, mesh, recorded):
+    def test_geodesic_distances(self, name):
+        mesh, recorded = recorded_answers(name)
         nearest, lengths = recorded["nearest"], recorded["length"]
-        own = [
-            mesh.geodesic_distance(nearest[i], nearest[(i + 1) % len(nearest)]) if not np.isnan(lengths[i]) else np.nan
-            for i in range(len(nearest))
-        ]
-        finite = np.isfinite(lengths)
-        assert (np.isfinite(own) == finite).mean() >= 0.99
-        both = finite & np.isfinite(own)
-        assert (np.abs(np.array(own)[both] - lengths[both]) < 1e-3).mean() >= 0.98
+        asked = np.flatnonzero(~np.isnan(lengths))
+        own = np.array([mesh.geodesic_distance(nearest[i], nearest[(i + 1) % len(nearest)]) for i in asked])
+        np.testing.assert_array_equal(np.isinf(own), np.isinf(lengths[asked]))
+        reachable = np.isfinite(own)
+        off = np.abs(own[reachable] - lengths[asked][reachable])
+        # A point on a border belongs to one of two polygons by the last bit, and float32 has others than float64.
+        over = (nearest[:, [0, 2]] == recorded["point"][:, [0, 2]]).all(axis=1)
+        inside = (over & np.roll(over, -1))[asked][reachable]
+        assert inside.sum() > 10 and off[inside].max() < 1e-3
+        assert (off < 1e-3).mean() > 0.97
 
 
 class TestStoreys:
