@@ -55,6 +55,21 @@ class BuildFlatsConfig:
 
 
 @dataclass(frozen=True)
+class BuildNavmeshConfig:
+    """What `build-navmesh` builds.
+
+    Attributes:
+        scenes: GLB files; a bare one is taken as Z-up (Matterport), as habitat does.
+        out: folder to write into; default: beside each scene, where both simulators look for it.
+        format: "navmesh", habitat's file, which both simulators read; "npz", this package's.
+    """
+
+    scenes: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path | None = None
+    format: Literal["navmesh", "npz"] = "navmesh"
+
+
+@dataclass(frozen=True)
 class ConvertConfig:
     """What `convert` reads and writes.
 
@@ -140,6 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[
             BuildFlatsConfig, tyro.conf.subcommand("build-flats", description="Build furnished flats and episodes.")
         ]
+        | Annotated[
+            BuildNavmeshConfig,
+            tyro.conf.subcommand("build-navmesh", description="Build navigation meshes of scenes, as habitat does."),
+        ]
         | Annotated[RecordConfig, tyro.conf.subcommand("record", description="Record trajectories for training.")]
         | Annotated[TrainCommand, tyro.conf.subcommand("train", description="Train StreamVLN on trajectory folders.")]
         | Annotated[
@@ -160,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands: dict[type, Callable[[Any], None]] = {
         RolloutConfig: _rollout,
         BuildFlatsConfig: _build_flats,
+        BuildNavmeshConfig: _build_navmesh,
         RecordConfig: _record,
         TrainCommand: _train,
         DAggerConfig: _dagger,
@@ -250,6 +270,15 @@ def _build_flats(config: BuildFlatsConfig) -> None:
     print(f"{len(seeds)} flats of the split {config.split!r} are in {root}; their episodes in {path}")
     if config.out:
         print(f"play them with: streamvln-gym rollout --data {config.out} --split {config.split}")
+
+
+def _build_navmesh(config: BuildNavmeshConfig) -> None:
+    from streamvln_gym.simulators.embedded.navmesh_source import write_scene_navmesh
+
+    if not config.scenes:
+        sys.exit("streamvln-gym: name at least one GLB file")
+    for scene in config.scenes:
+        print(write_scene_navmesh(scene, config.out, config.format))
 
 
 def _train(config: TrainCommand) -> None:

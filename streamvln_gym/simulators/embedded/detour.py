@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 SEARCH_HALF_XZ = 2.0  # habitat looks for the nearest polygon in a box of these half extents
 SEARCH_HALF_Y = 4.0
-CLIMB = float(np.float32(0.2))  # the agent's maximal climb: over a polygon, height differences up to this count as none
+CLIMB = float(np.float32(0.2))  # habitat's default of the agent's maximal climb, metres
 MAX_NEARBY = 64  # moveAlongSurface visits at most so many polygons ...
 MAX_WAITING = 48  # ... and keeps at most so many waiting
 HEURISTIC_SCALE = 0.999
@@ -35,7 +35,11 @@ class MeshArrays(NamedTuple):
         neighbours: int32 (P, 6), polygon across edge j, or -1 for a wall.
         islands: int32 (P,).
         boxes: float64 (P, 6), min x, y, z and max x, y, z.
-        triangles: int8 (P, 4, 3), corner numbers of the triangles that give the height; (P, 0, 0) -1 if flat.
+        surface_first: int32 (P + 1,), where a polygon's triangles begin in `surface`; a level polygon has none.
+        surface: float64 (S, 3, 3), triangles that give the height.
+        edge_first: int32 (P + 1,), where a polygon's segments begin in `edges`.
+        edges: float64 (E, 2, 3), the boundary of the triangles, of polygons whose triangles have points of their own.
+        climb: over a polygon, height differences up to this count as none.
         grid: float64 (5,), origin x, origin z, cells per metre, columns, rows.
         grid_first: int32 (cells + 1,), where a cell's polygons begin in `grid_polygons`.
         grid_polygons: int32, polygons whose box meets the cell, in their order.
@@ -46,7 +50,11 @@ class MeshArrays(NamedTuple):
     neighbours: NDArray[np.int32]
     islands: NDArray[np.int32]
     boxes: NDArray[np.float64]
-    triangles: NDArray[np.int8]
+    surface_first: NDArray[np.int32]
+    surface: NDArray[np.float64]
+    edge_first: NDArray[np.int32]
+    edges: NDArray[np.float64]
+    climb: float
     grid: NDArray[np.float64]
     grid_first: NDArray[np.int32]
     grid_polygons: NDArray[np.int32]
@@ -134,24 +142,39 @@ def _nearest_on_boundary(corners, count, x, z):
 
 
 @njit(cache=True, nogil=True)
+def _nearest_on_edges(mesh, polygon, x, z):
+    """The point of the polygon's boundary that is nearest in 2D, with the height of its surface there: x, y, z."""
+    first, end = mesh.edge_first[polygon], mesh.edge_first[polygon + 1]
+    if first == end:
+        return _nearest_on_boundary(mesh.corners[polygon], mesh.counts[polygon], x, z)
+    best, found, best_t = np.inf, first, 0.0
+    for k in range(first, end):
+        d, t = _segment_2d(x, z, mesh.edges[k, 0, 0], mesh.edges[k, 0, 2], mesh.edges[k, 1, 0], mesh.edges[k, 1, 2])
+        if d < best:
+            best, found, best_t = d, k, t
+    a, b = mesh.edges[found, 0], mesh.edges[found, 1]
+    return a[0] + best_t * (b[0] - a[0]), a[1] + best_t * (b[1] - a[1]), a[2] + best_t * (b[2] - a[2])
+
+
+@njit(cache=True, nogil=True)
 def surface_height(mesh, polygon, x, z):
-    """Height of the polygon's surface over a point (x, z) inside it."""
-    corners = mesh.corners[polygon]
-    if mesh.triangles[polygon, 0, 0] < 0:
-        return corners[0, 1]
-    for k in range(mesh.counts[polygon] - 2):
-        a, b, c = mesh.triangles[polygon, k, 0], mesh.triangles[polygon, k, 1], mesh.triangles[polygon, k, 2]
-        ux, uz = corners[c, 0] - corners[a, 0], corners[c, 2] - corners[a, 2]
-        vx, vz = corners[b, 0] - corners[a, 0], corners[b, 2] - corners[a, 2]
-        wx, wz = x - corners[a, 0], z - corners[a, 2]
+    """Height of the polygon's surface over a point (x, z) inside it (Detour's getPolyHeight)."""
+    first, end = mesh.surface_first[polygon], mesh.surface_first[polygon + 1]
+    if first == end:
+        return mesh.corners[polygon, 0, 1]
+    for k in range(first, end):
+        a, b, c = mesh.surface[k, 0], mesh.surface[k, 1], mesh.surface[k, 2]
+        ux, uz = c[0] - a[0], c[2] - a[2]
+        vx, vz = b[0] - a[0], b[2] - a[2]
+        wx, wz = x - a[0], z - a[2]
         scale = ux * vz - uz * vx
         if abs(scale) < 1e-6:
             continue
         u = (vz * wx - vx * wz) / scale
         v = (ux * wz - uz * wx) / scale
         if u >= -1e-9 and v >= -1e-9 and u + v <= 1.0 + 1e-9:
-            return corners[a, 1] + u * (corners[c, 1] - corners[a, 1]) + v * (corners[b, 1] - corners[a, 1])
-    return _nearest_on_boundary(corners, mesh.counts[polygon], x, z)[1]
+            return a[1] + u * (c[1] - a[1]) + v * (b[1] - a[1])
+    return _nearest_on_edges(mesh, polygon, x, z)[1]
 
 
 @njit(cache=True, nogil=True)
@@ -172,11 +195,11 @@ def nearest_polygon(mesh, x, y, z, island):
             p = mesh.grid_polygons[k]
             if island >= 0 and mesh.islands[p] != island:
                 continue
-            if y < mesh.boxes[p, 1] - CLIMB or y > mesh.boxes[p, 4] + CLIMB:
+            if y < mesh.boxes[p, 1] - mesh.climb or y > mesh.boxes[p, 4] + mesh.climb:
                 continue
             if _contains(mesh.corners[p], mesh.counts[p], x, z):
                 height = surface_height(mesh, p, x, z)
-                if abs(height - y) <= CLIMB:
+                if abs(height - y) <= mesh.climb:
                     return p, x, height, z
     return _nearest_polygon_in_box(mesh, x, y, z, island)
 
@@ -196,9 +219,9 @@ def _nearest_polygon_in_box(mesh, x, y, z, island):
             continue
         if _contains(mesh.corners[p], mesh.counts[p], x, z):
             px, py, pz = x, surface_height(mesh, p, x, z), z
-            distance = max(0.0, abs(py - y) - CLIMB) ** 2
+            distance = max(0.0, abs(py - y) - mesh.climb) ** 2
         else:
-            px, py, pz = _nearest_on_boundary(mesh.corners[p], mesh.counts[p], x, z)
+            px, py, pz = _nearest_on_edges(mesh, p, x, z)
             distance = (px - x) ** 2 + (py - y) ** 2 + (pz - z) ** 2
         if distance < best:
             best, found, best_x, best_y, best_z = distance, p, px, py, pz
@@ -213,7 +236,7 @@ def distance_to_mesh(mesh, x, y, z):
         if _contains(mesh.corners[p], mesh.counts[p], x, z):
             best = min(best, abs(surface_height(mesh, p, x, z) - y))
         else:
-            px, py, pz = _nearest_on_boundary(mesh.corners[p], mesh.counts[p], x, z)
+            px, py, pz = _nearest_on_edges(mesh, p, x, z)
             best = min(best, math.sqrt((px - x) ** 2 + (py - y) ** 2 + (pz - z) ** 2))
     return best
 

@@ -147,6 +147,17 @@ def _append(points, count, x, y, z):
 
 
 @njit(cache=True, nogil=True)
+def _moved_inside(mesh, polygon, x, y, z):
+    """The point of the polygon nearest to a point; one on the boundary, to rounding, keeps its height."""
+    if _contains(mesh.corners[polygon], mesh.counts[polygon], x, z):
+        return x, y, z
+    near_x, near_y, near_z = _nearest_on_boundary(mesh.corners[polygon], mesh.counts[polygon], x, z)
+    if (near_x - x) ** 2 + (near_z - z) ** 2 < SAME_POINT_SQR:
+        near_y = y
+    return near_x, near_y, near_z
+
+
+@njit(cache=True, nogil=True)
 def pull_string(mesh, scratch, length, x, y, z, goal_x, goal_y, goal_z):
     """Corners of the shortest line in the corridor (Detour's findStraightPath), written to `scratch.points`.
 
@@ -157,10 +168,8 @@ def pull_string(mesh, scratch, length, x, y, z, goal_x, goal_y, goal_z):
     """
     corridor, points = scratch.corridor, scratch.points
     first, final = corridor[0], corridor[length - 1]
-    if not _contains(mesh.corners[first], mesh.counts[first], x, z):
-        x, y, z = _nearest_on_boundary(mesh.corners[first], mesh.counts[first], x, z)
-    if not _contains(mesh.corners[final], mesh.counts[final], goal_x, goal_z):
-        goal_x, goal_y, goal_z = _nearest_on_boundary(mesh.corners[final], mesh.counts[final], goal_x, goal_z)
+    x, y, z = _moved_inside(mesh, first, x, y, z)
+    goal_x, goal_y, goal_z = _moved_inside(mesh, final, goal_x, goal_y, goal_z)
     apex, left, right = np.array((x, y, z)), np.array((x, y, z)), np.array((x, y, z))
     left_index, right_index = 0, 0
     count = _append(points, 0, x, y, z)

@@ -27,10 +27,13 @@ from streamvln_gym.simulators.embedded.navmesh_arrays import (
     padded_rows,
     signed_areas,
 )
+from streamvln_gym.simulators.embedded.navmesh_surface import SurfaceDetail, check_detail
 
 FORMAT_VERSION = 1
+DETAIL_VERSION = 2  # of a mesh with detail, or with another climb than habitat's default
 COLLISION_SLACK_SQR = 1e-5  # square metres
 _FILE_KEYS = ("version", "vertices", "polygons", "neighbours")
+_DETAIL_KEYS = ("point_first", "points", "triangle_first", "triangles")
 # What numpy and zipfile raise for a damaged file; RuntimeError and its kind stand for flags it cannot have.
 _UNREADABLE = (
     ValueError, TypeError, OSError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error
@@ -52,9 +55,18 @@ class NavigationMesh:
         neighbours: int32 (P, 6), the polygon across the edge from corner j to corner j + 1, or -1 for a wall.
         islands: int32 (P,), number of the connected part that the polygon belongs to.
         island_areas: float64 (I,), square metres in the horizontal plane.
+        detail: triangles that give the heights over the polygons, or None: then the corners alone give them.
+        climb: the agent's maximal climb, metres.
     """
 
-    def __init__(self, vertices: NDArray, polygons: NDArray, neighbours: NDArray) -> None:
+    def __init__(
+        self,
+        vertices: NDArray,
+        polygons: NDArray,
+        neighbours: NDArray,
+        detail: SurfaceDetail | None = None,
+        climb: float = detour.CLIMB,
+    ) -> None:
         """Takes arrays that are known to be right; `from_polygons` is the checked way to build a mesh."""
         self.vertices: NDArray[np.float32] = np.array(vertices, dtype=np.float32, order="C")
         self.polygons: NDArray[np.int32] = np.array(polygons, dtype=np.int32, order="C")
@@ -64,14 +76,21 @@ class NavigationMesh:
         corners = self.vertices.astype(np.float64)[self.polygons]
         self._areas = -signed_areas(corners, self.vertex_counts)
         self.island_areas: NDArray[np.float64] = np.bincount(self.islands, weights=self._areas).astype(np.float64)
-        self._arrays = kernel_arrays(corners, self.vertex_counts, self.neighbours, self.islands)
+        self.detail = detail
+        self.climb = float(climb)
+        self._arrays = kernel_arrays(corners, self.vertex_counts, self.neighbours, self.islands, detail, self.climb)
         self._scratch = detour.Scratch.for_polygons(len(self.polygons))
         for array in (self.vertices, self.polygons, self.neighbours, self.vertex_counts, self.islands):
             array.flags.writeable = False
 
     @classmethod
     def from_polygons(
-        cls, vertices: ArrayLike, polygons: ArrayLike, neighbours: ArrayLike | None = None
+        cls,
+        vertices: ArrayLike,
+        polygons: ArrayLike,
+        neighbours: ArrayLike | None = None,
+        detail: SurfaceDetail | None = None,
+        climb: float = detour.CLIMB,
     ) -> NavigationMesh:
         """Builds a mesh and checks it.
 
@@ -79,6 +98,8 @@ class NavigationMesh:
             vertices: (V, 3), metres.
             polygons: (P, n <= 6) vertex numbers, padded with -1.
             neighbours: (P, n) polygon across each edge, -1 for a wall; None derives them from shared edges.
+            detail: triangles that give the heights over the polygons, for ramps and stairs.
+            climb: the agent's maximal climb, metres: a point so far over or under a polygon counts as on it.
 
         Raises:
             ValueError: the arrays have wrong shapes, point outside one another, or a polygon is not convex, has no
@@ -93,21 +114,30 @@ class NavigationMesh:
         if len(polygons) == 0:
             raise ValueError("a navigation mesh needs at least one polygon, got none")
         check_polygons(vertices, polygons)
+        if detail is not None:
+            check_detail(detail, (polygons >= 0).sum(axis=1).astype(np.int32))
+        if not 0.0 <= climb < math.inf:
+            raise ValueError(f"climb must be a finite number of metres >= 0, got {climb!r}")
         if neighbours is None:
-            return cls(vertices, polygons, derive_neighbours(polygons))
+            return cls(vertices, polygons, derive_neighbours(polygons), detail, climb)
         neighbours = padded_rows("neighbours", neighbours)
         check_neighbours(neighbours, polygons)
-        return cls(vertices, polygons, neighbours)
+        return cls(vertices, polygons, neighbours, detail, climb)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the mesh as .npz: the same mesh gives the same bytes, and the file appears whole or not at all."""
         path = Path(path)
+        plain = self.detail is None and self.climb == detour.CLIMB
         arrays = {
-            "version": np.array(FORMAT_VERSION, dtype=np.int32),
+            "version": np.array(FORMAT_VERSION if plain else DETAIL_VERSION, dtype=np.int32),
             "vertices": self.vertices,
             "polygons": self.polygons,
             "neighbours": self.neighbours,
         }
+        if not plain:
+            arrays["climb"] = np.array(self.climb)
+        if self.detail is not None:
+            arrays.update(zip(_DETAIL_KEYS, self.detail, strict=True))
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -141,9 +171,14 @@ class NavigationMesh:
                 if missing:
                     raise ValueError(f"it has no array {missing[0]!r}")
                 version, vertices, polygons, neighbours = (archive[key] for key in _FILE_KEYS)
-            if version.shape != () or int(version) != FORMAT_VERSION:
-                raise ValueError(f"its format version is {version}, this package reads {FORMAT_VERSION}")
-            return cls.from_polygons(vertices, polygons, neighbours)
+                if version.shape != () or int(version) not in (FORMAT_VERSION, DETAIL_VERSION):
+                    raise ValueError(f"its format version is {version}, this package reads up to {DETAIL_VERSION}")
+                if int(version) == FORMAT_VERSION:
+                    return cls.from_polygons(vertices, polygons, neighbours)
+                detail = None
+                if _DETAIL_KEYS[0] in archive.files:
+                    detail = SurfaceDetail(*(archive[key] for key in _DETAIL_KEYS))
+                return cls.from_polygons(vertices, polygons, neighbours, detail, float(archive["climb"]))
         except _UNREADABLE as error:
             raise SceneError(f"the navigation mesh {path} cannot be read ({error}); {remedy}") from error
 

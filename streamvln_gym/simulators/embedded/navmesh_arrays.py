@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.simulators.embedded import detour
+from streamvln_gym.simulators.embedded.navmesh_surface import SurfaceDetail, surface_edges, surface_triangles
 
 MAX_CORNERS = 6
 GRID_CELL = 0.25  # metres; a cell of the look-up grid
@@ -49,9 +48,9 @@ def check_polygons(vertices: NDArray[np.float32], polygons: NDArray[np.int32]) -
             f"polygon {int(polygons.max(axis=1).argmax())} refers to vertex {int(polygons.max())}, but there are only "
             f"{len(vertices)} vertices"
         )
-    repeats = np.diff(np.sort(np.where(used, polygons, -1 - np.arange(MAX_CORNERS)), axis=1), axis=1) == 0
+    repeats = has_repeats(polygons)
     if repeats.any():
-        raise ValueError(f"polygon {int(repeats.any(axis=1).argmax())} has a vertex twice")
+        raise ValueError(f"polygon {int(repeats.argmax())} has a vertex twice")
     corners = vertices.astype(np.float64)[polygons]
     areas = signed_areas(corners, counts)
     if (areas >= 0.0).any():
@@ -60,16 +59,28 @@ def check_polygons(vertices: NDArray[np.float32], polygons: NDArray[np.int32]) -
             f"polygon {wrong} has area {-areas[wrong]:.6f} m2 for corners that run clockwise in (x, z); reverse its "
             "corners, or leave it out if it has no area"
         )
+    depth = dents(corners, counts)
+    if (depth > CONVEXITY_TOLERANCE).any():
+        wrong = int(depth.argmax())
+        raise ValueError(f"polygon {wrong} is not convex (dented by {depth[wrong]:.4f} m); cut it into convex ones")
+
+
+def has_repeats(polygons: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Whether each polygon, int32 (P, 6), has a vertex twice."""
+    numbers = np.where(polygons >= 0, polygons, -1 - np.arange(MAX_CORNERS))
+    return (np.diff(np.sort(numbers, axis=1), axis=1) == 0).any(axis=1)
+
+
+def dents(corners: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.float64]:
+    """How far each polygon is from being convex, metres (P,); corners are (P, 6, 3)."""
     number = np.arange(MAX_CORNERS)
+    used = number < counts[:, np.newaxis]
     following = np.where(number + 1 < counts[:, np.newaxis], number + 1, 0)[..., np.newaxis]
     edges = np.take_along_axis(corners, following, axis=1) - corners
     after = np.take_along_axis(edges, following, axis=1)
     bend = edges[..., 0] * after[..., 2] - edges[..., 2] * after[..., 0]
     reach = np.maximum(np.hypot(edges[..., 0], edges[..., 2]), np.hypot(after[..., 0], after[..., 2]))
-    dent = np.where(used, bend / np.maximum(reach, 1e-12), -1.0).max(axis=1)
-    if (dent > CONVEXITY_TOLERANCE).any():
-        wrong = int(dent.argmax())
-        raise ValueError(f"polygon {wrong} is not convex (dented by {dent[wrong]:.4f} m); cut it into convex ones")
+    return np.where(used, bend / np.maximum(reach, 1e-12), -1.0).max(axis=1)
 
 
 def check_neighbours(neighbours: NDArray[np.int32], polygons: NDArray[np.int32]) -> None:
@@ -133,12 +144,22 @@ def label_islands(neighbours: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def kernel_arrays(
-    corners: NDArray[np.float64], counts: NDArray[np.int32], neighbours: NDArray[np.int32], islands: NDArray[np.int32]
+    corners: NDArray[np.float64],
+    counts: NDArray[np.int32],
+    neighbours: NDArray[np.int32],
+    islands: NDArray[np.int32],
+    detail: SurfaceDetail | None = None,
+    climb: float = detour.CLIMB,
 ) -> detour.MeshArrays:
     """Lays a mesh out for the kernels; corners are (P, 6, 3) with anything in the padding."""
     used = np.arange(MAX_CORNERS) < counts[:, np.newaxis]
     corners = np.where(used[..., np.newaxis], corners, corners[:, :1])
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    surface_first, surface = surface_triangles(corners, counts, detail)
+    edge_first, edges = surface_edges(surface_first, surface, detail)
+    for p in np.flatnonzero(np.diff(surface_first)):
+        heights = surface[surface_first[p] : surface_first[p + 1], :, 1]
+        boxes[p, 1], boxes[p, 4] = min(boxes[p, 1], heights.min()), max(boxes[p, 4], heights.max())
     grid, first, members = _look_up_grid(boxes)
     return detour.MeshArrays(
         corners=np.ascontiguousarray(corners),
@@ -146,7 +167,11 @@ def kernel_arrays(
         neighbours=neighbours,
         islands=islands,
         boxes=boxes,
-        triangles=_height_triangles(corners, counts),
+        surface_first=surface_first,
+        surface=surface,
+        edge_first=edge_first,
+        edges=edges,
+        climb=climb,
         grid=grid,
         grid_first=first,
         grid_polygons=members,
@@ -172,32 +197,3 @@ def _look_up_grid(
     first = np.concatenate([[0], np.cumsum(np.bincount(flat_cells, minlength=columns * rows))]).astype(np.int32)
     grid = np.array([low[0], low[1], 1.0 / cell, columns, rows])
     return grid, first, flat_members[np.argsort(flat_cells, kind="stable")]
-
-
-def _height_triangles(corners: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.int8]:
-    """Triangles (P, 4, 3) that give a polygon's height, as Recast's detail mesh has them; -1 for level polygons."""
-    triangles = np.full((len(counts), MAX_CORNERS - 2, 3), -1, dtype=np.int8)
-    for p in np.flatnonzero(np.ptp(corners[..., 1], axis=1) > 0.0):
-        triangles[p, : counts[p] - 2] = _triangulate_hull(corners[p, : counts[p]][:, [0, 2]])
-    return triangles
-
-
-def _triangulate_hull(outline: NDArray[np.float64]) -> list[tuple[int, int, int]]:
-    """Recast's triangulation of a convex outline (n, 2): the ear of the shortest perimeter, then on to either side."""
-    n = len(outline)
-
-    def length(i: int, j: int) -> float:
-        return math.dist(outline[i % n], outline[j % n])
-
-    start = min(range(n), key=lambda i: length(i - 1, i) + length(i, i + 1) + length(i + 1, i - 1))
-    left, right = (start + 1) % n, (start - 1) % n
-    triangles = [(start, left, right)]
-    while (left + 1) % n != right:
-        next_left, next_right = (left + 1) % n, (right - 1) % n
-        if length(left, next_left) + length(next_left, right) < length(right, next_right) + length(left, next_right):
-            triangles.append((left, next_left, right))
-            left = next_left
-        else:
-            triangles.append((left, next_right, right))
-            right = next_right
-    return triangles

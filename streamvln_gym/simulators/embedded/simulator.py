@@ -19,6 +19,7 @@ from streamvln_gym.scene_graph import SceneGraph
 from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, AgentState, CameraConfig
 from streamvln_gym.simulators.embedded import detour, navmesh, rasterizer, renderer
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
+from streamvln_gym.simulators.embedded.navmesh_source import scene_navmesh
 from streamvln_gym.simulators.embedded.renderer import Renderer
 from streamvln_gym.simulators.embedded.scene import load_glb, scene_up_axis
 from streamvln_gym.simulators.embedded.semantics import class_table
@@ -54,8 +55,9 @@ class _LoadedScene:
 class EmbeddedSimulator:
     """Renders GLB scenes and moves an agent in them; needs nothing but pip packages. See `simulators.base.Simulator`.
 
-    Beside `<name>.glb` it looks for `<name>.navmesh.npz` (needed), `<name>.stage_config.json` (the up axis),
-    `<name>.instances.npy` (object id per triangle) and `<name>.scene_graph.json` (rooms and object names).
+    Beside `<name>.glb` it looks for `<name>.navmesh.npz` or habitat's `<name>.navmesh` (without either it builds the
+    mesh, see `navmesh_source`), `<name>.stage_config.json` (the up axis), `<name>.instances.npy` (object id per
+    triangle) and `<name>.scene_graph.json` (rooms and object names).
 
     Args:
         camera: of the agent.
@@ -245,22 +247,14 @@ def _beside(scene: Path, ending: str) -> Path:
 def _load(path: Path) -> _LoadedScene:
     instances = _read_instances(_beside(path, ".instances.npy"))
     scene = load_glb(path, up=scene_up_axis(path), instances=instances)
-    mesh_path = _beside(path, ".navmesh.npz")
-    if not mesh_path.exists():
-        raise SceneError(
-            f"the scene {path} has no navigation mesh for the embedded simulator: {mesh_path} is missing. Generated "
-            "flats have one (`streamvln-gym build-flats` builds them again); for other scenes write one with "
-            "`NavigationMesh.save`."
-        )
+    mesh = scene_navmesh(path, scene.triangles)
     graph_path = _beside(path, ".scene_graph.json")
     graph = SceneGraph.load(graph_path) if graph_path.exists() else None
     classes: dict[int, str] = {}
     class_ids = None
     if graph is not None and instances is not None:
         classes, class_ids = class_table(graph, int(instances.max(initial=-1)))
-    return _LoadedScene(
-        path, NavigationMesh.load(mesh_path), Renderer(scene), len(scene.triangles), graph, class_ids, classes
-    )
+    return _LoadedScene(path, mesh, Renderer(scene), len(scene.triangles), graph, class_ids, classes)
 
 
 def _read_instances(path: Path) -> NDArray[np.int32] | None:

@@ -1,0 +1,124 @@
+"""Where a scene's navigation mesh comes from: our file, habitat's file, or the scene's triangles."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from dataclasses import astuple
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamvln_gym.cache import cache_dir, make_writable
+from streamvln_gym.errors import DatasetError, SceneError
+from streamvln_gym.simulators.embedded.detour_file import TileSet, read_navmesh
+from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
+from streamvln_gym.simulators.embedded.recast.settings import NavMeshSettings
+
+BUILDER_VERSION = 1  # raised whenever the builder makes other polygons of the same triangles
+CACHE_FOLDER = "navmeshes"
+
+
+def scene_navmesh(scene: Path, triangles: NDArray[np.float32]) -> NavigationMesh:
+    """The navigation mesh of a scene.
+
+    `<name>.navmesh.npz` (this package's) is taken if it lies beside the scene, else `<name>.navmesh` (habitat's), else
+    the mesh is built from the triangles with habitat's default settings and kept: beside the scene as
+    `<name>.navmesh.npz`, or in the cache if that folder cannot be written to. Generated flats, which have a scene
+    graph, belong to the mesh that they were generated with; theirs is never built anew.
+
+    Args:
+        scene: the GLB file.
+        triangles: (T, 3, 3), metres, Y up: all of the scene's.
+
+    Raises:
+        SceneError: a file cannot be read, the mesh of a generated flat is missing, or nothing is walkable.
+    """
+    own, habitats = scene.with_name(f"{scene.stem}.navmesh.npz"), scene.with_name(f"{scene.stem}.navmesh")
+    if own.exists():
+        return NavigationMesh.load(own)
+    if habitats.exists():
+        return read_navmesh(habitats)
+    if scene.with_name(f"{scene.stem}.scene_graph.json").exists():
+        raise SceneError(
+            f"the generated flat {scene} has no navigation mesh for the embedded simulator: {own} is missing. Build "
+            "the flat again with `streamvln-gym build-flats`."
+        )
+    settings = NavMeshSettings()
+    cached = cache_dir() / CACHE_FOLDER / f"{scene.stem}.{_content_key(triangles, settings)}.npz"
+    if cached.exists():
+        return NavigationMesh.load(cached)
+    return _build_and_keep(scene, triangles, settings, own, cached)
+
+
+def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["navmesh", "npz"] = "navmesh") -> Path:
+    """Builds the navigation mesh of a GLB scene and writes it; returns the file.
+
+    Args:
+        scene: the GLB; its up axis is taken as habitat takes it (see `scene_up_axis`).
+        folder: where to write; default: beside the scene, where both simulators find it.
+        kind: habitat's `.navmesh`, or this package's `.navmesh.npz`.
+
+    Raises:
+        SceneError: the scene cannot be read, nothing of it is walkable, or the file exists already.
+        DatasetError: the folder cannot be written to.
+    """
+    from streamvln_gym.simulators.embedded.recast.build import build_tiles
+    from streamvln_gym.simulators.embedded.scene import load_glb, scene_up_axis
+
+    folder = make_writable(folder or scene.parent)
+    path = folder / f"{scene.stem}.navmesh{'.npz' if kind == 'npz' else ''}"
+    if path.exists():
+        raise SceneError(f"{path} exists already; delete it first, or write into another folder with --out")
+    tiles: TileSet = build_tiles(load_glb(scene, up=scene_up_axis(scene)).triangles)
+    if kind == "npz":
+        tiles.mesh().save(path)
+    else:
+        tiles.write(path)
+    return path
+
+
+def _content_key(triangles: NDArray[np.float32], settings: NavMeshSettings) -> str:
+    """A name for what the mesh depends on: triangles, settings and builder."""
+    digest = hashlib.sha256(repr((BUILDER_VERSION, astuple(settings), triangles.shape)).encode())
+    digest.update(np.ascontiguousarray(triangles, np.float32))
+    return digest.hexdigest()[:24]
+
+
+def _build_and_keep(
+    scene: Path, triangles: NDArray[np.float32], settings: NavMeshSettings, own: Path, cached: Path
+) -> NavigationMesh:
+    """Builds the mesh, says so on stderr, and keeps it where that is possible."""
+    from streamvln_gym.simulators.embedded.recast.build import build_navmesh
+
+    # The line is finished after the work, so that one who waits knows for what.
+    print(
+        f"streamvln_gym: building the navigation mesh of {scene.name} from {len(triangles)} triangles, once (the very "
+        "first time ~30 s more, to compile) ...",
+        end=" ",
+        file=sys.stderr,
+        flush=True,
+    )
+    started = time.perf_counter()
+    try:
+        mesh = build_navmesh(triangles, settings)
+    except SceneError as error:
+        print("failed", file=sys.stderr, flush=True)
+        raise SceneError(f"{scene}: {error}") from error
+    took = f"{time.perf_counter() - started:.1f} s"
+    try:
+        if os.access(scene.parent, os.W_OK | os.X_OK):
+            path = own
+        else:
+            make_writable(cached.parent)
+            path = cached
+        mesh.save(path)
+    except (OSError, DatasetError) as error:  # the mesh is there all the same
+        print(f"{took}; it could not be kept and will be built again: {error}", file=sys.stderr, flush=True)
+    else:
+        print(f"{took}, kept in {path}", file=sys.stderr, flush=True)
+    return mesh

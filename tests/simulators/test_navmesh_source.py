@@ -1,0 +1,129 @@
+"""Where a scene's navigation mesh comes from: files beside it, the cache, or its triangles."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+from streamvln_gym.cli import main
+from streamvln_gym.errors import SceneError
+from streamvln_gym.simulators.base import AgentState
+from streamvln_gym.simulators.embedded.detour_file import TileSet, read_navmesh
+from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
+from streamvln_gym.simulators.embedded.navmesh_source import CACHE_FOLDER, scene_navmesh
+from streamvln_gym.simulators.embedded.recast import build
+from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
+from tests.simulators.recast_scenes import box, floor
+
+ROOM = np.concatenate([floor(0, 0, 5, 4), box((2, 0, 1), (3, 1, 2))])
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A room as a bare, Z-up GLB, and an empty cache."""
+    monkeypatch.setenv("STREAMVLN_GYM_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    corners = ROOM.reshape(-1, 3)[:, [0, 2, 1]] * np.array([1.0, -1.0, 1.0])  # y up -> z up
+    mesh = trimesh.Trimesh(corners, np.arange(len(corners)).reshape(-1, 3), process=False)
+    mesh.export(folder / "scan.glb")
+    return folder / "scan.glb"
+
+
+def forbid_building(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_):
+        raise AssertionError("the mesh was built again")
+
+    monkeypatch.setattr(build, "build_navmesh", fail)
+
+
+def test_the_simulator_builds_it_once(scene, monkeypatch, capsys):
+    simulator = EmbeddedSimulator()
+    simulator.load_scene(scene)
+    simulator.set_state(AgentState(np.array([1.0, 0.2, 1.0]), 0.0))
+    said = capsys.readouterr().err
+    assert said.count("building the navigation mesh of scan.glb from 14 triangles") == 1
+    assert str(scene.with_name("scan.navmesh.npz")) in said
+    forbid_building(monkeypatch)
+    EmbeddedSimulator().load_scene(scene)
+    assert "building" not in capsys.readouterr().err
+    assert sorted(path.name for path in scene.parent.iterdir()) == ["scan.glb", "scan.navmesh.npz"]
+
+
+def test_habitats_file_is_taken(scene, monkeypatch):
+    main(["build-navmesh", str(scene)])
+    forbid_building(monkeypatch)
+    mesh = scene_navmesh(scene, ROOM)
+    np.testing.assert_array_equal(mesh.vertices, read_navmesh(scene.with_name("scan.navmesh")).vertices)
+    assert not scene.with_name("scan.navmesh.npz").exists()
+
+
+def test_our_file_comes_before_habitats(scene):
+    main(["build-navmesh", str(scene)])
+    small = NavigationMesh.from_polygons([[0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 0]], [[0, 1, 2, 3]])
+    small.save(scene.with_name("scan.navmesh.npz"))
+    assert len(scene_navmesh(scene, ROOM).vertices) == 4
+
+
+def test_a_folder_that_cannot_be_written_leaves_it_to_the_cache(scene, monkeypatch, tmp_path):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != scene.parent and access(path, mode))
+    built = scene_navmesh(scene, ROOM)
+    assert [path.name for path in scene.parent.iterdir()] == ["scan.glb"]
+    kept = list((tmp_path / "cache" / CACHE_FOLDER).iterdir())
+    assert len(kept) == 1 and kept[0].name.startswith("scan.")
+    forbid_building(monkeypatch)
+    np.testing.assert_array_equal(scene_navmesh(scene, ROOM).polygons, built.polygons)
+    with pytest.raises(AssertionError, match="built again"):  # other triangles, another mesh
+        scene_navmesh(scene, ROOM * np.float32(1.01))
+
+
+def test_a_full_disk_does_not_stop_the_scene(scene, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(NavigationMesh, "save", full)
+    assert scene_navmesh(scene, ROOM).is_navigable([1.0, 0.2, 1.0])
+    assert "could not be kept" in capsys.readouterr().err
+
+
+def test_generated_flats_keep_their_polygons(scene):
+    scene.with_name("scan.scene_graph.json").write_text("{}")
+    with pytest.raises(SceneError, match="build-flats"):
+        scene_navmesh(scene, ROOM)
+
+
+def test_scenes_without_a_floor_are_named(scene):
+    with pytest.raises(SceneError, match=r"scan.glb: nothing of"):
+        scene_navmesh(scene, floor(0, 0, 4, 4)[:, ::-1])
+
+
+def test_a_damaged_file_of_habitats_is_not_passed_over(scene):
+    scene.with_name("scan.navmesh").write_bytes(b"TESM")
+    with pytest.raises(SceneError, match=r"scan.navmesh cannot be read"):
+        scene_navmesh(scene, ROOM)
+
+
+class TestCommand:
+    def test_writes_both_formats_elsewhere(self, scene, tmp_path, capsys):
+        for kind in ("navmesh", "npz"):
+            main(["build-navmesh", str(scene), "--out", str(tmp_path / "out"), "--format", kind])
+        written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+        assert [path.name for path in written] == ["scan.navmesh", "scan.navmesh.npz"]
+        tiles, own = TileSet.read(written[0]), NavigationMesh.load(written[1])
+        np.testing.assert_array_equal(tiles.mesh().polygons, own.polygons)
+        np.testing.assert_allclose(tiles.bounds, [[0, 0, 0], [5, 2.6, 4]], atol=1e-6)  # 1 m and an agent of 8 voxels
+
+    def test_does_not_overwrite(self, scene):
+        scene.with_name("scan.navmesh").write_bytes(b"precious")
+        with pytest.raises(SystemExit, match="exists already"):
+            main(["build-navmesh", str(scene)])
+        assert scene.with_name("scan.navmesh").read_bytes() == b"precious"
+
+    def test_names_a_missing_scene(self, tmp_path):
+        with pytest.raises(SystemExit, match=r"none\.glb"):
+            main(["build-navmesh", str(tmp_path / "none.glb")])
