@@ -187,6 +187,8 @@ def _rollout(config: RolloutConfig) -> None:
         print(f"videos: {config.video.resolve()}")
     if config.json:
         print(f"records: {config.json.resolve()}")
+    if config.predictions:
+        print(f"predictions of {len(records)} episodes: {config.predictions.resolve()}")
 
 
 def _train_online(config: OnlineConfig) -> None:
