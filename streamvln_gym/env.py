@@ -166,9 +166,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         self.max_steps = int(max_steps)
         self.success_distance = float(success_distance)
         self.render_mode = render_mode
-        self.dataset = open_dataset(
-            dataset, split, Path(data_dir), scenes, auto_dataset, languages, episode_ids, role
-        )
+        self.dataset = open_dataset(dataset, split, Path(data_dir), scenes, auto_dataset, languages, episode_ids, role)
         self._simulator_name = resolve_simulator(simulator)
         self._simulator = None if isinstance(simulator, str) else simulator
         self._sampler = EpisodeSampler(self.dataset.episode_ids, self.dataset.scene_of)

@@ -79,9 +79,7 @@ def stem_of(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".json")
 
 
-def _read_episodes(
-    index: EpisodeIndex, role: str, path: Path, wanted: EpisodeFilter, names: dict[str, str]
-) -> None:
+def _read_episodes(index: EpisodeIndex, role: str, path: Path, wanted: EpisodeFilter, names: dict[str, str]) -> None:
     """Appends a file's episodes; `names` holds each scene id and language once, for all rows that have it."""
     bases = None if wanted.episode_ids is None else _possible_ids(wanted)
     first = len(index.ids)

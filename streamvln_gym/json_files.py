@@ -71,7 +71,7 @@ def read_pieces(path: Path, array_key: str | None = None) -> Iterator[Piece]:
 
 def open_text(path: Path) -> io.TextIOWrapper:
     """A file's text, unzipped if its name ends in .gz."""
-    raw: Any = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+    raw: Any = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # noqa: SIM115 (the caller's)
     return io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
 
 

@@ -1,4 +1,4 @@
-"""Predictions for the leaderboards of the test splits, in the formats that VLN-CE's `run.py --run-type inference` writes.
+"""Predictions for the leaderboards of the test splits, in the formats of VLN-CE's `run.py --run-type inference`.
 
 * R2R-CE (the VLN-CE challenge), a `.json` file: `{episode_id: [{"position": [x, y, z], "heading": h, "stop": bool}]}`:
   the start, then the state after every action; `stop` is true in the last one, if the agent said STOP.

@@ -37,8 +37,8 @@ class RolloutConfig:
         agent: who plays.
         checkpoint: folder (or hub id) of a StreamVLN checkpoint; default: "streamvln-tiny", which ships in the package.
         env: environment id, "StreamVLN-Flats-v0", "StreamVLN-R2R-v0" or "StreamVLN-RxR-v0".
-        data: a dataset's name (r2r, rxr, envdrop, scalevln, flats), a folder that `build-flats --out` wrote, or a VLN-CE
-            episode file, to play instead of the id's own data.
+        data: a dataset's name (r2r, rxr, envdrop, scalevln, flats), a folder that `build-flats --out` wrote, or a
+            VLN-CE episode file, to play instead of the id's own data.
         data_dir: the folder with `datasets/` and `scene_datasets/`.
         split: of the dataset.
         scenes: play only in these scenes (ids or short names).
