@@ -233,9 +233,9 @@ _SCAN_STATES = {
 
 
 def _scan_state(path: Path) -> str:
-    if not path.exists():
+    if not path.is_file():
         plain = path.with_name(path.name.replace(".basis.glb", ".glb"))
-        if plain == path or not plain.exists():
+        if plain == path or not plain.is_file():
             return "missing"
         path = plain
     with path.open("rb") as file:

@@ -159,7 +159,7 @@ class _Cursor:
                 if self._ended or len(self._buffer) - self._at > _LARGEST_VALUE:
                     raise self._error(error.msg, error.pos) from None
             else:
-                if end < len(self._buffer) or self._ended:
+                if end + 2 < len(self._buffer) or self._ended:  # else the border may cut "1.5e-3" to "1.5e-"
                     text = self._buffer[self._at : end]
                     self._at = end
                     return value, text

@@ -32,7 +32,7 @@ def check_navigation(checked: CheckedFile, scenes_dir: Path) -> list[DataProblem
     simulator = EmbeddedSimulator()
     try:
         for scene, names in tqdm(by_scene.items(), desc=f"navigation of {Path(path).name}", unit="scene"):
-            if not (scenes_dir / scene).exists():
+            if not (scenes_dir / scene).is_file():
                 continue
             try:
                 simulator.load_scene(scenes_dir / scene)

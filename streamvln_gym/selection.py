@@ -136,7 +136,7 @@ def _open_downloaded(layout: Layout, split: str, data_dir: Path, wanted: Episode
         wanted,
         source.relative_to(data_dir).as_posix(),
     )
-    missing = [scene for scene in dataset.scene_ids if not dataset.scene_path(scene).exists()]
+    missing = [scene for scene in dataset.scene_ids if not dataset.scene_path(scene).is_file()]
     if missing:
         raise _MissingDataError(
             f"{len(missing)} of the {len(dataset.scene_ids)} scans of {layout.title} {split} are missing, the first is "

@@ -18,14 +18,18 @@ from streamvln_gym.env import VLNEnv
 from streamvln_gym.errors import DatasetError, StreamVLNGymError
 from streamvln_gym.selection import open_dataset
 from tests.conftest import SMALL_CAMERA, TinyFlats
-from tests.miniatures import R2R, START, WORDS, record, truth, write_json, write_r2r, write_rxr, write_split
+from tests.miniatures import GOAL, R2R, START, WORDS, record, truth, write_json, write_r2r, write_rxr, write_split
 
 VAL = f"datasets/{R2R}/val_unseen/val_unseen.json.gz"
 TRUTH = f"datasets/{R2R}/val_unseen/val_unseen_gt.json.gz"
 SCAN = "scene_datasets/mp3d/ccc/ccc.glb"
 PAGE = b"<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
-OLD_FIRST = {"start_position": [-16.267200, 0.151841, 0.720776], "start_rotation": [0.0, 0.0007963, 0.0, 0.99999968]}
+OLD_FIRST = {
+    "start_position": [-16.2672, 0.151841, 0.720776],
+    "start_rotation": [0.0, 0.0007963, 0.0, 0.99999968],
+    "reference_path": [[-16.2672, 0.151841, 0.720776], GOAL],
+}
 
 
 def content(path: str, raw: bytes) -> Callable[[Path], None]:
