@@ -95,11 +95,11 @@ def _check_episodes(path: Path, checked: CheckedFile, tally: Tally, facts: Versi
         if piece.key != "episodes":
             continue
         listed = True
-        if piece.index is None:
+        if piece.item is None:
             break
         record = piece.value
         problem = record_problem(record)
-        name = str(record.get("episode_id", f"number {piece.index}")) if isinstance(record, dict) else str(piece.index)
+        name = str(record.get("episode_id", f"number {piece.item}")) if isinstance(record, dict) else str(piece.item)
         if problem:
             tally.add("error", "record", problem, _CORRECT, name)
             continue

@@ -11,8 +11,15 @@ from typing import Any
 
 from streamvln_gym.episode_filter import EpisodeFilter
 from streamvln_gym.errors import DatasetError
-from streamvln_gym.json_files import GET_DATA, JsonStore, read_pieces
-from streamvln_gym.vlnce_records import instructions_of, record_problem, scene_of_record, truth_problem
+from streamvln_gym.json_files import GET_DATA, BlobStore, pack_json, read_pieces, unpack_json
+from streamvln_gym.vlnce_records import (
+    instructions_of,
+    pack_truth,
+    record_problem,
+    scene_of_record,
+    truth_problem,
+    unpack_truth,
+)
 
 
 @dataclass
@@ -41,9 +48,9 @@ class EpisodeIndex:
     parts: array = field(default_factory=lambda: array("L"))
     lengths: array = field(default_factory=lambda: array("L"))
     characters: set[str] = field(default_factory=set)
-    store: JsonStore = field(default_factory=JsonStore)
+    store: BlobStore = field(default_factory=BlobStore)
     truth: dict[tuple[str, str], int] = field(default_factory=dict)
-    truth_store: JsonStore = field(default_factory=JsonStore)
+    truth_store: BlobStore = field(default_factory=BlobStore)
 
 
 def read_index(files: Mapping[str, Path], wanted: EpisodeFilter) -> EpisodeIndex:
@@ -86,7 +93,7 @@ def _read_episodes(index: EpisodeIndex, role: str, path: Path, wanted: EpisodeFi
     for piece in read_pieces(path, "episodes"):
         if piece.key not in (None, "episodes"):
             continue
-        if piece.index is None:
+        if piece.item is None:
             if piece.value == [] and piece.key is not None:
                 raise DatasetError(f"{path} has no episodes: its list 'episodes' is empty. {GET_DATA}")
             break
@@ -94,7 +101,7 @@ def _read_episodes(index: EpisodeIndex, role: str, path: Path, wanted: EpisodeFi
         problem = record_problem(record)
         if problem:
             known = isinstance(record, dict) and "episode_id" in record
-            where = f"episode {record['episode_id']!r}" if known else f"episode number {piece.index}"
+            where = f"episode {record['episode_id']!r}" if known else f"episode number {piece.item}"
             raise DatasetError(f"{path}: {where}: {problem}. Correct the file, or: {GET_DATA}")
         number = None
         file_id = str(record["episode_id"])
@@ -106,7 +113,7 @@ def _read_episodes(index: EpisodeIndex, role: str, path: Path, wanted: EpisodeFi
             language = names.setdefault(language, language) if language else None
             keep = wanted.may_keep(scene, language) and (bases is None or file_id in bases)
             if keep and number is None:
-                number = index.store.append(piece.text)
+                number = index.store.append(pack_json(piece.text))
             index.ids.append(f"{file_id}_{part}" if several else file_id)
             index.keys.append((role, file_id))
             index.scenes.append(scene)
@@ -149,7 +156,7 @@ def _read_truth(index: EpisodeIndex, role: str, path: Path) -> None:
         if problem:
             raise DatasetError(f"{path}: episode {piece.key!r}: {problem}. {GET_DATA}")
         if (role, piece.key) in kept:
-            index.truth[role, piece.key] = index.truth_store.append(piece.text)
+            index.truth[role, piece.key] = index.truth_store.append(pack_truth(piece.value))
 
 
 def _possible_ids(wanted: EpisodeFilter) -> set[str]:
@@ -164,4 +171,5 @@ def _possible_ids(wanted: EpisodeFilter) -> set[str]:
 def as_record(index: EpisodeIndex, row: int) -> tuple[Any, Any]:
     """A row's record and its ground truth (None without)."""
     number = index.truth.get(index.keys[row])
-    return index.store[index.records[row]], None if number is None else index.truth_store[number]
+    record = unpack_json(index.store[index.records[row]])
+    return record, None if number is None else unpack_truth(index.truth_store[number])

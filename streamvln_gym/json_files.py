@@ -32,13 +32,13 @@ class Piece(NamedTuple):
 
     Attributes:
         key: the top-level key it belongs to; None if the document is no object: then it is the whole document.
-        index: its place in the array of that key, None if it is the key's whole value.
+        item: its place in the array of that key, None if it is the key's whole value.
         value: parsed.
         text: as it stands in the file.
     """
 
     key: str | None
-    index: int | None
+    item: int | None
     value: Any
     text: str
 
@@ -204,8 +204,8 @@ class _Cursor:
         return ValueError(f"{message} at character {self._dropped + (self._at if at is None else at)}")
 
 
-class JsonStore:
-    """JSON texts, kept compressed (beyond 16 MB in a temporary file that is mapped) and parsed when asked for.
+class BlobStore:
+    """Pieces of data kept in one row, beyond 16 MB in a temporary file that is mapped.
 
     `append` them all, then `seal`, then read by number. It may be copied to other processes.
     """
@@ -215,11 +215,10 @@ class JsonStore:
         self._ends = array("Q")
         self._blob: bytes | mmap.mmap = b""
 
-    def append(self, text: str) -> int:
-        """Keeps a text and returns its number."""
-        packed = zlib.compress(text.encode("utf-8", "surrogatepass"), 1)
-        self._file.write(packed)
-        self._ends.append((self._ends[-1] if self._ends else 0) + len(packed))
+    def append(self, piece: bytes) -> int:
+        """Keeps a piece and returns its number."""
+        self._file.write(piece)
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(piece))
         return len(self._ends) - 1
 
     def seal(self) -> None:
@@ -234,15 +233,24 @@ class JsonStore:
                 self._blob = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._file = None
 
-    def __getitem__(self, number: int) -> Any:
-        begin = self._ends[number - 1] if number else 0
-        return json.loads(zlib.decompress(self._blob[begin : self._ends[number]]).decode("utf-8", "surrogatepass"))
+    def __getitem__(self, number: int) -> bytes:
+        return self._blob[self._ends[number - 1] if number else 0 : self._ends[number]]
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_file": None, "_ends": self._ends, "_blob": bytes(self._blob)}
+
+
+def pack_json(text: str) -> bytes:
+    """A JSON text, compressed."""
+    return zlib.compress(text.encode("utf-8", "surrogatepass"), 1)
+
+
+def unpack_json(packed: bytes) -> Any:
+    """The value of a text that `pack_json` compressed."""
+    return json.loads(zlib.decompress(packed).decode("utf-8", "surrogatepass"))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

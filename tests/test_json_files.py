@@ -13,7 +13,7 @@ import pytest
 
 import streamvln_gym.json_files as json_files
 from streamvln_gym.errors import DatasetError
-from streamvln_gym.json_files import JsonStore, read_pieces
+from streamvln_gym.json_files import BlobStore, pack_json, read_pieces, unpack_json
 from streamvln_gym.vlnce import VLNCEDataset
 from tests.miniatures import rxr_record, truth, write_json
 
@@ -31,8 +31,8 @@ def test_pieces_are_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "x.json"
     path.write_text(json.dumps(DOCUMENT, indent=indent, ensure_ascii=bool(indent)), encoding="utf-8")
     pieces = list(read_pieces(path, "episodes"))
-    assert [p.value for p in pieces if p.index is not None] == DOCUMENT["episodes"]
-    assert {p.key: p.value for p in pieces if p.index is None} == {k: DOCUMENT[k] for k in ("before", "after")}
+    assert [p.value for p in pieces if p.item is not None] == DOCUMENT["episodes"]
+    assert {p.key: p.value for p in pieces if p.item is None} == {k: DOCUMENT[k] for k in ("before", "after")}
     assert all(json.loads(p.text) == p.value for p in pieces)
     assert {p.key: p.value for p in read_pieces(path)} == DOCUMENT
 
@@ -52,18 +52,18 @@ def test_pieces_before_the_break_are_given(tmp_path: Path) -> None:
     (tmp_path / "x.json.gz").write_bytes(raw[: len(raw) // 2])
     seen = []
     with pytest.raises(DatasetError, match="truncated"):
-        seen.extend(piece.index for piece in read_pieces(tmp_path / "x.json.gz", "episodes"))
+        seen.extend(piece.item for piece in read_pieces(tmp_path / "x.json.gz", "episodes"))
 
 
 def test_the_store_gives_back_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in (1 << 24, 10):  # in memory, in a mapped file
         monkeypatch.setattr(json_files, "_IN_MEMORY", limit)
-        store = JsonStore()
-        assert [store.append(json.dumps(value)) for value in DOCUMENT["episodes"]] == list(range(6))
+        store = BlobStore()
+        assert [store.append(pack_json(json.dumps(value))) for value in DOCUMENT["episodes"]] == list(range(6))
         store.seal()
-        assert [store[k] for k in (5, 0, 3)] == [DOCUMENT["episodes"][k] for k in (5, 0, 3)]
+        assert [unpack_json(store[k]) for k in (5, 0, 3)] == [DOCUMENT["episodes"][k] for k in (5, 0, 3)]
         copy = pickle.loads(pickle.dumps(store))
-        assert len(copy) == 6 and copy[0] == DOCUMENT["episodes"][0]
+        assert len(copy) == 6 and unpack_json(copy[0]) == DOCUMENT["episodes"][0]
 
 
 def test_a_large_file_is_not_held_in_memory(tmp_path: Path) -> None:

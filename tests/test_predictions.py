@@ -25,15 +25,15 @@ def data(tmp_path: Path, tiny_flats: TinyFlats) -> Path:
     return tmp_path / "data"
 
 
-def settings(data: Path, **changes: Any) -> RolloutConfig:
+def settings(folder: Path, **changes: Any) -> RolloutConfig:
     given = {"agent": "random", "seed": 3, "episodes": 0, "max_steps": 12, "video": None, "data": Path("r2r")}
-    return RolloutConfig(**{**given, "env": "StreamVLN-R2R-v0", "data_dir": data, "split": "test", **changes})
+    return RolloutConfig(**{**given, "env": "StreamVLN-R2R-v0", "data_dir": folder, "split": "test", **changes})
 
 
 def test_r2r_predictions(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "out" / "predictions.json"
     records = rollout(settings(data, predictions=path))
-    assert [record["episode_id"] for record in records] == ["41", "42"] or len(records) == 2
+    assert sorted(record["episode_id"] for record in records) == ["41", "42"]
     assert "success" not in records[0] and records[0]["source"].endswith("test/test.json.gz")
     written = json.loads(path.read_text())
     assert set(written) == {"41", "42"}
