@@ -39,7 +39,6 @@ class Layout:
         get_scans: how to get the scans.
         episodes: documented number of episodes of a split.
         scenes: documented number of scenes of a split.
-        turn: degrees that a turn of its ground-truth actions has.
         only: the splits that it has, where `folders` hold other splits too; empty: all.
     """
 
@@ -51,7 +50,6 @@ class Layout:
     get_scans: str
     episodes: dict[str, int] = field(default_factory=dict)
     scenes: dict[str, int] = field(default_factory=dict)
-    turn: float = 15.0
     only: tuple[str, ...] = ()
 
     def find(self, data_dir: Path, split: str, role: str = "guide") -> Path | None:
@@ -106,7 +104,6 @@ LAYOUTS = {
             ("{split}/{split}_{role}.json.gz", "{split}/{split}_{role}.json"),
             f"the RxR-CE episodes ({_GET_EPISODES}: RxR_VLNCE_v0.zip)",
             GET_MP3D,
-            turn=30.0,
         ),
         Layout(
             "envdrop",

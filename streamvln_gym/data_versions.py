@@ -66,12 +66,12 @@ def folder_version(path: Path) -> str:
 def guess_version(path: Path, split: str, facts: VersionFacts) -> tuple[str, str, list[DataProblem]]:
     """The release of an R2R-CE file ("v1-3", "before v1-3", "v1", or ""), the reason, and what contradicts it."""
     said = folder_version(path)
-    seen, reason = _from_content(split, facts)
+    seen, reason, sure = _from_content(split, facts)
     problems = []
     if said and seen and not _agree(said, seen):
         problems.append(
             DataProblem(
-                "error",
+                "error" if sure else "warning",
                 "version",
                 str(path),
                 f"the folder says {said}, but the file is {seen}: {reason}. Releases differ in start headings and "
@@ -83,20 +83,21 @@ def guess_version(path: Path, split: str, facts: VersionFacts) -> tuple[str, str
     return (said, "its folder's name", problems) if said else (seen, reason, problems)
 
 
-def _from_content(split: str, facts: VersionFacts) -> tuple[str, str]:
-    if facts.episodes and facts.open_paths / facts.episodes > _OLD_PATHS:
-        return "v1", f"{facts.open_paths:,} reference paths lack the start or the goal, which v1-1 added"
+def _from_content(split: str, facts: VersionFacts) -> tuple[str, str, bool]:
+    """Release, reason, and whether the reason is a number that the changelog states."""
     if facts.small_radii:
-        return "v1", f"{facts.small_radii:,} goals have v1's radius of 2 m"
+        return "v1", f"{facts.small_radii:,} goals have v1's radius of 2 m", True
     if facts.first_heading == "old":
-        return "before v1-3", "episode 1 has the heading that v1-3 replaced"
+        return "before v1-3", "episode 1 has the heading that v1-3 replaced", True
     if facts.first_heading == "new":
-        return "v1-3", "episode 1 has another heading than before v1-3"
+        return "v1-3", "episode 1 has another heading than before v1-3", True
     if split == "envdrop" and facts.episodes == ENVDROP_BEFORE_V1_3:
-        return "before v1-3", "it has the 109 EnvDrop episodes that v1-3 removed"
+        return "before v1-3", "it has the 109 EnvDrop episodes that v1-3 removed", True
     if split == "envdrop" and facts.episodes == LAYOUTS["envdrop"].episodes["envdrop"]:
-        return "v1-3", f"{facts.episodes:,} EnvDrop episodes"
-    return "", ""
+        return "v1-3", f"{facts.episodes:,} EnvDrop episodes", True
+    if facts.episodes and facts.open_paths / facts.episodes > _OLD_PATHS:
+        return "v1", f"{facts.open_paths:,} reference paths lack the start or the goal, which v1-1 added", False
+    return "", "", False
 
 
 def _agree(said: str, seen: str) -> bool:

@@ -22,6 +22,7 @@ from streamvln_gym.vlnce_records import instructions_of, record_problem, scene_o
 LANGUAGES = ("en-US", "en-IN", "hi-IN", "te-IN")
 _CORRECT = "Correct the file, or download it again (https://github.com/jacobkrantz/VLN-CE#data)."
 _SAME_RELEASE = "Take episodes and ground truth out of one release (https://github.com/jacobkrantz/VLN-CE#data)."
+_TURNS = (math.radians(15.0), math.radians(30.0))  # of R2R-CE's and RxR-CE's ground-truth actions
 _HEADING_OFF = math.radians(45.0)  # of the median episode: ground truth of another release
 
 
@@ -207,9 +208,8 @@ def _check_truth(path: Path, checked: CheckedFile, tally: Tally) -> None:
             remedy = "For R2R-CE take the preprocessed release, which has it."
             checked.problems.append(DataProblem("note", "no ground truth", str(path), what, remedy))
         return
-    turn = math.radians(checked.layout.turn if checked.layout else 15.0)
     found: set[str] = set()
-    off: list[float] = []
+    off: dict[float, list[float]] = {turn: [] for turn in _TURNS}
     for piece in read_pieces(truth_path):
         if piece.key is None:
             raise DatasetError(f"{truth_path} must hold an object by episode id, got {type(piece.value).__name__}.")
@@ -220,7 +220,8 @@ def _check_truth(path: Path, checked: CheckedFile, tally: Tally) -> None:
         found.add(piece.key)
         if piece.key in starts:
             _check_entry(piece.value, starts[piece.key], piece.key, tally)
-            off += _first_move_off(piece.value, starts[piece.key], turn)
+            for turn, angles in off.items():
+                angles += _first_move_off(piece.value, starts[piece.key], turn)
     checked.summary.ground_truth = len(found)
     for name in starts:
         if name not in found:
@@ -228,10 +229,11 @@ def _check_truth(path: Path, checked: CheckedFile, tally: Tally) -> None:
     for name in sorted(found - set(starts)):
         what = f"{truth_path.name} has an episode that the file lacks"
         tally.add("warning", "ground truth", what, _SAME_RELEASE, name)
-    if off and median(off) > _HEADING_OFF:
+    beside = min((median(angles) for angles in off.values() if angles), default=0.0)
+    if beside > _HEADING_OFF:
         what = (
             f"its start headings do not fit the ground truth: the first step of the median episode goes "
-            f"{math.degrees(median(off)):.0f} degrees beside them. v1-3 changed every heading."
+            f"{math.degrees(beside):.0f} degrees beside them. (R2R-CE's v1-3 changed every heading.)"
         )
         checked.problems.append(DataProblem("error", "version", str(path), what, _SAME_RELEASE))
 

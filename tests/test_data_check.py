@@ -138,7 +138,18 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
         "version",
         "92 degrees",
     ),
-    "v1 in v1-3's folder": (episode(reference_path=[[4.1, 0.2, 2.0]]), "error", "version", "the folder says v1-3"),
+    "v1's radii in v1-3's folder": (
+        episode(goals=[{"position": GOAL, "radius": 2.0}]),
+        "error",
+        "version",
+        "the folder says v1-3, but the file is v1",
+    ),
+    "v1's paths in v1-3's folder": (
+        episode(reference_path=[[4.1, 0.2, 2.0]]),
+        "warning",
+        "version",
+        "lack the start or the goal",
+    ),
     "headings of v1-2": (
         lambda root: write_split(root / f"datasets/{R2R}/train/train.json.gz", [record(1, "aaa", **OLD_FIRST)], False),
         "error",
