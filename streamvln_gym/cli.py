@@ -132,6 +132,25 @@ Flag = Annotated[
 
 
 @dataclass(frozen=True)
+class DataConfig:
+    """What `data check PATH` looks at.
+
+    Attributes:
+        action: check: validates a data folder and says what to fix; exit code 1 if there is an error.
+        path: a data folder (with `datasets/` and `scene_datasets/`), a part of one, or one episode file.
+        scenes_dir: the folder that scene ids are relative to; default: the `scene_datasets` beside `datasets`.
+        navigation: also load every scan and see whether starts are on the mesh and goals can be reached.
+        json: print JSON.
+    """
+
+    action: tyro.conf.Positional[Literal["check"]]
+    path: tyro.conf.Positional[Path]
+    scenes_dir: Path | None = None
+    navigation: Flag = False
+    json: Flag = False
+
+
+@dataclass(frozen=True)
 class TrainCommand(TrainConfig):
     """What `train` does.
 
@@ -170,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         | Annotated[BudgetConfig, tyro.conf.subcommand("budget", description="Count what frames cost the model.")]
         | Annotated[ConvertConfig, tyro.conf.subcommand("convert", description="Convert a published checkpoint.")]
+        | Annotated[DataConfig, tyro.conf.subcommand("data", description="Check downloaded episodes and scans.")]
         | Annotated[DoctorConfig, tyro.conf.subcommand("doctor", description="Say what is installed and found.")],
         prog="streamvln-gym",
         description="Vision-and-language navigation as a Gymnasium environment, and StreamVLN as a policy.",
@@ -186,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         OnlineConfig: _train_online,
         ConvertConfig: _convert,
         BudgetConfig: _budget,
+        DataConfig: _data,
         DoctorConfig: _doctor,
     }
     try:
@@ -207,6 +228,8 @@ def _rollout(config: RolloutConfig) -> None:
         print(f"videos: {config.video.resolve()}")
     if config.json:
         print(f"records: {config.json.resolve()}")
+    if config.predictions:
+        print(f"predictions of {len(records)} episodes: {config.predictions.resolve()}")
 
 
 def _train_online(config: OnlineConfig) -> None:
@@ -348,6 +371,17 @@ def _convert(config: ConvertConfig) -> None:
     print(f"{len(report['tensors'])} tensors, {report['bytes'] / 1e9:.2f} GB, in {config.target.resolve()}")
     print(f"checksums: {(config.target / conversion.CHECKSUMS_NAME).resolve()}")
     print(f"left out, as the published network does not use them: {', '.join(report['left_out']) or 'nothing'}")
+
+
+def _data(config: DataConfig) -> None:
+    import json
+
+    from streamvln_gym.data_check import check_data
+
+    report = check_data(config.path, config.scenes_dir, config.navigation)
+    print(json.dumps(report.to_json(), indent=2, ensure_ascii=False) if config.json else "\n".join(report.lines()))
+    if not report.ok:
+        sys.exit(1)
 
 
 def _doctor(config: DoctorConfig) -> None:

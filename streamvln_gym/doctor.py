@@ -13,11 +13,11 @@ from pathlib import Path
 
 from streamvln_gym import __version__
 from streamvln_gym.cache import CACHE_VARIABLE, cache_dir, make_writable
+from streamvln_gym.data_layouts import LAYOUTS
 from streamvln_gym.errors import CheckpointError, DatasetError
 from streamvln_gym.flats.dataset import SPLITS, split_seeds
 from streamvln_gym.flats.files import DATASET_NAME, episode_file
 from streamvln_gym.models.shipped import SHIPPED_NAME, shipped_checkpoint
-from streamvln_gym.selection import EPISODE_FILES
 
 _NEEDED = (
     "gymnasium",
@@ -109,19 +109,21 @@ def _simulators() -> list[Finding]:
 
 def _downloads(data_dir: Path) -> list[Finding]:
     findings = []
-    for name, pattern in EPISODE_FILES.items():
-        folder = data_dir / Path(pattern.format(split="val_unseen")).parents[1]
-        splits = sorted(entry.name for entry in folder.glob("*") if entry.is_dir())
+    for name, layout in LAYOUTS.items():
+        splits = layout.splits(data_dir)
         if splits:
-            findings.append(Finding(f"dataset '{name}'", "ok", f"{folder}: {', '.join(splits)}"))
+            folders = [folder for folder in layout.folders if (data_dir / "datasets" / folder).is_dir()]
+            detail = f"{data_dir}/datasets/{{{','.join(folders)}}}: {', '.join(splits)}"
+            findings.append(
+                Finding(f"dataset '{name}'", "ok", detail, f"checked by: streamvln-gym data check {data_dir}")
+            )
         else:
             findings.append(
                 Finding(
                     f"dataset '{name}'",
                     "missing",
-                    f"nothing in {folder}",
-                    "download the VLN-CE episodes (https://github.com/jacobkrantz/VLN-CE#data) into it; dataset='auto' "
-                    "uses the embedded flats until then",
+                    f"nothing in {data_dir / 'datasets' / layout.folders[0]} and the other folders it may have",
+                    f"get {layout.get}; dataset='auto' uses the embedded flats until then",
                 )
             )
     scans = list((data_dir / "scene_datasets" / "mp3d").glob("*/*.glb"))

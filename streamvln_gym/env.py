@@ -20,7 +20,7 @@ from streamvln_gym.geometry import wrap_angle, yaw_matrix
 from streamvln_gym.metrics import SUCCESS_DISTANCE, EpisodeMetrics
 from streamvln_gym.rewards import RewardConfig
 from streamvln_gym.sampler import EpisodeSampler
-from streamvln_gym.selection import make_simulator, open_dataset, resolve_simulator
+from streamvln_gym.selection import make_simulator, open_dataset, resolve_simulator, source_of
 from streamvln_gym.simulators.base import Action, AgentState, CameraConfig, Simulator
 from streamvln_gym.spaces import DEFAULT_SENSORS, VISUAL_SENSORS, check_sensors, observation_space
 
@@ -98,20 +98,21 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
     ## Info
     At every step: `dataset`, `split`, `simulator`, `scene_id`, `episode_id`, `trajectory_id`, `needs_memory` (kind of
     memory needed, "" if none), `collided`, and the running metrics of `metrics.EpisodeMetrics`; with a goal also
-    `distance_to_goal` (geodesic metres). At reset also `intrinsics` (3, 3).
+    `distance_to_goal` (geodesic metres). At reset also `intrinsics` (3, 3) and `source`, the data on disk that the
+    dataset's name stands for.
 
     ## Reset
     Unseeded, episodes come in file order; a seed shuffles them. Options: `episode_id` plays that episode, `scene_id`
     (id or short name) the next one of that scene.
 
     Args:
-        dataset: "r2r", "rxr", "flats", the path of a VLN-CE episode file, a folder of built flats, an
-            `EpisodeDataset`, or "auto": r2r (or rxr, see `auto_dataset`) if its episodes and scans are on disk,
-            otherwise the flats, with a warning.
+        dataset: "r2r", "rxr", "envdrop", "scalevln" (found below `data_dir`, see `data_layouts`), "flats", the path of
+            a VLN-CE episode file, a folder of built flats, an `EpisodeDataset`, or "auto": r2r (or rxr, see
+            `auto_dataset`) if its episodes and scans are on disk, otherwise the flats, with a warning.
         simulator: "embedded", "habitat", a `Simulator`, or "auto".
         split: of the dataset.
-        data_dir: the folder that holds `datasets/` and `scene_datasets/` (r2r, rxr; for an episode file only if it
-            does not lie in a folder of that form itself).
+        data_dir: the folder that holds `datasets/` and `scene_datasets/` (for an episode file only if it does not lie
+            in a folder of that form itself).
         camera: the camera; default: 640x480, or that of the `Simulator` passed in.
         sensors: names out of `spaces.SENSORS`.
         max_steps: actions after which an episode is truncated.
@@ -120,9 +121,12 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         render_mode: "rgb_array" or None.
         scenes: only the episodes of these scenes (ids or short names), or of so many.
         auto_dataset: what `dataset="auto"` looks for, "r2r" or "rxr".
+        languages: only the episodes in these, such as "hi-IN", or "en" for every kind of English.
+        episode_ids: only these episodes.
+        role: of RxR's paths, "guide", "follower", or "all" (ids then end in "_guide" or "_follower").
 
     Raises:
-        DatasetError: the dataset cannot be had or read; the message says how to get it.
+        DatasetError: the dataset cannot be had or read, or no episode is left; the message says what to do.
         SimulatorUnavailableError: the simulator asked for by name cannot be had.
     """
 
@@ -142,6 +146,9 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         render_mode: str | None = None,
         scenes: int | Collection[str] | None = None,
         auto_dataset: str = "r2r",
+        languages: Collection[str] | None = None,
+        episode_ids: Collection[str | int] | None = None,
+        role: str = "guide",
     ) -> None:
         given = None if isinstance(simulator, str) else getattr(simulator, "camera", None)
         self.camera = _instance(camera or given, CameraConfig, "camera")
@@ -159,7 +166,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         self.max_steps = int(max_steps)
         self.success_distance = float(success_distance)
         self.render_mode = render_mode
-        self.dataset = open_dataset(dataset, split, Path(data_dir), scenes, auto_dataset)
+        self.dataset = open_dataset(dataset, split, Path(data_dir), scenes, auto_dataset, languages, episode_ids, role)
         self._simulator_name = resolve_simulator(simulator)
         self._simulator = None if isinstance(simulator, str) else simulator
         self._sampler = EpisodeSampler(self.dataset.episode_ids, self.dataset.scene_of)
@@ -216,7 +223,8 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
             self._sampler.shuffle(self.np_random)
         self._run = None
         self._run = self._start(self.dataset.episode(self._choose(options or {})))
-        return self._observation(), {**self._info(collided=False), "intrinsics": self.camera.intrinsics}
+        first = {"intrinsics": self.camera.intrinsics, "source": source_of(self.dataset)}
+        return self._observation(), {**self._info(collided=False), **first}
 
     def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Executes an action.

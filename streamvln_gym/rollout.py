@@ -19,7 +19,9 @@ from streamvln_gym.devices import choose_device, one_torch_thread
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.models.shipped import SHIPPED_NAME
+from streamvln_gym.predictions import TRAJECTORY, check_predictions, trajectory_record, write_predictions
 from streamvln_gym.records import append_record, read_records
+from streamvln_gym.selection import source_of
 from streamvln_gym.video import VideoWriter
 
 AgentName = Literal["streamvln", "oracle", "random", "forward"]
@@ -35,14 +37,22 @@ class RolloutConfig:
         agent: who plays.
         checkpoint: folder (or hub id) of a StreamVLN checkpoint; default: "streamvln-tiny", which ships in the package.
         env: environment id, "StreamVLN-Flats-v0", "StreamVLN-R2R-v0" or "StreamVLN-RxR-v0".
-        data: a folder that `build-flats --out` wrote, or a VLN-CE episode file, to play instead of the id's own data.
+        data: a dataset's name (r2r, rxr, envdrop, scalevln, flats), a folder that `build-flats --out` wrote, or a
+            VLN-CE episode file, to play instead of the id's own data.
+        data_dir: the folder with `datasets/` and `scene_datasets/`.
         split: of the dataset.
+        scenes: play only in these scenes (ids or short names).
+        languages: play only episodes in these languages, such as hi-IN, or en for every kind of English.
+        episode_ids: play only these episodes.
+        role: of RxR's paths.
         episodes: how many; they are taken in turn from the scenes. 0 plays the whole split.
         seed: shuffles the episodes and seeds the agent; default: file order.
         max_steps: actions after which an episode is cut off.
         video: folder for one MP4 per episode; None writes none.
         json: file for one JSON line per episode; an existing file is added to, and the episodes it has are not played
             again.
+        predictions: file for the predictions that the leaderboards of the test splits take: .json in the VLN-CE
+            challenge's format (R2R-CE), .jsonl in the RxR-Habitat challenge's; with `json`, a stopped run goes on.
         device: of the StreamVLN agent, "auto", "cpu" or "cuda".
     """
 
@@ -50,12 +60,18 @@ class RolloutConfig:
     checkpoint: str | None = None
     env: str = "StreamVLN-Flats-v0"
     data: Path | None = None
+    data_dir: Path = Path("data")
     split: str = "val_unseen"
+    scenes: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    episode_ids: tuple[str, ...] = ()
+    role: Literal["guide", "follower", "all"] = "guide"
     episodes: int = 3
     seed: int | None = None
     max_steps: int = 500
     video: Path | None = Path("videos")
     json: Path | None = None
+    predictions: Path | None = None
     device: str = "auto"
 
 
@@ -69,13 +85,12 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
     if config.seed is not None and config.seed < 0:
         raise ValueError(f"the seed must not be negative, got {config.seed}")
     _check_writable(config)
-    options: dict[str, Any] = {"split": config.split, "max_steps": config.max_steps}
-    if config.data is not None:
-        options["dataset"] = config.data
-    env = gym.make(config.env, render_mode="rgb_array" if config.video else None, **options)
+    env = gym.make(config.env, render_mode="rgb_array" if config.video else None, **_env_options(config))
     try:
-        agent, label = make_agent(config, env)
         dataset = env.unwrapped.dataset  # type: ignore[attr-defined]
+        if config.predictions:
+            check_predictions(config.predictions, dataset)
+        agent, label = make_agent(config, env)
         identity: dict[str, Any] = {
             "agent": config.agent,
             "checkpoint": (config.checkpoint or SHIPPED_NAME) if config.agent == "streamvln" else None,
@@ -84,10 +99,13 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
             "version": __version__,
             "dataset": dataset.name,
             "split": dataset.split,
+            "source": source_of(dataset),
         }
         if label:
             identity["note"] = label
         done = read_records(config.json, identity) if config.json else {}
+        if config.predictions:  # what was played without them lacks the positions
+            done = {episode_id: record for episode_id, record in done.items() if TRAJECTORY in record}
         wanted = choose_episodes(dataset, config.episodes, config.seed)
         records = [done[episode_id] for episode_id in wanted if episode_id in done]
         missing = [episode_id for episode_id in wanted if episode_id not in done]
@@ -96,17 +114,33 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
                 if config.agent == "random":  # drawn anew for every episode: a run taken up again gives the same
                     agent = random_agent(config.seed, episode_id)
                 record = {**identity, **play(env, agent, episode_id, config.video, label)}
+                if config.predictions:
+                    run: Any = env.unwrapped
+                    record |= trajectory_record(run.episode, run.trajectory)
                 records.append(record)
                 if config.json:
                     append_record(config.json, record)
+        if config.predictions and records:
+            write_predictions(config.predictions, records)
         return records
     finally:
         env.close()
 
 
+def _env_options(config: RolloutConfig) -> dict[str, Any]:
+    """The environment's arguments."""
+    options: dict[str, Any] = {
+        name: getattr(config, name) or None for name in ("scenes", "languages", "episode_ids")
+    } | {name: getattr(config, name) for name in ("split", "max_steps", "data_dir", "role")}
+    if config.data is not None:
+        options["dataset"] = str(config.data)
+    return options
+
+
 def _check_writable(config: RolloutConfig) -> None:
     """Finds out before the first episode whether its results can be written."""
-    for option, folder in (("video", config.video), ("json", config.json.parent if config.json else None)):
+    files = (("json", config.json), ("predictions", config.predictions))
+    for option, folder in (("video", config.video), *((option, file and file.parent) for option, file in files)):
         if folder is None:
             continue
         try:

@@ -9,20 +9,14 @@ import warnings
 from collections.abc import Collection
 from pathlib import Path
 
+from streamvln_gym.data_layouts import LAYOUTS, ROLES, Layout
+from streamvln_gym.episode_filter import EpisodeFilter, EpisodeSubset
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError, SimulatorUnavailableError
 from streamvln_gym.simulators.base import CameraConfig, Simulator
 from streamvln_gym.vlnce import VLNCEDataset
 
-EPISODE_FILES = {"r2r": "datasets/r2r/{split}/{split}.json.gz", "rxr": "datasets/rxr/{split}/{split}_guide.json.gz"}
-"""Where the downloaded datasets lie under `data_dir`."""
-
-_TITLES = {"r2r": "R2R-CE", "rxr": "RxR-CE"}
-_GET = {
-    "r2r": "the R2R-CE episodes (https://github.com/jacobkrantz/VLN-CE#data)",
-    "rxr": "the RxR-CE episodes (https://github.com/jacobkrantz/VLN-CE#data)",
-}
-_GET_SCANS = "the Matterport3D scans (https://niessner.github.io/Matterport/, after agreeing to their terms)"
+_AUTO = ("r2r", "rxr")
 
 
 def open_dataset(
@@ -31,37 +25,42 @@ def open_dataset(
     data_dir: Path,
     scenes: int | Collection[str] | None = None,
     auto_dataset: str = "r2r",
+    languages: Collection[str] | None = None,
+    episode_ids: Collection[str | int] | None = None,
+    role: str = "guide",
 ) -> EpisodeDataset:
     """The dataset that was asked for (see `VLNEnv` for the arguments).
 
     Raises:
-        DatasetError: it cannot be had.
+        DatasetError: it cannot be had, or no episode is left.
+        EpisodeNotFoundError: it has no such scene, language or episode.
     """
+    wanted = EpisodeFilter(scenes, languages, episode_ids)
+    if role not in (*ROLES, "all"):
+        raise ValueError(f"role must be one of {', '.join(ROLES)} or 'all', got {role!r}")
     if not isinstance(dataset, (str, os.PathLike)):
-        return _ready(dataset, scenes)
-    if isinstance(scenes, str):
-        raise ValueError(f"scenes must be a collection of scene names such as [{scenes!r}], got the string {scenes!r}")
-    if auto_dataset not in EPISODE_FILES:
-        raise ValueError(f"auto_dataset must be one of {', '.join(EPISODE_FILES)}, got {auto_dataset!r}")
+        return _ready(dataset, wanted)
+    if auto_dataset not in _AUTO:
+        raise ValueError(f"auto_dataset must be one of {', '.join(_AUTO)}, got {auto_dataset!r}")
     if dataset == "auto":
         try:
-            return _open_downloaded(auto_dataset, split, data_dir, scenes)
+            return _open_downloaded(LAYOUTS[auto_dataset], split, data_dir, wanted, role)
         except _MissingDataError as missing:
-            _warn_about_flats(auto_dataset, missing)
-        return _open_flats(split, scenes)
+            _warn_about_flats(LAYOUTS[auto_dataset], missing)
+        return _open_flats(split, wanted)
     if dataset == "flats":
-        return _open_flats(split, scenes)
-    if dataset in EPISODE_FILES:
-        return _open_downloaded(str(dataset), split, data_dir, scenes)
-    path = str(dataset).replace("{split}", split)
-    if Path(path).is_dir():
-        return _open_folder(Path(path), split, scenes)
-    if not re.search(r"\.json(\.gz)?$", path):
+        return _open_flats(split, wanted)
+    if dataset in LAYOUTS:
+        return _open_downloaded(LAYOUTS[str(dataset)], split, data_dir, wanted, role)
+    path = Path(str(dataset).replace("{split}", split).replace("{role}", role))
+    if path.is_dir():
+        return _open_folder(path, split, wanted)
+    if not re.search(r"\.json(\.gz)?$", path.name):
         raise DatasetError(
-            f"unknown dataset {path!r}: use 'auto', 'flats', 'r2r', 'rxr', the path of a VLN-CE episode file (.json.gz "
-            "or .json), or a folder that `streamvln-gym build-flats --out` wrote"
+            f"unknown dataset {str(path)!r}: use 'auto', 'flats', {', '.join(map(repr, LAYOUTS))}, the path of a "
+            "VLN-CE episode file (.json.gz or .json), or a folder that `streamvln-gym build-flats --out` wrote"
         )
-    return VLNCEDataset.load(path, _scenes_dir(Path(path), data_dir), scenes=scenes)
+    return _load(path, scenes_dir_of(path, data_dir), None, None, wanted, None)
 
 
 def resolve_simulator(simulator: str | Simulator) -> str:
@@ -93,57 +92,7 @@ def make_simulator(name: str, camera: CameraConfig) -> Simulator:
     return EmbeddedSimulator(camera)
 
 
-def _warn_about_flats(wanted: str, missing: DatasetError) -> None:
-    """Says once that "auto" took the flats: not again in the workers of a vector environment that has said it."""
-    if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
-        return
-    warnings.warn(
-        f"{missing} Until then this environment uses the embedded, generated flats (dataset='flats'): its numbers are "
-        f"NOT {_TITLES[wanted]} numbers. Pass dataset='flats' to silence this warning.",
-        UserWarning,
-        stacklevel=4,
-    )
-
-
-class _MissingDataError(DatasetError):
-    """The episodes or the scans of a downloaded dataset are not on disk."""
-
-
-def _open_downloaded(name: str, split: str, data_dir: Path, scenes: int | Collection[str] | None) -> EpisodeDataset:
-    path = data_dir / EPISODE_FILES[name].format(split=split)
-    if not path.exists():
-        present = sorted(entry.name for entry in path.parents[1].glob("*") if entry.is_dir())
-        have = f" (splits found there: {', '.join(present)})" if present else ""
-        raise _MissingDataError(
-            f"There are no {_TITLES[name]} episodes of the split {split!r}: {path} is missing{have}. Get {_GET[name]} "
-            f"and {_GET_SCANS}, and put them under {data_dir}/datasets/{name} and {data_dir}/scene_datasets/mp3d."
-        )
-    dataset = VLNCEDataset.load(path, data_dir / "scene_datasets", name, split, scenes)
-    missing = [scene for scene in dataset.scene_ids if not dataset.scene_path(scene).exists()]
-    if missing:
-        raise _MissingDataError(
-            f"{len(missing)} of the {len(dataset.scene_ids)} scans of {_TITLES[name]} {split} are missing, the first "
-            f"is {dataset.scene_path(missing[0])}. Get {_GET_SCANS} and put them under "
-            f"{data_dir}/scene_datasets/mp3d, or "
-            "choose `scenes` that you have."
-        )
-    return dataset
-
-
-def _open_folder(folder: Path, split: str, scenes: int | Collection[str] | None) -> EpisodeDataset:
-    """A folder of built flats."""
-    from streamvln_gym.flats.files import DATASET_NAME, scenes_root, split_file
-
-    path = split_file(folder, split)
-    if not path.exists():
-        raise DatasetError(
-            f"the folder {folder} has no split {split!r} of built flats: {path} is missing. Build it with "
-            f"`streamvln-gym build-flats --split {split} --out {folder}`, or give the path of an episode file."
-        )
-    return VLNCEDataset.load(path, scenes_root(folder), DATASET_NAME, split, scenes)
-
-
-def _scenes_dir(path: Path, data_dir: Path) -> Path:
+def scenes_dir_of(path: Path, data_dir: Path) -> Path:
     """Where the scenes of an episode file lie: in the data folder that the file is in, otherwise in `data_dir`."""
     for parent in path.absolute().parents:
         if parent.name == "datasets" and (parent.parent / "scene_datasets").is_dir():
@@ -151,21 +100,118 @@ def _scenes_dir(path: Path, data_dir: Path) -> Path:
     return data_dir / "scene_datasets"
 
 
-def _open_flats(split: str, scenes: int | Collection[str] | None) -> EpisodeDataset:
+def source_of(dataset: EpisodeDataset) -> str:
+    """Which data on disk a dataset is, e.g. "datasets/R2R_VLNCE_v1-3_preprocessed/..."; else its name."""
+    return getattr(dataset, "source", dataset.name)
+
+
+class _MissingDataError(DatasetError):
+    """The episodes or the scans of a downloaded dataset are not on disk."""
+
+
+def _warn_about_flats(wanted: Layout, missing: DatasetError) -> None:
+    """Says once that "auto" took the flats: not again in the workers of a vector environment that has said it."""
+    if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
+        return
+    warnings.warn(
+        f"{missing} Until then this environment uses the embedded, generated flats (dataset='flats'): its numbers are "
+        f"NOT {wanted.title} numbers. Pass dataset='flats' to silence this warning.",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def _open_downloaded(layout: Layout, split: str, data_dir: Path, wanted: EpisodeFilter, role: str) -> VLNCEDataset:
+    if role != "guide" and not layout.has_roles:
+        raise ValueError(f"{layout.title} has no roles: leave out role={role!r}")
+    roles = (ROLES if role == "all" else (role,)) if layout.has_roles else ("",)
+    files = {each: _find(layout, split, data_dir, each) for each in roles}
+    first = next(iter(files.values()))
+    source = first if len(files) == 1 else first.parent
+    dataset = _load(
+        files if len(files) > 1 else first,
+        data_dir / "scene_datasets",
+        layout.name if role == "guide" else f"{layout.name}-{role}",
+        split,
+        wanted,
+        source.relative_to(data_dir).as_posix(),
+    )
+    missing = [scene for scene in dataset.scene_ids if not dataset.scene_path(scene).is_file()]
+    if missing:
+        raise _MissingDataError(
+            f"{len(missing)} of the {len(dataset.scene_ids)} scans of {layout.title} {split} are missing, the first is "
+            f"{dataset.scene_path(missing[0])} (for the episodes of {source}). Get {layout.get_scans} and put them "
+            f"under {data_dir}/scene_datasets, or choose `scenes` that you have. `streamvln-gym data check {data_dir}` "
+            "lists what is missing."
+        )
+    return dataset
+
+
+def _find(layout: Layout, split: str, data_dir: Path, role: str) -> Path:
+    path = layout.find(data_dir, split, role or "guide")
+    if path is not None:
+        return path
+    present = layout.splits(data_dir)
+    have = f" (splits found there: {', '.join(present)})" if present else ""
+    expected = next(layout.candidates(data_dir, layout.only[0] if layout.only else split, role or "guide"))
+    if layout.only and split not in layout.only:
+        raise _MissingDataError(
+            f"{layout.title} has no split {split!r}: its splits are {', '.join(layout.only)}{have}. Pass one of them, "
+            f"such as split={layout.only[0]!r}."
+        )
+    raise _MissingDataError(
+        f"There are no {layout.title} episodes of the split {split!r}: {expected} is missing{have}; looked in "
+        f"{data_dir}/datasets for {', '.join(layout.folders)}. Get {layout.get} and {layout.get_scans}, and put them "
+        f"under {data_dir}/datasets and {data_dir}/scene_datasets."
+    )
+
+
+def _load(
+    path: Path | dict[str, Path],
+    scenes_dir: Path,
+    name: str | None,
+    split: str | None,
+    wanted: EpisodeFilter,
+    source: str | None,
+) -> VLNCEDataset:
+    chosen = (wanted.scenes, wanted.languages, wanted.episode_ids)
+    return VLNCEDataset.load(path, scenes_dir, name, split, *chosen, source=source)
+
+
+def _open_folder(folder: Path, split: str, wanted: EpisodeFilter) -> EpisodeDataset:
+    """A folder of built flats."""
+    from streamvln_gym.flats.files import DATASET_NAME, scenes_root, split_file
+
+    path = split_file(folder, split)
+    if not path.exists():
+        raise DatasetError(
+            f"the folder {folder} has no split {split!r} of built flats: {path} is missing. Build it with "
+            f"`streamvln-gym build-flats --split {split} --out {folder}`, or give the path of an episode file. A data "
+            f"folder with downloaded datasets goes into data_dir, with dataset='r2r' or another name."
+        )
+    return _load(path, scenes_root(folder), DATASET_NAME, split, wanted, None)
+
+
+def _open_flats(split: str, wanted: EpisodeFilter) -> EpisodeDataset:
     from streamvln_gym.flats.dataset import FlatsDataset
 
-    return FlatsDataset(split, scenes=scenes)
+    return _subset(FlatsDataset(split, scenes=wanted.scenes), EpisodeFilter(None, wanted.languages, wanted.episode_ids))
 
 
-def _ready(dataset: EpisodeDataset, scenes: int | Collection[str] | None) -> EpisodeDataset:
+def _ready(dataset: EpisodeDataset, wanted: EpisodeFilter) -> EpisodeDataset:
     """A dataset object that was passed in."""
     if not isinstance(dataset, EpisodeDataset):
         raise TypeError(
             f"dataset must be a name, a path or an EpisodeDataset, got {type(dataset).__name__}; see "
             "streamvln_gym.episodes.EpisodeDataset for what one offers"
         )
-    if scenes is None:
+    if isinstance(dataset, VLNCEDataset):
+        return dataset.restricted_to(wanted) if wanted else dataset
+    return _subset(dataset, wanted)
+
+
+def _subset(dataset: EpisodeDataset, wanted: EpisodeFilter) -> EpisodeDataset:
+    if not wanted:
         return dataset
-    if not isinstance(dataset, VLNCEDataset):
-        raise ValueError("scenes cannot be chosen from this dataset object: choose them when you build it")
-    return dataset.restricted_to(scenes)
+    kept = wanted.choose(dataset, None)
+    return EpisodeSubset(dataset, [dataset.episode_ids[k] for k in kept])

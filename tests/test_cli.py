@@ -90,6 +90,7 @@ def test_doctor_misses_the_weights(tmp_path, monkeypatch):
 
 def test_doctor_finds_data(tiny_flats, tmp_path):
     (tmp_path / "datasets" / "r2r" / "val_unseen").mkdir(parents=True)
+    (tmp_path / "datasets" / "r2r" / "val_unseen" / "val_unseen.json.gz").touch()
     findings = {finding.topic: finding for finding in diagnose(tmp_path)}
     assert findings["dataset 'r2r'"].status == "ok"
     assert "val_unseen" in findings["dataset 'r2r'"].detail

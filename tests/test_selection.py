@@ -37,6 +37,13 @@ def test_takes_the_downloaded_data_without_a_warning(tiny_flats: TinyFlats, tmp_
         env = VLNEnv(data_dir=root, auto_dataset=name, camera=SMALL_CAMERA)
     _, info = env.reset()
     assert (info["dataset"], info["split"], info["simulator"]) == (name, "val_unseen", "embedded")
+    assert (
+        info["source"]
+        == {
+            "r2r": "datasets/r2r/val_unseen/val_unseen.json.gz",
+            "rxr": "datasets/rxr/val_unseen/val_unseen_guide.json.gz",
+        }[name]
+    )
 
 
 @pytest.mark.parametrize(("episodes", "words"), [(False, "val_unseen.json.gz is missing"), (True, "2 of the 2 scans")])

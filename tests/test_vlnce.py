@@ -166,7 +166,7 @@ def test_unusable_files_are_refused(tmp_path: Path) -> None:
     good = write(tmp_path / "good.json.gz", [RECORD]).read_bytes()
     cases = {
         "cut.json.gz": (good[: len(good) // 2], "truncated"),
-        "plain.json.gz": (b"{}", "Not a gzipped file"),
+        "plain.json.gz": (b"{}", "is not compressed although"),
         "corrupt.json.gz": (good[:15] + b"\x00\xff\x13\x37" + good[19:], "corrupt.json.gz"),
         "text.json": (b"{not json", "not valid JSON"),
         "list.json": (b"[]", "no list 'episodes'"),

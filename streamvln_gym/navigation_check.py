@@ -1,0 +1,52 @@
+"""Whether episodes can be navigated: starts on the mesh, goals within reach (`data check --navigation`)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from streamvln_gym.data_report import DataProblem, Tally
+from streamvln_gym.episode_check import CheckedFile
+from streamvln_gym.errors import SceneError
+
+_SCENE = "Check that scan and episode belong together (release, up axis); until then leave the episode out."
+
+
+def check_navigation(checked: CheckedFile, scenes_dir: Path) -> list[DataProblem]:
+    """Loads every scan of a file that is there and looks at the starts and goals of its episodes.
+
+    Args:
+        checked: the file.
+        scenes_dir: the folder that scene ids are relative to.
+    """
+    from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
+
+    by_scene: dict[str, list[str]] = defaultdict(list)
+    for name, start in checked.starts.items():
+        by_scene[start.scene].append(name)
+    path, tally = checked.summary.path, Tally()
+    problems: list[DataProblem] = []
+    simulator = EmbeddedSimulator()
+    try:
+        for scene, names in tqdm(by_scene.items(), desc=f"navigation of {Path(path).name}", unit="scene"):
+            if not (scenes_dir / scene).is_file():
+                continue
+            try:
+                simulator.load_scene(scenes_dir / scene)
+            except SceneError as error:
+                remedy = "Repair or download the scan again; until then leave it out with `scenes`."
+                problems.append(DataProblem("error", "scans", str(scenes_dir / scene), str(error), remedy))
+                continue
+            for name in names:
+                start = checked.starts[name]
+                position = np.asarray(start.position, dtype=np.float64)
+                if not simulator.is_navigable(position):
+                    tally.add("error", "start", "the start is off the navigation mesh", _SCENE, name)
+                elif start.goals and not np.isfinite(simulator.geodesic_distance(position, np.array(start.goals))):
+                    tally.add("error", "unreachable", "the goal cannot be reached from the start", _SCENE, name)
+    finally:
+        simulator.close()
+    return problems + tally.problems(path, len(checked.starts))
