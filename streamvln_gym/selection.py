@@ -1,4 +1,4 @@
-"""Which dataset and which simulator an environment gets: what was asked for, or the rule of "auto"."""
+"""Which dataset an environment gets: what was asked for, or the rule of "auto". (Simulators: `simulators.choice`.)"""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from streamvln_gym.episodes import EpisodeDataset
-from streamvln_gym.errors import DatasetError, SimulatorUnavailableError
-from streamvln_gym.simulators.base import CameraConfig, Simulator
+from streamvln_gym.errors import DatasetError
 from streamvln_gym.vlnce import VLNCEDataset
 
 EPISODE_FILES = {"r2r": "datasets/r2r/{split}/{split}.json.gz", "rxr": "datasets/rxr/{split}/{split}_guide.json.gz"}
@@ -62,35 +61,6 @@ def open_dataset(
             "or .json), or a folder that `streamvln-gym build-flats --out` wrote"
         )
     return VLNCEDataset.load(path, _scenes_dir(Path(path), data_dir), scenes=scenes)
-
-
-def resolve_simulator(simulator: str | Simulator) -> str:
-    """The name of the simulator that was asked for.
-
-    Raises:
-        SimulatorUnavailableError: it cannot be had.
-    """
-    if not isinstance(simulator, str):
-        if not hasattr(simulator, "try_step"):
-            raise TypeError(f"simulator must be a name or a Simulator, got {type(simulator).__name__}")
-        return simulator.name
-    if simulator == "habitat":
-        raise SimulatorUnavailableError(
-            "simulator='habitat' comes with a later version of streamvln-gym. simulator='embedded' (or 'auto') works "
-            "now, on the CPU, with nothing more to install."
-        )
-    if simulator not in ("auto", "embedded"):
-        raise SimulatorUnavailableError(f"unknown simulator {simulator!r}: use 'auto', 'embedded' or 'habitat'")
-    return "embedded"
-
-
-def make_simulator(name: str, camera: CameraConfig) -> Simulator:
-    """A new simulator of a name that `resolve_simulator` gave."""
-    if name != "embedded":
-        raise SimulatorUnavailableError(f"unknown simulator {name!r}")
-    from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
-
-    return EmbeddedSimulator(camera)
 
 
 def _warn_about_flats(wanted: str, missing: DatasetError) -> None:
