@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,9 +14,11 @@ from streamvln_gym import __version__
 from streamvln_gym.cache import CACHE_VARIABLE, cache_dir, make_writable
 from streamvln_gym.data_layouts import LAYOUTS
 from streamvln_gym.errors import CheckpointError, DatasetError
+from streamvln_gym.findings import Finding
 from streamvln_gym.flats.dataset import SPLITS, split_seeds
 from streamvln_gym.flats.files import DATASET_NAME, episode_file
 from streamvln_gym.models.shipped import SHIPPED_NAME, shipped_checkpoint
+from streamvln_gym.simulators.habitat_doctor import habitat_findings
 
 _NEEDED = (
     "gymnasium",
@@ -35,18 +36,7 @@ _OPTIONAL = {
     "stable-baselines3": "reinforcement learning: pip install 'streamvln-gym[rl]'",
     "accelerate": "training: pip install 'streamvln-gym[train]'",
     "peft": "training with LoRA: pip install 'streamvln-gym[train]'",
-    "habitat-lab": "habitat comes with a later version of this package; the embedded simulator needs nothing",
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report: `status` is "ok", "missing" (optional) or "problem"; `remedy` says what to do."""
-
-    topic: str
-    status: str
-    detail: str
-    remedy: str = ""
 
 
 def diagnose(data_dir: Path = Path("data")) -> list[Finding]:
@@ -98,13 +88,7 @@ def _weights() -> Finding:
 
 
 def _simulators() -> list[Finding]:
-    findings = [Finding("simulator 'embedded'", "ok", "built in")]
-    habitat = importlib.util.find_spec("habitat_sim") is not None
-    detail = (
-        "habitat-sim is installed, but this version cannot use it yet" if habitat else "habitat-sim is not installed"
-    )
-    findings.append(Finding("simulator 'habitat'", "missing", detail, "simulator='embedded' needs nothing more"))
-    return findings
+    return [Finding("simulator 'embedded'", "ok", "built in"), *habitat_findings()]
 
 
 def _downloads(data_dir: Path) -> list[Finding]:

@@ -20,8 +20,9 @@ from streamvln_gym.geometry import wrap_angle, yaw_matrix
 from streamvln_gym.metrics import SUCCESS_DISTANCE, EpisodeMetrics
 from streamvln_gym.rewards import RewardConfig
 from streamvln_gym.sampler import EpisodeSampler
-from streamvln_gym.selection import make_simulator, open_dataset, resolve_simulator, source_of
+from streamvln_gym.selection import open_dataset, source_of
 from streamvln_gym.simulators.base import Action, AgentState, CameraConfig, Simulator
+from streamvln_gym.simulators.choice import make_simulator, resolve_simulator
 from streamvln_gym.spaces import DEFAULT_SENSORS, VISUAL_SENSORS, check_sensors, observation_space
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         self.success_distance = float(success_distance)
         self.render_mode = render_mode
         self.dataset = open_dataset(dataset, split, Path(data_dir), scenes, auto_dataset, languages, episode_ids, role)
-        self._simulator_name = resolve_simulator(simulator)
+        self._simulator_name = resolve_simulator(simulator, self.dataset.name, self.camera)
         self._simulator = None if isinstance(simulator, str) else simulator
         self._sampler = EpisodeSampler(self.dataset.episode_ids, self.dataset.scene_of)
         self.action_space: gym.spaces.Discrete = gym.spaces.Discrete(len(Action))  # type: ignore[assignment]
@@ -178,11 +179,31 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         self._rendering = True
         self._run: _Run | None = None
 
+    @classmethod
+    def from_habitat_env(cls, env: Any, **kwargs: Any) -> VLNEnv:
+        """Shows a `habitat.Env` with a VLN-CE-like task as this environment: same spaces, info and metrics.
+
+        The episodes are the `habitat.Env`'s, and unseeded it chooses them (`env.current_episode`); every action goes
+        through its `step`, so that its own measures stay right. See docs/habitat.md for what it has to offer.
+
+        Args:
+            env: a `habitat.Env` of habitat-lab 0.3 whose episodes have instructions.
+            **kwargs: `sensors` (default: the cameras that it has, and all other sensors), `name` and `split` of the
+                dataset, and `max_steps` (default: its own), `reward`, `success_distance`, `render_mode` as above.
+
+        Raises:
+            ValueError: its step size, turning angle or cameras are not such as these spaces can show.
+            DatasetError: its episodes have no instructions.
+        """
+        from streamvln_gym.habitat_lab.env import HabitatVLNEnv
+
+        return HabitatVLNEnv(env, **kwargs)
+
     @property
     def simulator(self) -> Simulator:
         """The simulator; it is made when it is first needed, in the process that needs it."""
         if self._simulator is None:
-            self._simulator = make_simulator(self._simulator_name, self.camera)
+            self._simulator = make_simulator(self._simulator_name, self.camera, self._visuals)
         return self._simulator
 
     @property

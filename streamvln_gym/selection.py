@@ -1,4 +1,4 @@
-"""Which dataset and which simulator an environment gets: what was asked for, or the rule of "auto"."""
+"""Which dataset an environment gets: what was asked for, or the rule of "auto". (Simulators: `simulators.choice`.)"""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 from streamvln_gym.data_layouts import LAYOUTS, ROLES, Layout
 from streamvln_gym.episode_filter import EpisodeFilter, EpisodeSubset
 from streamvln_gym.episodes import EpisodeDataset
-from streamvln_gym.errors import DatasetError, SimulatorUnavailableError
-from streamvln_gym.simulators.base import CameraConfig, Simulator
+from streamvln_gym.errors import DatasetError
 from streamvln_gym.vlnce import VLNCEDataset
 
 _AUTO = ("r2r", "rxr")
@@ -61,35 +60,6 @@ def open_dataset(
             "VLN-CE episode file (.json.gz or .json), or a folder that `streamvln-gym build-flats --out` wrote"
         )
     return _load(path, scenes_dir_of(path, data_dir), None, None, wanted, None)
-
-
-def resolve_simulator(simulator: str | Simulator) -> str:
-    """The name of the simulator that was asked for.
-
-    Raises:
-        SimulatorUnavailableError: it cannot be had.
-    """
-    if not isinstance(simulator, str):
-        if not hasattr(simulator, "try_step"):
-            raise TypeError(f"simulator must be a name or a Simulator, got {type(simulator).__name__}")
-        return simulator.name
-    if simulator == "habitat":
-        raise SimulatorUnavailableError(
-            "simulator='habitat' comes with a later version of streamvln-gym. simulator='embedded' (or 'auto') works "
-            "now, on the CPU, with nothing more to install."
-        )
-    if simulator not in ("auto", "embedded"):
-        raise SimulatorUnavailableError(f"unknown simulator {simulator!r}: use 'auto', 'embedded' or 'habitat'")
-    return "embedded"
-
-
-def make_simulator(name: str, camera: CameraConfig) -> Simulator:
-    """A new simulator of a name that `resolve_simulator` gave."""
-    if name != "embedded":
-        raise SimulatorUnavailableError(f"unknown simulator {name!r}")
-    from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
-
-    return EmbeddedSimulator(camera)
 
 
 def scenes_dir_of(path: Path, data_dir: Path) -> Path:
