@@ -110,9 +110,11 @@ def shade(
             _locate_texels(row, size_bits[texture, 0], planes, slot, U, begin, y, fixed_u)
             _locate_texels(row, size_bits[texture, 1], planes, slot, V, begin, y, fixed_v)
             _select_levels(row, size_bits[texture], highest_level[texture], planes, slot, begin, y, lod)
-            _sample_run(
-                texels, level_start[texture], size_bits[texture], wraps[texture], fixed_u, fixed_v, lod, colour, out
-            )
+            start, bits = level_start[texture], size_bits[texture]
+            if wraps[texture, 0] == 0 and wraps[texture, 1] == 0:
+                _sample_run(texels, start, bits, fixed_u, fixed_v, lod, colour, out)
+            else:
+                _sample_wrapped_run(texels, start, bits, wraps[texture], fixed_u, fixed_v, lod, colour, out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -236,10 +238,9 @@ def _lod(squared):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sample_run(texels, level_start, size_bits, wraps, fixed_u, fixed_v, lod, colour, out):
+def _sample_run(texels, level_start, size_bits, fixed_u, fixed_v, lod, colour, out):
     """Writes texture x colour for the pixels of a run, out uint8 (n, 3)."""
     count = out.shape[0]
-    repeats = wraps[0] == 0 and wraps[1] == 0
     k = 0
     while k < count:  # segments within two mip levels
         level = np.int64(lod[k] >> 8)
@@ -250,17 +251,12 @@ def _sample_run(texels, level_start, size_bits, wraps, fixed_u, fixed_v, lod, co
         w_bits, h_bits = max(size_bits[0] - level, 0), max(size_bits[1] - level, 0)
         for i in range(np.uint64(begin), np.uint64(k)):
             u, v = np.int64(fixed_u[i]) >> level, np.int64(fixed_v[i]) >> level
+            lanes = _bilinear(texels, level_start[level], w_bits, h_bits, u, v)
             part = (lod[i] & 255) >> 2
-            if repeats:
-                lanes = _bilinear(texels, level_start[level], w_bits, h_bits, u, v)
-            else:
-                lanes = _bilinear_wrapped(texels, level_start[level], w_bits, h_bits, wraps, u, v)
             if part > 0:
-                w_next, h_next, next_start = max(w_bits - 1, 0), max(h_bits - 1, 0), level_start[level + 1]
-                if repeats:
-                    other = _bilinear(texels, next_start, w_next, h_next, u >> 1, v >> 1)
-                else:
-                    other = _bilinear_wrapped(texels, next_start, w_next, h_next, wraps, u >> 1, v >> 1)
+                other = _bilinear(
+                    texels, level_start[level + 1], max(w_bits - 1, 0), max(h_bits - 1, 0), u >> 1, v >> 1
+                )
                 lanes = (lanes >> 6 & _LANES_14) * (64 - part) + (other >> 6 & _LANES_14) * part
             out[i, 0] = ((lanes & _LANE) * colour[0, i] + (1 << 27)) >> 28
             out[i, 1] = ((lanes >> 20 & _LANE) * colour[1, i] + (1 << 27)) >> 28
@@ -290,8 +286,26 @@ def _bilinear(texels, start, width_bits, height_bits, u, v):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _sample_wrapped_run(texels, level_start, size_bits, wraps, fixed_u, fixed_v, lod, colour, out):
+    """As `_sample_run`, for a texture that is clamped or mirrored (see `textures.Wrap`)."""
+    for i in range(out.shape[0]):
+        level = np.int64(lod[i] >> 8)
+        w_bits, h_bits = max(size_bits[0] - level, 0), max(size_bits[1] - level, 0)
+        u, v = np.int64(fixed_u[i]) >> level, np.int64(fixed_v[i]) >> level
+        lanes = _bilinear_wrapped(texels, level_start[level], w_bits, h_bits, wraps, u, v)
+        part = (lod[i] & 255) >> 2
+        if part > 0:
+            w_bits, h_bits = max(w_bits - 1, 0), max(h_bits - 1, 0)
+            other = _bilinear_wrapped(texels, level_start[level + 1], w_bits, h_bits, wraps, u >> 1, v >> 1)
+            lanes = (lanes >> 6 & _LANES_14) * (64 - part) + (other >> 6 & _LANES_14) * part
+        out[i, 0] = ((lanes & _LANE) * colour[0, i] + (1 << 27)) >> 28
+        out[i, 1] = ((lanes >> 20 & _LANE) * colour[1, i] + (1 << 27)) >> 28
+        out[i, 2] = ((lanes >> 40) * colour[2, i] + (1 << 27)) >> 28
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _bilinear_wrapped(texels, start, width_bits, height_bits, wraps, u, v):
-    """As `_bilinear`, for a texture that is clamped or mirrored (see `textures.Wrap`)."""
+    """As `_bilinear`, with `wraps` (2,)."""
     u -= 128
     v -= 128
     left = _wrapped(u >> 8, width_bits, wraps[0])

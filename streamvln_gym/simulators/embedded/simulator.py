@@ -20,7 +20,7 @@ from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, 
 from streamvln_gym.simulators.embedded import detour, navmesh, rasterizer, renderer
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 from streamvln_gym.simulators.embedded.renderer import Renderer
-from streamvln_gym.simulators.embedded.scene import load_glb, scene_up_axis
+from streamvln_gym.simulators.embedded.scene_cache import load_drawable
 from streamvln_gym.simulators.embedded.semantics import class_table
 
 SENSORS = ("rgb", "depth", "semantic")
@@ -54,13 +54,14 @@ class _LoadedScene:
 class EmbeddedSimulator:
     """Renders GLB scenes and moves an agent in them; needs nothing but pip packages. See `simulators.base.Simulator`.
 
-    Beside `<name>.glb` it looks for `<name>.navmesh.npz` (needed), `<name>.stage_config.json` (the up axis),
-    `<name>.instances.npy` (object id per triangle) and `<name>.scene_graph.json` (rooms and object names).
+    Beside `<name>.glb` it looks for `<name>.navmesh.npz` (needed), `<name>.stage_config.json` (see `stage.Stage`),
+    `<name>.instances.npy` (object id per triangle) and `<name>.scene_graph.json` (rooms and object names). Large scenes
+    are prepared once and then mapped from the cache folder (see `scene_cache`).
 
     Args:
         camera: of the agent.
         cached_triangles: scenes stay loaded, the last used ones, as long as they have no more triangles than this
-            together.
+            together. The present one always stays, so that a larger scan is loaded alone.
     """
 
     name = "embedded"
@@ -244,7 +245,7 @@ def _beside(scene: Path, ending: str) -> Path:
 
 def _load(path: Path) -> _LoadedScene:
     instances = _read_instances(_beside(path, ".instances.npy"))
-    scene = load_glb(path, up=scene_up_axis(path), instances=instances)
+    renderer = Renderer(load_drawable(path, instances))
     mesh_path = _beside(path, ".navmesh.npz")
     if not mesh_path.exists():
         raise SceneError(
@@ -259,7 +260,7 @@ def _load(path: Path) -> _LoadedScene:
     if graph is not None and instances is not None:
         classes, class_ids = class_table(graph, int(instances.max(initial=-1)))
     return _LoadedScene(
-        path, NavigationMesh.load(mesh_path), Renderer(scene), len(scene.triangles), graph, class_ids, classes
+        path, NavigationMesh.load(mesh_path), renderer, len(renderer.mesh.triangles), graph, class_ids, classes
     )
 
 

@@ -58,24 +58,25 @@ class MipMaps:
     @classmethod
     def build(cls, textures: Sequence[NDArray[np.uint8]], samplings: Sequence[Sampling] = ()) -> MipMaps:
         """Halves each image, uint8 (h, w, 3), down to one pixel with a box filter."""
-        chunks: list[NDArray[np.uint32]] = []
-        level_start = np.zeros((len(textures), MAX_LEVELS), np.int64)
-        bits = np.zeros((len(textures), 2), np.int64)
         samplings = samplings or [Sampling()] * len(textures)
-        size = 0
-        for index, texture in enumerate(textures):
-            level_pixels = _to_power_of_two(texture)
-            bits[index] = [int(n).bit_length() - 1 for n in level_pixels.shape[1::-1]]
+        level_start = np.zeros((len(textures), MAX_LEVELS), np.int64)
+        sizes = np.array([_rounded_size(texture) for texture in textures], np.int64).reshape(-1, 2)
+        bits = np.log2(sizes[:, ::-1]).round().astype(np.int64)  # width, height
+        end = 0
+        for index, (height, width) in enumerate(sizes):
             for level in range(MAX_LEVELS):
-                level_start[index, level] = size
-                if level <= bits[index].max():
-                    chunks.append(_pack(level_pixels))
-                    level_pixels = _halve(level_pixels)
+                level_start[index, level] = end
                 if level < bits[index].max():
-                    size += chunks[-1].size
-            size += chunks[-1].size
+                    end += max(int(height) >> level, 1) * max(int(width) >> level, 1)
+            end += 1
+        texels = np.empty(end, np.uint32)
+        for index, texture in enumerate(textures):
+            pixels = _to_power_of_two(texture)
+            for start in level_start[index, : bits[index].max() + 1]:
+                texels[start : start + pixels.shape[0] * pixels.shape[1]] = _pack(pixels)
+                pixels = _halve(pixels)
         return cls(
-            texels=np.concatenate(chunks),
+            texels=texels,
             level_start=level_start,
             size_bits=bits,
             wraps=np.array([[s.wrap_u, s.wrap_v] for s in samplings], np.int64).reshape(-1, 2),
@@ -83,9 +84,14 @@ class MipMaps:
         )
 
 
+def _rounded_size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
+    height, width = (min(1 << (int(n) - 1).bit_length(), MAX_SIZE) for n in pixels.shape[:2])
+    return height, width
+
+
 def _to_power_of_two(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The image with both sides rounded up to powers of two (at most MAX_SIZE)."""
-    height, width = (min(1 << (int(n) - 1).bit_length(), MAX_SIZE) for n in pixels.shape[:2])
+    height, width = _rounded_size(pixels)
     if (height, width) == pixels.shape[:2]:
         return np.ascontiguousarray(pixels)
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
