@@ -51,7 +51,16 @@ class Finding:
 
 def diagnose(data_dir: Path = Path("data")) -> list[Finding]:
     """Looks at packages, GPU, simulators, data and caches; changes nothing but makes the cache folder."""
-    return [*_packages(), _gpu(), _weights(), *_simulators(), *_downloads(data_dir), *_flats(), _prepared_scans(), _kernel_cache()]
+    return [
+        *_packages(),
+        _gpu(),
+        _weights(),
+        *_simulators(),
+        *_downloads(data_dir),
+        *_flats(),
+        _prepared_scans(),
+        _kernel_cache(),
+    ]
 
 
 def _packages() -> list[Finding]:

@@ -41,7 +41,9 @@ def write_glb(
         return len(views) - 1
 
     def add_accessor(array: np.ndarray) -> int:
-        component = {"int8": 5120, "int16": 5122, "float32": 5126, "uint8": 5121, "uint16": 5123, "uint32": 5125}[str(array.dtype)]
+        component = {"int8": 5120, "int16": 5122, "float32": 5126, "uint8": 5121, "uint16": 5123, "uint32": 5125}[
+            str(array.dtype)
+        ]
         kind = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}[1 if array.ndim == 1 else array.shape[1]]
         accessor = {"bufferView": add_view(array.tobytes()), "componentType": component, "count": len(array)}
         accessors.append({**accessor, "type": kind, "normalized": array.dtype.kind == "u" and array.ndim > 1})
@@ -68,7 +70,9 @@ def write_glb(
         primitive = {"attributes": attributes, "mode": item.get("mode", 4)}
         if "indices" in item:
             indices = np.asarray(item["indices"])
-            primitive["indices"] = add_accessor((indices if indices.dtype.kind == "u" else indices.astype("u4")).ravel())
+            primitive["indices"] = add_accessor(
+                (indices if indices.dtype.kind == "u" else indices.astype("u4")).ravel()
+            )
         if {"texture", "factor", "double_sided"} & item.keys():
             pbr = {"baseColorFactor": item.get("factor", [1, 1, 1, 1])}
             if "texture" in item:

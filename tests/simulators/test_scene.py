@@ -217,7 +217,10 @@ def test_bad_files(tmp_path: Path, damage, message: str) -> None:
     [
         (lambda tree: tree["images"][0].update(mimeType="image/ktx2"), "Basis.*hm3d-<split>-glb"),
         (lambda tree: tree.update(extensionsRequired=["KHR_texture_basisu"]), "Basis.*hm3d-<split>-glb"),
-        (lambda tree: tree.update(extensionsRequired=["KHR_draco_mesh_compression"]), "draco.*without mesh compression"),
+        (
+            lambda tree: tree.update(extensionsRequired=["KHR_draco_mesh_compression"]),
+            "draco.*without mesh compression",
+        ),
         (lambda tree: tree.update(extensionsRequired=["EXT_meshopt_compression"]), "meshopt.*without mesh compression"),
         (lambda tree: tree.update(extensionsRequired=["ACME_teapots"]), "needs the glTF extension ACME_teapots"),
         (lambda tree: tree["accessors"][0].update(sparse={"count": 1}), "sparse accessors"),

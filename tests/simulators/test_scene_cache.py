@@ -16,6 +16,7 @@ from streamvln_gym.simulators.embedded.render_mesh import RenderMesh
 from streamvln_gym.simulators.embedded.renderer import Renderer
 from streamvln_gym.simulators.embedded.scene import Scene, load_scene
 from streamvln_gym.simulators.embedded.scene_cache import load_drawable
+from tests.conftest import TinyFlats
 from tests.simulators.glb_writer import write_glb
 
 CAMERA = CameraConfig(width=64, height=48, mount_height=0.0)
@@ -180,3 +181,21 @@ def test_two_processes_at_once_build_it_once(scan: Path, tmp_path: Path) -> None
 def test_a_renderer_of_a_cached_scene_has_no_scene(scan: Path) -> None:
     with pytest.raises(RuntimeError, match="read the file with load_scene"):
         _ = Renderer(load_drawable(scan)).scene
+
+
+def test_environments_see_the_same_from_the_cache(
+    tiny_flats: TinyFlats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensors = ("rgb", "depth", "semantic")
+    plain, _ = tiny_flats.make(sensors=sensors).reset(options={"episode_id": "10"})
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(scene_cache, "CACHED_BYTES", 1)
+    for _ in range(2):
+        env = tiny_flats.make(sensors=sensors)
+        env.unwrapped.simulator.cached_triangles = 1  # as for a scan: one scene at a time
+        for scene in ("tiny_b", "tiny_a"):
+            observation, _ = env.reset(options={"scene_id": scene})
+        observation, _ = env.reset(options={"episode_id": "10"})
+        for sensor in sensors:
+            np.testing.assert_array_equal(observation[sensor], plain[sensor])
+    assert len(mesh_files()) == 2

@@ -27,7 +27,9 @@ PLAIN_DOWNLOAD = (
     "archives `hm3d-<split>-glb` (in habitat's downloader `--uids hm3d_<split>_glb_v0.2`), and put them beside the "
     "`.basis.glb` files."
 )
-_UNPACK = "Export the scene again without mesh compression (in Blender: import it, export glTF binary, Compression off)."
+_UNPACK = (
+    "Export the scene again without mesh compression (in Blender: import it, export glTF binary, Compression off)."
+)
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 _WRAPS = {33071: Wrap.CLAMP, 33648: Wrap.MIRROR, 10497: Wrap.REPEAT}
