@@ -1,4 +1,4 @@
-"""A generated building that is meshed as scans are: irregular small triangles, one side each, large photo-like textures.
+"""A generated building that is meshed as scans are: small irregular triangles, one side each, large textures.
 
 Storeys of furnished rooms with doors between them, Z up, one primitive and one texture per room. It has the size of a
 scan with none of its licence: 3 million triangles for the benchmark, a few thousand for the tests.
@@ -55,7 +55,7 @@ class _Mesh:
         """A noisy rectangle seen from `along` x `across`, with a door in the middle of its lower edge, or bulging."""
         corner, along, across = (np.asarray(v, np.float64) for v in (corner, along, across))
         width, height = np.linalg.norm(along), np.linalg.norm(across)
-        columns, rows = (max(int(round(length / self.spacing)), 2) for length in (width, height))
+        columns, rows = (max(round(float(length) / self.spacing), 2) for length in (width, height))
         u, v = np.meshgrid(np.arange(columns + 1) / columns, np.arange(rows + 1) / rows)
         inside = (u > 0) & (u < 1) & (v > 0) & (v < 1)
         u = u + inside * self.rng.uniform(-0.3, 0.3, u.shape) / columns

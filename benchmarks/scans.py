@@ -4,8 +4,8 @@
     python benchmarks/scans.py --triangles 1000000
     python benchmarks/scans.py scan.glb               # a scan of your own, from random poses in its bounding box
 
-Frames are timed by the processor time of the one thread that draws them, the best of some rounds for each pose; loads by
-processor time and by the clock.
+Frames are timed by the processor time of the one thread that draws them, the best of some rounds for each pose; loads
+by processor time and by the clock.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads binary glTF 2.0 (.glb): placed triangle primitives, materials, pictures, as numpy arrays.
 
-Only what an unlit picture of a static scene needs: no skins, animations, morph targets, lights or cameras. What it cannot
-read it refuses by name. Written after the glTF 2.0 specification (Khronos).
+Only what an unlit picture of a static scene needs: no skins, animations, morph targets, lights or cameras. What it
+cannot read it refuses by name. Written after the glTF 2.0 specification (Khronos).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Material:
 
     factor: NDArray[np.float64]
     image: int | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     uv_matrix: NDArray[np.float64] | None = None
 
 

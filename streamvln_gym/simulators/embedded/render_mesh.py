@@ -33,7 +33,7 @@ class RenderMesh:
         cluster_start: int32 (C + 1,), the first triangle of each cluster.
         box_centre, box_half: float32 (C, 3), the clusters' boxes, metres.
         mip_maps: the textures.
-        instances: int32 (T + 1,), object ids; the last is -1, so that the triangle number -1 (nothing) finds -1. Or None.
+        instances: int32 (T + 1,), object ids, or None; the last is -1, so that triangle number -1 (nothing) finds -1.
     """
 
     triangles: NDArray[np.float32]
@@ -138,8 +138,8 @@ def _make_clusters(
 def _shift_uvs(uvs: NDArray[np.float32], wraps: NDArray[np.int64]) -> NDArray[np.float64]:
     """Texture coordinates (T, 3, 2) moved by whole repeats to the smallest values above 1 in each triangle.
 
-    Mirrored ones move by whole pairs of repeats; clamped ones stay (what is below 0 then shows the picture's edge, as it
-    should). `wraps` is (T, 2), see `textures.Wrap`.
+    Mirrored ones move by whole pairs of repeats; clamped ones stay (what is below 0 then shows the picture's edge, as
+    it should). `wraps` is (T, 2), see `textures.Wrap`.
     """
     wide = np.nan_to_num(uvs.astype(np.float64), posinf=0.0, neginf=0.0)
     lowest = wide.min(axis=1, keepdims=True)

@@ -1,11 +1,11 @@
 """How habitat places a stage (the scene's mesh) in its world: `.stage_config.json` and the rule for bare files.
 
 The rules are those of habitat-sim 0.3.4 (`StageAttributesManager`, `ResourceManager`, read in its source):
-  * A bare .glb is a scan: up is +Z, front is +Y. The scene_dataset_config files of Matterport3D, HM3D and Gibson say the
-    same, so that they need not be read.
-  * With a `<name>.stage_config.json`, "up" and "front" default to +Y and -Z, and two that are not orthogonal count as not
-    given. "render_asset" may name another file; "scale" multiplies along the world's axes, after the rotation.
+  * A bare .glb is a scan: up is +Z, front is +Y, be it of Matterport3D, HM3D or Gibson.
+  * With a `<name>.stage_config.json`, "up" and "front" default to +Y and -Z, and two that are not orthogonal count as
+    not given. "render_asset" may name another file; "scale" multiplies along the world's axes, after the rotation.
   * "origin" and "units_to_meters" are read by habitat but have no effect on the drawn mesh; they have none here.
+  * A `*.scene_dataset_config.json` counts in habitat only where the user names one; it is not read here.
 """
 
 from __future__ import annotations
