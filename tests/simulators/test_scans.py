@@ -91,8 +91,8 @@ def test_a_building_of_two_storeys_looks_the_same_from_the_cache(
         pictures = [renderer.render(position, yaw, camera) for renderer in (read, mapped)]
         for sensor in ("rgb", "depth"):
             np.testing.assert_array_equal(pictures[0][sensor], pictures[1][sensor])
-        assert pictures[0]["depth"].max() < 10.0 and pictures[0]["rgb"].std() > 10  # a closed, textured building
-        assert (pictures[0]["rgb"] == 0).all(axis=2).mean() < 0.02
+        assert (pictures[0]["depth"] == 10.0).mean() < 0.05 and pictures[0]["rgb"].std() > 10  # rooms, textured
+        assert (pictures[0]["rgb"] == 0).all(axis=2).mean() < 0.05  # gaps under the doors
 
 
 def test_small_plane_tables_change_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
