@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -89,7 +90,9 @@ def measure(path: Path, count: int, rounds: int) -> None:
     compile_kernels()
     start, clock = time.process_time(), time.perf_counter()
     mesh = load_drawable(path)
-    print(f"  first load: {time.process_time() - start:.2f} s processor, {time.perf_counter() - clock:.2f} s clock")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"  first load: {time.process_time() - start:.2f} s processor, {time.perf_counter() - clock:.2f} s clock, "
+          f"{peak:.1f} GB at most")  # fmt: skip
     sizes = sum(file.stat().st_size for file in scans_folder().glob("*.mesh"))
     texels = mesh.mip_maps.texels.size * 3 / 4  # of the largest mip levels
     print(f"  {len(mesh.triangles)} triangles, {texels * 3 / 1e6:.0f} MB of pictures, cache {sizes / 1e6:.0f} MB")

@@ -280,3 +280,33 @@ def test_scene_checks_its_arrays() -> None:
         replace(scene, instances=np.zeros(3, np.int32))
     with pytest.raises(ValueError, match=r"Scene\.samplings"):
         replace(scene, samplings=(Sampling(), Sampling()))
+
+
+def test_any_damage_is_a_scene_error_or_a_scene(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (8, 8, 3), np.uint8)
+    quad = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    item = {
+        "position": quad,
+        "uv": quad[:, :2],
+        "indices": [0, 1, 2, 2, 1, 3],
+        "texture": noise,
+        "factor": [1, 1, 1, 1],
+    }
+    nodes = [{"mesh": 0, "rotation": [0, 0, 0, 1], "scale": [1, 2, 3]}, {"mesh": 1, "translation": [1, 2, 3]}]
+    whole = write_glb(tmp_path / "whole.glb", [item, {**item, "interleaved": True}], nodes).read_bytes()
+    refused = 0
+    for trial in range(400):
+        data = bytearray(whole)
+        for place in rng.integers(12 if trial % 2 else 20, len(data), 1 + trial % 5):
+            data[place] = rng.integers(256) if trial % 3 else ord(rng.choice(list('0123456789-.{}[],":')))
+        path = tmp_path / "damaged.glb"
+        path.write_bytes(data)
+        try:
+            scene = load_glb(path)
+        except SceneError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:
+            assert np.isfinite(scene.triangles).all()
+    assert 50 < refused < 400

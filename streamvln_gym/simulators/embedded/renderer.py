@@ -45,7 +45,7 @@ class Renderer:
         self._distance = np.empty(clusters, np.float32)
         slots = shading.plane_slots(len(self.mesh.triangles))
         self._planes = np.empty((slots, shading.ATTRIBUTES + 1, 4), np.float32)
-        self._drawn = np.full((slots, 2), -1, np.int64)
+        self._drawn = np.zeros(slots, np.int64)
         self._frame = 0
         self._buffers: dict[tuple[int, int], _Buffers] = {}
 

@@ -174,7 +174,8 @@ class _Part:
             # pictures the same to the byte
             uvs = np.column_stack([uv[:, 0], np.float32(1.0) - (np.float32(1.0) - uv[:, 1])])[faces]
         if image is not None and material.uv_matrix is not None:
-            uvs = (uvs @ material.uv_matrix[:, :2].T + material.uv_matrix[:, 2]).astype(np.float32)
+            with np.errstate(invalid="ignore", over="ignore"):
+                uvs = (uvs @ material.uv_matrix[:, :2].T + material.uv_matrix[:, 2]).astype(np.float32)
         return cls(places.astype(np.float32)[faces], uvs, colours, image, material.sampling)
 
 
@@ -193,7 +194,7 @@ def _unique_textures(
         number = (part.image, part.sampling)
         if number not in by_number:
             pixels = file.image(part.image)
-            content = (pixels.shape, hashlib.sha256(np.ascontiguousarray(pixels)).digest(), part.sampling)
+            content = (pixels.shape, hashlib.sha256(np.ascontiguousarray(pixels).data).digest(), part.sampling)
             if content not in by_content:
                 by_content[content] = len(textures)
                 textures.append(pixels)

@@ -100,7 +100,7 @@ def _state(stage: Stage, instances: NDArray[np.int32] | None) -> str:
     digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
     digest.update(stage.matrix.tobytes())
     if instances is not None:
-        digest.update(np.ascontiguousarray(instances))
+        digest.update(np.ascontiguousarray(instances).data)
     return digest.hexdigest()[:16]
 
 
@@ -132,7 +132,7 @@ def _write(file: Path, mesh: RenderMesh) -> None:
         end += -end % _ALIGNMENT
         table[name] = {"dtype": array.dtype.str, "shape": array.shape, "offset": end}
         if name in _CHECKED:
-            table[name]["crc32"] = zlib.crc32(np.ascontiguousarray(array))
+            table[name]["crc32"] = zlib.crc32(np.ascontiguousarray(array).data)
         end += array.nbytes
     head = json.dumps({"arrays": table, "bytes": end}).encode()
     head += b" " * (-(_PREFIX + len(head)) % _ALIGNMENT)
@@ -178,7 +178,7 @@ def open_mesh(file: Path) -> RenderMesh:
     for name, entry in head["arrays"].items():
         dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
         array = np.ndarray(shape, dtype, data, start + entry["offset"])
-        if name in _CHECKED and zlib.crc32(array) != entry["crc32"]:
+        if name in _CHECKED and zlib.crc32(array.data) != entry["crc32"]:
             raise ValueError(f"the checksum of {name} does not fit")
         arrays[name] = array
     maps = MipMaps(**{item.name: arrays.pop(item.name) for item in fields(MipMaps)})

@@ -70,8 +70,8 @@ def shade(
         texels, level_start, size_bits, wraps, highest_level: see `textures.MipMaps`.
         planes: float32 (S, 6, 4), work space: attributes of triangles in this picture, filled when first seen; S, a
             power of two, may be less than T (see `plane_slots`).
-        drawn: int64 (S, 2), work space: the frame and the number of the triangle that is in each slot of `planes`.
-        frame: a number that no earlier picture had.
+        drawn: int64 (S,), work space: which triangle of which frame is in each slot of `planes`.
+        frame: a number above 0 that no earlier picture had.
         rgb: uint8 (H, W, 3), receives the picture.
     """
     height, width = ids.shape
@@ -97,9 +97,9 @@ def shade(
                 _fill_run(values, t, out)
                 continue
             row = inverse_depth[y, begin:x]
-            slot = t & last_slot
-            if drawn[slot, 0] != frame or drawn[slot, 1] != t:
-                drawn[slot, 0], drawn[slot, 1] = frame, t
+            slot, key = t & last_slot, np.int64(frame) << 32 | t
+            if drawn[slot] != key:
+                drawn[slot] = key
                 _set_up_planes(
                     triangles, normals, values, gradients, t, rotation, position, focal, width, height, planes[slot]
                 )
@@ -107,14 +107,16 @@ def shade(
             if texture == 0:
                 _write_colour(colour, out)
                 continue
-            _locate_texels(row, size_bits[texture, 0], planes, slot, U, begin, y, fixed_u)
-            _locate_texels(row, size_bits[texture, 1], planes, slot, V, begin, y, fixed_v)
-            _select_levels(row, size_bits[texture], highest_level[texture], planes, slot, begin, y, lod)
-            start, bits = level_start[texture], size_bits[texture]
-            if wraps[texture, 0] == 0 and wraps[texture, 1] == 0:
-                _sample_run(texels, start, bits, fixed_u, fixed_v, lod, colour, out)
+            bits = size_bits[texture]
+            _locate_texels(row, bits[0], planes, slot, U, begin, y, fixed_u)
+            _locate_texels(row, bits[1], planes, slot, V, begin, y, fixed_v)
+            _select_levels(row, bits, highest_level[texture], planes, slot, begin, y, lod)
+            if wraps[texture, 0] | wraps[texture, 1] == 0:
+                _sample_run(texels, level_start[texture], bits, fixed_u, fixed_v, lod, colour, out)
             else:
-                _sample_wrapped_run(texels, start, bits, wraps[texture], fixed_u, fixed_v, lod, colour, out)
+                _sample_wrapped_run(
+                    texels, level_start[texture], bits, wraps[texture], fixed_u, fixed_v, lod, colour, out
+                )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
