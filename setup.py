@@ -47,6 +47,7 @@ setup(
         "scipy>=1.11",
         "pillow>=10.4",
         "platformdirs>=4.0",
+        "filelock>=3.12",
         "imageio>=2.34",
         "imageio-ffmpeg>=0.5",
         "torch>=2.9",

@@ -41,7 +41,16 @@ _OPTIONAL = {
 
 def diagnose(data_dir: Path = Path("data")) -> list[Finding]:
     """Looks at packages, GPU, simulators, data and caches; changes nothing but makes the cache folder."""
-    return [*_packages(), _gpu(), _weights(), *_simulators(), *_downloads(data_dir), *_flats(), _kernel_cache()]
+    return [
+        *_packages(),
+        _gpu(),
+        _weights(),
+        *_simulators(),
+        *_downloads(data_dir),
+        *_flats(),
+        _prepared_scans(),
+        _kernel_cache(),
+    ]
 
 
 def _packages() -> list[Finding]:
@@ -140,6 +149,18 @@ def _flats() -> list[Finding]:
         remedy = "" if built == len(seeds) else build
         findings.append(Finding(f"flats '{split}'", "ok", detail, remedy))
     return findings
+
+
+def _prepared_scans() -> Finding:
+    """What the cache folder holds of large scenes."""
+    from streamvln_gym.simulators.embedded.scene_cache import scans_folder
+
+    sizes = [file.stat().st_size for file in scans_folder().glob("*.mesh")]
+    return Finding(
+        "prepared scans",
+        "ok",
+        f"{len(sizes)} in {scans_folder()}, {sum(sizes) / 1e9:.1f} GB (the folder can be deleted at any time)",
+    )
 
 
 def _kernel_cache() -> Finding:

@@ -18,12 +18,14 @@ from streamvln_gym.errors import DatasetError, SceneError
 from streamvln_gym.simulators.embedded.detour_file import TileSet, read_navmesh
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 from streamvln_gym.simulators.embedded.recast.settings import NavMeshSettings
+from streamvln_gym.simulators.embedded.scene import load_scene
+from streamvln_gym.simulators.embedded.stage import Stage
 
 BUILDER_VERSION = 1  # raised whenever the builder makes other polygons of the same triangles
 CACHE_FOLDER = "navmeshes"
 
 
-def scene_navmesh(scene: Path, triangles: NDArray[np.float32]) -> NavigationMesh:
+def scene_navmesh(scene: Path) -> NavigationMesh:
     """The navigation mesh of a scene.
 
     `<name>.navmesh.npz` (this package's) is taken if it lies beside the scene, else `<name>.navmesh` (habitat's), else
@@ -32,8 +34,7 @@ def scene_navmesh(scene: Path, triangles: NDArray[np.float32]) -> NavigationMesh
     graph, belong to the mesh that they were generated with; theirs is never built anew.
 
     Args:
-        scene: the GLB file.
-        triangles: (T, 3, 3), metres, Y up: all of the scene's.
+        scene: the GLB file; its triangles are read only if the mesh has to be built.
 
     Raises:
         SceneError: a file cannot be read, the mesh of a generated flat is missing, or nothing is walkable.
@@ -49,17 +50,17 @@ def scene_navmesh(scene: Path, triangles: NDArray[np.float32]) -> NavigationMesh
             "the flat again with `streamvln-gym build-flats`."
         )
     settings = NavMeshSettings()
-    cached = cache_dir() / CACHE_FOLDER / f"{scene.stem}.{_content_key(triangles, settings)}.npz"
+    cached = cache_dir() / CACHE_FOLDER / f"{scene.stem}.{_key(Stage.of(scene), settings)}.npz"
     if cached.exists():
         return NavigationMesh.load(cached)
-    return _build_and_keep(scene, triangles, settings, own, cached)
+    return _build_and_keep(scene, load_scene(scene).triangles, settings, own, cached)
 
 
 def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["navmesh", "npz"] = "navmesh") -> Path:
     """Builds the navigation mesh of a GLB scene and writes it; returns the file.
 
     Args:
-        scene: the GLB; its up axis is taken as habitat takes it (see `scene_up_axis`).
+        scene: the GLB, placed as habitat places it (see `Stage`).
         folder: where to write; default: beside the scene, where both simulators find it.
         kind: habitat's `.navmesh`, or this package's `.navmesh.npz`.
 
@@ -68,13 +69,12 @@ def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["
         DatasetError: the folder cannot be written to.
     """
     from streamvln_gym.simulators.embedded.recast.build import build_tiles
-    from streamvln_gym.simulators.embedded.scene import load_glb, scene_up_axis
 
     folder = make_writable(folder or scene.parent)
     path = folder / f"{scene.stem}.navmesh{'.npz' if kind == 'npz' else ''}"
     if path.exists():
         raise SceneError(f"{path} exists already; delete it first, or write into another folder with --out")
-    tiles: TileSet = build_tiles(load_glb(scene, up=scene_up_axis(scene)).triangles)
+    tiles: TileSet = build_tiles(load_scene(scene).triangles)
     if kind == "npz":
         tiles.mesh().save(path)
     else:
@@ -82,11 +82,9 @@ def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["
     return path
 
 
-def _content_key(triangles: NDArray[np.float32], settings: NavMeshSettings) -> str:
-    """A name for what the mesh depends on: triangles, settings and builder."""
-    digest = hashlib.sha256(repr((BUILDER_VERSION, astuple(settings), triangles.shape)).encode())
-    digest.update(np.ascontiguousarray(triangles, np.float32))
-    return digest.hexdigest()[:24]
+def _key(stage: Stage, settings: NavMeshSettings) -> str:
+    """A name for what the mesh depends on: the scene's state, settings and builder."""
+    return hashlib.sha256(repr((BUILDER_VERSION, astuple(settings), stage.state)).encode()).hexdigest()[:24]
 
 
 def _build_and_keep(

@@ -1,20 +1,23 @@
-"""Scenes as plain arrays of world triangles, and their reader for GLB files."""
+"""Scenes as plain arrays of world triangles, made from GLB files."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
 from streamvln_gym.errors import SceneError
+from streamvln_gym.simulators.embedded.gltf import REMEDY, GlbFile, Primitive
+from streamvln_gym.simulators.embedded.stage import Stage, frame_matrix
+from streamvln_gym.simulators.embedded.textures import Sampling
 
-_REMEDY = "Copy or download the file again; generated flats are rebuilt by `streamvln-gym build-flats`."
 _WHITE = np.full((1, 1, 3), 255, np.uint8)
+_UP = {"y": np.eye(3), "z": frame_matrix((0, 0, 1), (0, 1, 0))}
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,13 @@ class Scene:
 
     Attributes:
         triangles: float32 (T, 3, 3), corners in world coordinates, counter-clockwise seen from the front.
-        uvs: float32 (T, 3, 2), texture coordinates as in glTF: (0, 0) is the image's top left corner; they repeat.
+        uvs: float32 (T, 3, 2), texture coordinates as in glTF: (0, 0) is the image's top left corner.
         colours: float32 (T, 3, 3), 0..255, colours of the corners that multiply the texture.
         texture_index: int32 (T,), index in `textures`.
         textures: uint8 (h, w, 3) images; number 0 is one white pixel.
         double_sided: bool (T,), False where the back is not drawn.
         instances: int32 (T,), object ids, or None.
+        samplings: how each texture is sampled; () means `Sampling()` for all: it repeats, with mip maps.
     """
 
     triangles: NDArray[np.float32]
@@ -38,6 +42,7 @@ class Scene:
     textures: tuple[NDArray[np.uint8], ...]
     double_sided: NDArray[np.bool_]
     instances: NDArray[np.int32] | None = None
+    samplings: tuple[Sampling, ...] = field(default=())
 
     def __post_init__(self) -> None:
         count = len(self.triangles)
@@ -55,6 +60,8 @@ class Scene:
                 raise ValueError(f"Scene.{name} must have shape {shape}, got {getattr(self, name).shape}")
         if count and not 0 <= int(self.texture_index.min()) <= int(self.texture_index.max()) < len(self.textures):
             raise ValueError(f"Scene.texture_index must lie in [0, {len(self.textures)})")
+        if len(self.samplings) not in (0, len(self.textures)):
+            raise ValueError(f"Scene.samplings must be empty or {len(self.textures)}, got {len(self.samplings)}")
 
     @property
     def bounds(self) -> NDArray[np.float32]:
@@ -62,189 +69,136 @@ class Scene:
         return np.stack([self.triangles.min(axis=(0, 1)), self.triangles.max(axis=(0, 1))])
 
 
-def scene_up_axis(path: Path) -> str:
-    """The up axis ("y" or "z") of a GLB file, by habitat's rule.
+def load_scene(path: Path | str, instances: ArrayLike | None = None) -> Scene:
+    """Reads the scene of a GLB's path as habitat does: with its `.stage_config.json`, or as a Z-up scan (see `Stage`).
 
-    Habitat takes a bare .glb as a Matterport scan, which is Z-up; a
-    `<name>.stage_config.json` beside it can say otherwise.
+    Args:
+        path: the scene's path.
+        instances: as in `load_glb`.
 
     Raises:
-        SceneError: the stage configuration cannot be read, or its up vector is neither +Y nor +Z.
+        SceneError: as `load_glb` and `Stage.of`.
     """
-    config = path.with_name(f"{path.stem}.stage_config.json")
-    if not config.exists():
-        return "z"
-    try:
-        up = [float(value) for value in json.loads(config.read_text(encoding="utf-8")).get("up", (0, 0, 1))]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SceneError(f"cannot read the stage configuration {config}: {error}. {_REMEDY}") from error
-    if up == [0.0, 1.0, 0.0]:
-        return "y"
-    if up == [0.0, 0.0, 1.0]:
-        return "z"
-    raise SceneError(f"{config} has up = {up}; only [0, 1, 0] and [0, 0, 1] are supported. Rotate the scene's GLB.")
+    stage = Stage.of(Path(path))
+    return _load(stage.path, stage.matrix, instances)
 
 
 def load_glb(path: Path | str, up: str = "y", instances: ArrayLike | None = None) -> Scene:
     """Reads a GLB file.
 
-    Triangles come in the file's order: by mesh, then primitive, then face. Points and lines are ignored, and triangles
-    with a coordinate that is not finite are dropped.
+    Triangles come in the file's order: by mesh, then primitive, then node, then face. Points and lines are ignored, and
+    triangles with a coordinate that is not finite are dropped. Backs of faces are never drawn, whatever a material's
+    `doubleSided` says: that is how habitat's flat shader draws scans.
 
     Args:
         path: the file.
-        up: "y" as glTF says, or "z" for Matterport scans (see `scene_up_axis`), which are turned to Y up.
+        up: "y" as glTF says, or "z" for scans, which are turned to Y up (`load_scene` decides by habitat's rule).
         instances: int32 (T,), an object id for every triangle of the file, or None.
 
     Raises:
-        SceneError: the file is missing, truncated, corrupt, not a GLB or has no triangles, or `instances` has another
-            length than the file has triangles.
+        SceneError: the file is missing, truncated, corrupt, not a GLB, needs an extension that is not read or has no
+            triangles, or `instances` has another length than the file has triangles.
     """
-    if up not in ("y", "z"):
+    if up not in _UP:
         raise ValueError(f'up must be "y" or "z", got {up!r}')
-    path = Path(path)
-    _check_container(path)
-    parts = _read_parts(path)
-    count = sum(len(part.triangles) for part in parts)
+    return _load(Path(path), _UP[up], instances)
+
+
+def _load(path: Path, frame: NDArray[np.float64], instances: ArrayLike | None) -> Scene:
+    try:
+        file = GlbFile(path)
+        parts = [_Part.of(primitive, matrix, frame) for matrix, primitive in file.placed_primitives()]
+        textures, samplings, texture_of_part = _unique_textures(file, parts)
+    except SceneError:
+        raise
+    except Exception as error:  # a corrupt file can fail anywhere inside the readers, with any exception
+        raise SceneError(
+            f"cannot read the scene {path}: {type(error).__name__}: {error}. The file is corrupt. {REMEDY}"
+        ) from error
+    lengths = [len(part.triangles) for part in parts]
+    count = sum(lengths)
     if count == 0:
-        raise SceneError(f"{path} holds no triangles. {_REMEDY}")
+        raise SceneError(f"{path} holds no triangles. {REMEDY}")
     ids = None if instances is None else np.asarray(instances, np.int32)
     if ids is not None and ids.shape != (count,):
-        raise SceneError(f"{ids.size} instance ids were given for {path}, which has {count} triangles. {_REMEDY}")
-
+        raise SceneError(f"{ids.size} instance ids were given for {path}, which has {count} triangles. {REMEDY}")
     triangles = np.concatenate([part.triangles for part in parts])
-    if up == "z":  # a quarter turn around x: (x, y, z) -> (x, z, -y)
-        triangles = triangles[:, :, [0, 2, 1]] * np.array([1.0, 1.0, -1.0])
-    triangles = triangles.astype(np.float32)
-    keep = np.isfinite(triangles).all(axis=(1, 2))
-    textures, texture_of_part = _unique_textures(parts)
-    lengths = [len(part.triangles) for part in parts]
+    keep: Any = np.isfinite(triangles).all(axis=(1, 2))
+    if keep.all():
+        keep = slice(None)
     return Scene(
         triangles=triangles[keep],
         uvs=np.concatenate([part.uvs for part in parts])[keep],
         colours=np.concatenate([part.colours for part in parts])[keep],
         texture_index=np.repeat(np.array(texture_of_part, np.int32), lengths)[keep],
         textures=textures,
-        double_sided=np.repeat(np.array([part.double_sided for part in parts]), lengths)[keep],
+        double_sided=np.zeros(count, bool)[keep],
         instances=None if ids is None else ids[keep],
+        samplings=samplings,
     )
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One drawn primitive: arrays as in `Scene`, its texture or None."""
+    """One drawn primitive: arrays as in `Scene`; its picture's number or None."""
 
-    triangles: NDArray[np.float64]
+    triangles: NDArray[np.float32]
     uvs: NDArray[np.float32]
     colours: NDArray[np.float32]
-    double_sided: bool
-    texture: Image.Image | None
+    image: int | None
+    sampling: Sampling
+
+    @classmethod
+    def of(cls, primitive: Primitive, matrix: NDArray[np.float64], frame: NDArray[np.float64]) -> _Part:
+        """A primitive, placed by its node's matrix (4, 4) and turned by the stage's (3, 3)."""
+        faces, material = primitive.faces, primitive.material
+        linear, offset = frame @ matrix[:3, :3], frame @ matrix[:3, 3]
+        with np.errstate(invalid="ignore", over="ignore"):
+            places = primitive.positions @ linear.T + offset
+            places[np.abs(places) > 1e6] = np.nan  # no place in a scene of metres; float32 would overflow
+        if np.linalg.det(linear) < 0:  # mirrored: its faces turn the other way
+            faces = faces[:, ::-1]
+
+        base = np.clip(np.nan_to_num(material.factor), 0.0, 1.0)
+        if primitive.colours is None:
+            colours = np.broadcast_to((255.0 * base).astype(np.float32), (len(faces), 3, 3))
+        else:
+            levels = np.clip(np.nan_to_num(primitive.colours), 0.0, 1.0) * 255.0 * base
+            colours = levels.astype(np.float32)[faces]
+        uv, image = primitive.uvs, material.image
+        if uv is None:
+            image = None
+            uvs = np.zeros((len(faces), 3, 2), np.float32)
+        else:
+            # the reader that the agent's flats were first drawn with turned v over twice; this rounding keeps their
+            # pictures the same to the byte
+            uvs = np.column_stack([uv[:, 0], np.float32(1.0) - (np.float32(1.0) - uv[:, 1])])[faces]
+        if image is not None and material.uv_matrix is not None:
+            with np.errstate(invalid="ignore", over="ignore"):
+                uvs = (uvs @ material.uv_matrix[:, :2].T + material.uv_matrix[:, 2]).astype(np.float32)
+        return cls(places.astype(np.float32)[faces], uvs, colours, image, material.sampling)
 
 
-def _check_container(path: Path) -> None:
-    """Raises a SceneError that says what is wrong with a file that is not a whole GLB."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-        size = path.stat().st_size
-    except OSError as error:
-        raise SceneError(f"cannot open the scene {path}: {error.strerror or error}. {_REMEDY}") from error
-    if size == 0:
-        raise SceneError(f"the scene {path} is empty. {_REMEDY}")
-    if head[:4] != b"glTF":
-        raise SceneError(f"{path} is not a GLB file (it does not begin with 'glTF'). Convert it to binary glTF 2.0.")
-    stated = int.from_bytes(head[8:12], "little")
-    if len(head) < 12 or size < stated:
-        raise SceneError(f"the scene {path} is truncated: {size} bytes of {stated}. {_REMEDY}")
-
-
-def _read_parts(path: Path) -> list[_Part]:
-    """The triangle primitives of a GLB in file order."""
-    import trimesh
-
-    try:
-        loaded = trimesh.load_scene(path, file_type="glb", process=False)
-        # trimesh walks the nodes in an order of its own; its geometries are in the file's
-        rank = {name: index for index, name in enumerate(loaded.geometry)}
-        placed = [loaded.graph[node] for node in loaded.graph.nodes_geometry]
-        placed.sort(key=lambda item: rank[item[1]])
-        return [
-            _read_part(loaded.geometry[name], matrix)
-            for matrix, name in placed
-            if isinstance(loaded.geometry[name], trimesh.Trimesh)
-        ]
-    except Exception as error:  # a corrupt file can fail anywhere inside the reader, with any exception
-        raise SceneError(
-            f"cannot read the scene {path}: {type(error).__name__}: {error}. The file is corrupt or uses an "
-            f"unsupported glTF extension. {_REMEDY}"
-        ) from error
-
-
-def _read_part(mesh: Any, matrix: NDArray[np.float64]) -> _Part:
-    """One trimesh.Trimesh, placed by `matrix` (4, 4)."""
-    faces = np.asarray(mesh.faces)
-    vertices = np.asarray(mesh.vertices, np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        triangles = (vertices @ matrix[:3, :3].T + matrix[:3, 3])[faces]
-        triangles[np.abs(triangles) > 1e6] = np.nan  # no place in a scene of metres; float32 would overflow
-    if np.linalg.det(matrix[:3, :3]) < 0:  # a mirrored node: its faces turn the other way
-        faces, triangles = faces[:, ::-1], triangles[:, ::-1]
-
-    visual = mesh.visual
-    material = getattr(visual, "material", None)
-    factor = getattr(material, "baseColorFactor", None)
-    base = np.full(3, 255.0) if factor is None else _as_levels(np.asarray(factor)[None, :3])[0]
-    vertex_colours = _vertex_colours(visual)
-    colours = np.broadcast_to(base, (len(vertices), 3)) if vertex_colours is None else vertex_colours * (base / 255.0)
-    uv = getattr(visual, "uv", None)
-    texture = getattr(material, "baseColorTexture", None)
-    if uv is None or len(uv) != len(vertices):
-        uv, texture = np.zeros((len(vertices), 2)), None
-    else:
-        uv = np.column_stack([uv[:, 0], 1.0 - uv[:, 1]])  # trimesh has turned v upwards
-    with np.errstate(over="ignore"):
-        uvs = np.asarray(uv, np.float32)[faces]
-    return _Part(
-        triangles=triangles,
-        uvs=uvs,
-        colours=np.asarray(colours, np.float32)[faces],
-        double_sided=bool(getattr(material, "doubleSided", False)),
-        texture=texture,
-    )
-
-
-def _vertex_colours(visual: Any) -> NDArray[np.float64] | None:
-    """COLOR_0 of a primitive as levels 0..255, (V, 3), or None where it has none."""
-    if visual.kind == "vertex":
-        return _as_levels(np.asarray(visual.vertex_colors)[:, :3])
-    attributes = getattr(visual, "vertex_attributes", None)
-    if attributes is not None and "color" in attributes:
-        return _as_levels(np.asarray(attributes["color"])[:, :3])
-    return None
-
-
-def _as_levels(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Colours of glTF's number types (float 0..1, uint8 or uint16 normalised) as levels 0..255."""
-    if values.dtype.kind == "f":
-        return np.clip(np.nan_to_num(values.astype(np.float64)), 0.0, 1.0) * 255.0
-    return values.astype(np.float64) * (255.0 / np.iinfo(values.dtype).max)
-
-
-def _unique_textures(parts: list[_Part]) -> tuple[tuple[NDArray[np.uint8], ...], list[int]]:
-    """The different images of the parts behind one white pixel, and each part's index among them."""
-    textures = [_WHITE]
-    known: dict[Any, int] = {}
+def _unique_textures(
+    file: GlbFile, parts: Sequence[_Part]
+) -> tuple[tuple[NDArray[np.uint8], ...], tuple[Sampling, ...], list[int]]:
+    """The different textures of the parts behind one white pixel, their samplings, and each part's index among them."""
+    textures, samplings = [_WHITE], [Sampling()]
+    by_number: dict[Any, int] = {}
+    by_content: dict[Any, int] = {}
     indices = []
     for part in parts:
-        if part.texture is None:
+        if part.image is None:
             indices.append(0)
             continue
-        if id(part.texture) not in known:
-            pixels = np.array(part.texture.convert("RGB"))
-            content = (pixels.shape, pixels.tobytes())
-            if content not in known:
-                known[content] = len(textures)
+        number = (part.image, part.sampling)
+        if number not in by_number:
+            pixels = file.image(part.image)
+            content = (pixels.shape, hashlib.sha256(np.ascontiguousarray(pixels).data).digest(), part.sampling)
+            if content not in by_content:
+                by_content[content] = len(textures)
                 textures.append(pixels)
-            known[id(part.texture)] = known[content]
-        indices.append(known[id(part.texture)])
-    return tuple(textures), indices
+                samplings.append(part.sampling)
+            by_number[number] = by_content[content]
+        indices.append(by_number[number])
+    return tuple(textures), tuple(samplings), indices

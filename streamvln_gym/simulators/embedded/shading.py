@@ -14,6 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from streamvln_gym.simulators.embedded.textures import Wrap
+
 CHUNK = 16  # pixels
 U, V, RED, GREEN, BLUE, ATTRIBUTES = 0, 1, 2, 3, 4, 5  # rows of the attribute tables
 # columns of an attribute's plane in the picture: what does not depend on the pixel, g.ray at pixel (0, 0), and how that
@@ -25,6 +27,16 @@ _LANE = (1 << 20) - 1
 _BYTES = 0xFF | 0xFF << 20 | 0xFF << 40
 _LANES_14 = 0x3FFF | 0x3FFF << 20 | 0x3FFF << 40
 _MAX_FIXED = 2.0e9  # below 2**31
+_MAX_SLOTS = 1 << 14
+_CLAMP, _MIRROR = int(Wrap.CLAMP), int(Wrap.MIRROR)
+
+
+def plane_slots(triangles: int) -> int:
+    """How many slots `planes` has for a mesh of so many triangles.
+
+    A row of pixels shows few of a scan's triangles, and the next row mostly the same ones.
+    """
+    return min(1 << max(triangles - 1, 0).bit_length(), _MAX_SLOTS)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -40,26 +52,26 @@ def shade(
     texels,
     level_start,
     size_bits,
+    wraps,
+    highest_level,
     rotation,
     position,
     focal,
     planes,
-    drawn_in,
+    drawn,
     frame,
     rgb,
 ):
     """Fills a picture from the visibility buffer.
 
     Args:
-        inverse_depth, ids, triangles, normals, rotation, position, focal: as in `rasterizer.rasterize`.
-        values: float32 (T, 5), u, v, red, green, blue at the triangles' first corners; colours 0..255; u, v > 0.
-        gradients: float32 (T, 5, 3), their gradients in the world (per metre).
-        one_colour: bool (T,), whether the three corners have the same colour.
-        texture_index: int32 (T,); 0 means no texture.
-        texels, level_start, size_bits: see `textures.MipMaps`.
-        planes: float32 (T, 6, 4), work space: the triangles' attributes in this picture, filled when first seen.
-        drawn_in: int64 (T,), work space: the last frame each triangle was seen in.
-        frame: a number that no earlier picture had.
+        inverse_depth, ids, rotation, position, focal: as in `rasterizer.rasterize`.
+        triangles, normals, values, gradients, one_colour, texture_index: see `render_mesh.RenderMesh`.
+        texels, level_start, size_bits, wraps, highest_level: see `textures.MipMaps`.
+        planes: float32 (S, 6, 4), work space: attributes of triangles in this picture, filled when first seen; S, a
+            power of two, may be less than T (see `plane_slots`).
+        drawn: int64 (S,), work space: which triangle of which frame is in each slot of `planes`.
+        frame: a number above 0 that no earlier picture had.
         rgb: uint8 (H, W, 3), receives the picture.
     """
     height, width = ids.shape
@@ -67,6 +79,7 @@ def shade(
     fixed_u = np.empty(width, np.int32)  # texture coordinates along the run, 1/256 texels of mip level 0
     fixed_v = np.empty(width, np.int32)
     lod = np.empty(width, np.int32)  # mip level along the run x 256
+    last_slot = len(planes) - 1
     for y in range(height):
         x = 0
         while x < width:
@@ -84,19 +97,26 @@ def shade(
                 _fill_run(values, t, out)
                 continue
             row = inverse_depth[y, begin:x]
-            if drawn_in[t] != frame:
-                drawn_in[t] = frame
+            slot, key = t & last_slot, np.int64(frame) << 32 | t
+            if drawn[slot] != key:
+                drawn[slot] = key
                 _set_up_planes(
-                    triangles, normals, values, gradients, t, rotation, position, focal, width, height, planes
+                    triangles, normals, values, gradients, t, rotation, position, focal, width, height, planes[slot]
                 )
-            _interpolate_colour(row, one_colour[t], planes, t, begin, y, colour)
+            _interpolate_colour(row, one_colour[t], planes, slot, begin, y, colour)
             if texture == 0:
                 _write_colour(colour, out)
                 continue
-            _locate_texels(row, size_bits[texture, 0], planes, t, U, begin, y, fixed_u)
-            _locate_texels(row, size_bits[texture, 1], planes, t, V, begin, y, fixed_v)
-            _select_levels(row, size_bits[texture], planes, t, begin, y, lod)
-            _sample_run(texels, level_start[texture], size_bits[texture], fixed_u, fixed_v, lod, colour, out)
+            bits = size_bits[texture]
+            _locate_texels(row, bits[0], planes, slot, U, begin, y, fixed_u)
+            _locate_texels(row, bits[1], planes, slot, V, begin, y, fixed_v)
+            _select_levels(row, bits, highest_level[texture], planes, slot, begin, y, lod)
+            if wraps[texture, 0] | wraps[texture, 1] == 0:
+                _sample_run(texels, level_start[texture], bits, fixed_u, fixed_v, lod, colour, out)
+            else:
+                _sample_wrapped_run(
+                    texels, level_start[texture], bits, wraps[texture], fixed_u, fixed_v, lod, colour, out
+                )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -121,7 +141,7 @@ def _write_colour(colour, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _set_up_planes(triangles, normals, values, gradients, t, rotation, position, focal, width, height, planes):
-    """Fills planes[t]: the attributes of triangle t as functions of the pixel."""
+    """Fills planes (6, 4): the attributes of triangle t as functions of the pixel."""
     ray_x, ray_y = (0.5 - width / 2) / focal[0], (height / 2 - 0.5) / focal[1]
     for a in range(ATTRIBUTES):
         along_x = along_y = along_z = shift = 0.0
@@ -131,28 +151,28 @@ def _set_up_planes(triangles, normals, values, gradients, t, rotation, position,
             along_y += g * rotation[1, k]
             along_z -= g * rotation[2, k]
             shift += g * (position[k] - triangles[t, k])
-        planes[t, a, CONSTANT] = values[t, a] + shift
-        planes[t, a, ORIGIN] = along_x * ray_x + along_y * ray_y + along_z
-        planes[t, a, STEP_X] = along_x / focal[0]
-        planes[t, a, STEP_Y] = -along_y / focal[1]
+        planes[a, CONSTANT] = values[t, a] + shift
+        planes[a, ORIGIN] = along_x * ray_x + along_y * ray_y + along_z
+        planes[a, STEP_X] = along_x / focal[0]
+        planes[a, STEP_Y] = -along_y / focal[1]
     offset = along_x = along_y = 0.0
     for k in range(3):
         offset += normals[t, k] * (triangles[t, k] - position[k])
         along_x += normals[t, k] * rotation[0, k]
         along_y += normals[t, k] * rotation[1, k]
-    planes[t, INVERSE_DEPTH, STEP_X] = along_x / (offset * focal[0])
-    planes[t, INVERSE_DEPTH, STEP_Y] = -along_y / (offset * focal[1])
+    planes[INVERSE_DEPTH, STEP_X] = along_x / (offset * focal[0])
+    planes[INVERSE_DEPTH, STEP_Y] = -along_y / (offset * focal[1])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _interpolate_colour(row, is_constant, planes, t, x, y, colour):
+def _interpolate_colour(row, is_constant, planes, slot, x, y, colour):
     """Fixed-point vertex colours along a run from pixel (x, y): exact at the ends of each chunk, linear between."""
     for c in range(3):
-        constant, step_x = planes[t, RED + c, CONSTANT], planes[t, RED + c, STEP_X]
+        constant, step_x = planes[slot, RED + c, CONSTANT], planes[slot, RED + c, STEP_X]
         if is_constant:
             colour[c, : row.size] = np.int32(_fixed_colour(constant))
             continue
-        start = planes[t, RED + c, ORIGIN] + x * step_x + y * planes[t, RED + c, STEP_Y]
+        start = planes[slot, RED + c, ORIGIN] + x * step_x + y * planes[slot, RED + c, STEP_Y]
         here = _fixed_colour(constant + start / row[0])
         for chunk in range(0, row.size, CHUNK):
             stop = min(chunk + CHUNK, row.size - 1)
@@ -170,28 +190,28 @@ def _fixed_colour(level):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _locate_texels(row, bits, planes, t, axis, x, y, fixed):
+def _locate_texels(row, bits, planes, slot, axis, x, y, fixed):
     """Texture coordinates (axis U or V) along a run from pixel (x, y) in 1/256 texels of mip level 0."""
     most = np.float32(_MAX_FIXED)
     scale = np.float32(256 << bits)
-    step = planes[t, axis, STEP_X]
-    start = np.float32(planes[t, axis, ORIGIN] + x * np.float64(step) + y * np.float64(planes[t, axis, STEP_Y]))
-    constant = planes[t, axis, CONSTANT]
+    step = planes[slot, axis, STEP_X]
+    start = np.float32(planes[slot, axis, ORIGIN] + x * np.float64(step) + y * np.float64(planes[slot, axis, STEP_Y]))
+    constant = planes[slot, axis, CONSTANT]
     for k in range(row.size):
         value = (constant + (start + np.float32(k) * step) / row[k]) * scale
         fixed[k] = np.int32(min(max(value, np.float32(0.0)), most))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _select_levels(row, size_bits, planes, t, x, y, lod):
+def _select_levels(row, size_bits, highest_level, planes, slot, x, y, lod):
     """Mip levels x 256 along a run from pixel (x, y), by OpenGL's rule: log2 of the pixel's longer side in texels."""
     width, height = np.float32(1 << size_bits[0]), np.float32(1 << size_bits[1])
-    u_step_x, u_step_y = planes[t, U, STEP_X] * width, planes[t, U, STEP_Y] * width
-    v_step_x, v_step_y = planes[t, V, STEP_X] * height, planes[t, V, STEP_Y] * height
-    u_start = np.float32(planes[t, U, ORIGIN] * width + x * u_step_x + y * u_step_y)
-    v_start = np.float32(planes[t, V, ORIGIN] * height + x * v_step_x + y * v_step_y)
-    w_step_x, w_step_y = planes[t, INVERSE_DEPTH, STEP_X], planes[t, INVERSE_DEPTH, STEP_Y]
-    highest = np.float32(256 * max(size_bits[0], size_bits[1]))
+    u_step_x, u_step_y = planes[slot, U, STEP_X] * width, planes[slot, U, STEP_Y] * width
+    v_step_x, v_step_y = planes[slot, V, STEP_X] * height, planes[slot, V, STEP_Y] * height
+    u_start = np.float32(planes[slot, U, ORIGIN] * width + x * u_step_x + y * u_step_y)
+    v_start = np.float32(planes[slot, V, ORIGIN] * height + x * v_step_x + y * v_step_y)
+    w_step_x, w_step_y = planes[slot, INVERSE_DEPTH, STEP_X], planes[slot, INVERSE_DEPTH, STEP_Y]
+    highest = np.float32(256 * highest_level)
     here = np.float32(0.0)
     for chunk in range(-CHUNK, row.size, CHUNK):  # the first turn finds the level of pixel 0
         stop = min(chunk + CHUNK, row.size - 1)
@@ -265,6 +285,58 @@ def _bilinear(texels, start, width_bits, height_bits, u, v):
         + _spread(texels[np.uint64(bottom + left)]) * bottom_left
         + _spread(texels[np.uint64(bottom + right)]) * bottom_right
     )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sample_wrapped_run(texels, level_start, size_bits, wraps, fixed_u, fixed_v, lod, colour, out):
+    """As `_sample_run`, for a texture that is clamped or mirrored (see `textures.Wrap`)."""
+    for i in range(out.shape[0]):
+        level = np.int64(lod[i] >> 8)
+        w_bits, h_bits = max(size_bits[0] - level, 0), max(size_bits[1] - level, 0)
+        u, v = np.int64(fixed_u[i]) >> level, np.int64(fixed_v[i]) >> level
+        lanes = _bilinear_wrapped(texels, level_start[level], w_bits, h_bits, wraps, u, v)
+        part = (lod[i] & 255) >> 2
+        if part > 0:
+            w_bits, h_bits = max(w_bits - 1, 0), max(h_bits - 1, 0)
+            other = _bilinear_wrapped(texels, level_start[level + 1], w_bits, h_bits, wraps, u >> 1, v >> 1)
+            lanes = (lanes >> 6 & _LANES_14) * (64 - part) + (other >> 6 & _LANES_14) * part
+        out[i, 0] = ((lanes & _LANE) * colour[0, i] + (1 << 27)) >> 28
+        out[i, 1] = ((lanes >> 20 & _LANE) * colour[1, i] + (1 << 27)) >> 28
+        out[i, 2] = ((lanes >> 40) * colour[2, i] + (1 << 27)) >> 28
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _bilinear_wrapped(texels, start, width_bits, height_bits, wraps, u, v):
+    """As `_bilinear`, with `wraps` (2,)."""
+    u -= 128
+    v -= 128
+    left = _wrapped(u >> 8, width_bits, wraps[0])
+    right = _wrapped((u >> 8) + 1, width_bits, wraps[0])
+    top = start + (_wrapped(v >> 8, height_bits, wraps[1]) << width_bits)
+    bottom = start + (_wrapped((v >> 8) + 1, height_bits, wraps[1]) << width_bits)
+    part_u, part_v = u & 255, v & 255
+    bottom_right = part_u * part_v >> 4
+    top_right = (part_u << 4) - bottom_right
+    bottom_left = (part_v << 4) - bottom_right
+    top_left = 4096 - (part_u << 4) - bottom_left
+    return (
+        _spread(texels[top + left]) * top_left
+        + _spread(texels[top + right]) * top_right
+        + _spread(texels[bottom + left]) * bottom_left
+        + _spread(texels[bottom + right]) * bottom_right
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _wrapped(index, bits, wrap):
+    """The column or row of a picture of 2**bits that `index` shows."""
+    size = 1 << bits
+    if wrap == _CLAMP:
+        return min(max(index, 0), size - 1)
+    if wrap == _MIRROR:
+        index &= 2 * size - 1
+        return min(index, 2 * size - 1 - index)
+    return index & size - 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -21,7 +21,7 @@ from streamvln_gym.simulators.embedded import detour, navmesh, rasterizer, rende
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 from streamvln_gym.simulators.embedded.navmesh_source import scene_navmesh
 from streamvln_gym.simulators.embedded.renderer import Renderer
-from streamvln_gym.simulators.embedded.scene import load_glb, scene_up_axis
+from streamvln_gym.simulators.embedded.scene_cache import load_drawable
 from streamvln_gym.simulators.embedded.semantics import class_table
 
 SENSORS = ("rgb", "depth", "semantic")
@@ -56,13 +56,14 @@ class EmbeddedSimulator:
     """Renders GLB scenes and moves an agent in them; needs nothing but pip packages. See `simulators.base.Simulator`.
 
     Beside `<name>.glb` it looks for `<name>.navmesh.npz` or habitat's `<name>.navmesh` (without either it builds the
-    mesh, see `navmesh_source`), `<name>.stage_config.json` (the up axis), `<name>.instances.npy` (object id per
-    triangle) and `<name>.scene_graph.json` (rooms and object names).
+    mesh, see `navmesh_source`), `<name>.stage_config.json` (see `stage.Stage`), `<name>.instances.npy` (object id per
+    triangle) and `<name>.scene_graph.json` (rooms and object names). Large scenes are prepared once and then mapped
+    from the cache folder (see `scene_cache`).
 
     Args:
         camera: of the agent.
         cached_triangles: scenes stay loaded, the last used ones, as long as they have no more triangles than this
-            together.
+            together. The present one always stays, so that a larger scan is loaded alone.
     """
 
     name = "embedded"
@@ -246,15 +247,15 @@ def _beside(scene: Path, ending: str) -> Path:
 
 def _load(path: Path) -> _LoadedScene:
     instances = _read_instances(_beside(path, ".instances.npy"))
-    scene = load_glb(path, up=scene_up_axis(path), instances=instances)
-    mesh = scene_navmesh(path, scene.triangles)
+    renderer = Renderer(load_drawable(path, instances))
+    mesh = scene_navmesh(path)
     graph_path = _beside(path, ".scene_graph.json")
     graph = SceneGraph.load(graph_path) if graph_path.exists() else None
     classes: dict[int, str] = {}
     class_ids = None
     if graph is not None and instances is not None:
         classes, class_ids = class_table(graph, int(instances.max(initial=-1)))
-    return _LoadedScene(path, mesh, Renderer(scene), len(scene.triangles), graph, class_ids, classes)
+    return _LoadedScene(path, mesh, renderer, len(renderer.mesh.triangles), graph, class_ids, classes)
 
 
 def _read_instances(path: Path) -> NDArray[np.int32] | None:
