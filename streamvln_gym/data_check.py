@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from streamvln_gym.data_layouts import GET_HM3D, GET_MP3D, LAYOUTS, Layout, layout_of, split_and_role
@@ -74,11 +75,12 @@ def _root_of(path: Path) -> Path:
 def _episode_files(folder: Path, problems: list[DataProblem]) -> list[Path]:
     """The episode files below a folder; what lies there beside them and is no use becomes a problem."""
     found = []
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
+    for path in _files_below(folder):
         name = path.name
-        if name.startswith("._") or "__MACOSX" in path.parts:
+        if not path.exists():
+            what = f"a link to {os.readlink(path)}, where nothing is"
+            problems.append(DataProblem("warning", "dangling link", str(path), what, "Correct or delete the link."))
+        elif name.startswith("._") or "__MACOSX" in path.parts:
             what = "a side file of macOS, not data"
             problems.append(DataProblem("warning", "side file", str(path), what, "Delete it."))
         elif name.endswith(_ARCHIVES):
@@ -94,10 +96,24 @@ def _episode_files(folder: Path, problems: list[DataProblem]) -> list[Path]:
     return found
 
 
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, those of linked folders too (data are often linked from another disk)."""
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(root) / name for name in sorted(names))
+
+
 def _is_episode_file(path: Path, problems: list[DataProblem]) -> bool:
     split, _ = split_and_role(path)
     if split.endswith("_gt"):
-        if not path.with_name(path.name.replace("_gt.json", ".json")).exists():
+        mine = path.with_name(f"{split.removesuffix('_gt')}.json")
+        if not mine.exists() and not mine.with_name(f"{mine.name}.gz").exists():
             what = "ground truth without its episode file"
             problems.append(DataProblem("warning", "ground truth", str(path), what, "Put the episode file beside it."))
         return False
@@ -209,7 +225,7 @@ def _scans(checked: list[CheckedFile], scenes_dir: Path) -> list[DataProblem]:
         missing = groups.pop("missing", [])
         if missing:
             if elsewhere is None:
-                elsewhere = {path.stem: path for path in scenes_dir.rglob("*.glb")} if scenes_dir.is_dir() else {}
+                elsewhere = {path.stem: path for path in _files_below(scenes_dir) if path.suffix == ".glb"}
             problems.append(_missing_scans(one, missing, scenes_dir, elsewhere))
         groups.pop("ok", None)
         for what, scenes in groups.items():
@@ -223,6 +239,7 @@ def _scans(checked: list[CheckedFile], scenes_dir: Path) -> list[DataProblem]:
 
 _SCAN_STATES = {
     "are no GLB files": ("error", "They are web pages, Git LFS pointers or empty: download them again."),
+    "cannot be read": ("error", "Look at the files' permissions and the disk."),
     "are cut off": ("error", "The downloads did not finish: download them again."),
     "have no navigation mesh beside them": (
         "note",
@@ -238,8 +255,11 @@ def _scan_state(path: Path) -> str:
         if plain == path or not plain.is_file():
             return "missing"
         path = plain
-    with path.open("rb") as file:
-        head = file.read(12)
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return "cannot be read"
     if len(head) < 12 or not head.startswith(b"glTF"):
         return "are no GLB files"
     if path.stat().st_size < struct.unpack("<I", head[8:])[0]:

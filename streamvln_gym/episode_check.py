@@ -13,7 +13,7 @@ from typing import Any
 from streamvln_gym.data_layouts import Layout, layout_of, split_and_role
 from streamvln_gym.data_report import DataProblem, FileSummary, Tally
 from streamvln_gym.data_versions import VersionFacts, guess_version
-from streamvln_gym.episode_index import ground_truth_path
+from streamvln_gym.episode_index import find_ground_truth, ground_truth_path
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.geometry import quaternion_to_yaw, wrap_angle
 from streamvln_gym.json_files import broken_download, read_pieces
@@ -200,11 +200,12 @@ def _vocabulary_size(value: Any) -> int | None:
 
 
 def _check_truth(path: Path, checked: CheckedFile, tally: Tally) -> None:
-    truth_path = ground_truth_path(path)
+    truth_path = find_ground_truth(path)
     starts = checked.starts
-    if not truth_path.exists():
+    if truth_path is None:
         if checked.summary.with_goals:
-            what = f"there is no ground truth {truth_path.name} beside it, so nDTW, SDTW and CLS go by reference paths"
+            name = ground_truth_path(path).name
+            what = f"there is no ground truth {name} beside it, so nDTW, SDTW and CLS go by reference paths"
             remedy = "For R2R-CE take the preprocessed release, which has it."
             checked.problems.append(DataProblem("note", "no ground truth", str(path), what, remedy))
         return
@@ -289,7 +290,7 @@ def _count_problem(path: Path, checked: CheckedFile) -> list[DataProblem]:
 
 
 def _kind_of(path: Path, message: str) -> str:
-    for file in (path, ground_truth_path(path)):
-        if file.exists() and str(file) in message and broken_download(file):
+    for file in (path, find_ground_truth(path)):
+        if file is not None and str(file) in message and broken_download(file):
             return "not the file"
     return "truncated" if "truncated" in message else "unreadable"

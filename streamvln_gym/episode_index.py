@@ -65,13 +65,17 @@ def read_index(files: Mapping[str, Path], wanted: EpisodeFilter) -> EpisodeIndex
     """
     index = EpisodeIndex()
     names: dict[str, str] = {}
-    for role, path in files.items():
-        _read_episodes(index, role, path, wanted, names)
-        _tell_apart(index, path, role if len(files) > 1 else "")
-    index.store.seal()
-    for role, path in files.items():
-        _read_truth(index, role, ground_truth_path(path))
-    index.truth_store.seal()
+    try:
+        for role, path in files.items():
+            _read_episodes(index, role, path, wanted, names)
+            _tell_apart(index, path, role if len(files) > 1 else "")
+        for role, path in files.items():
+            truth = find_ground_truth(path)
+            if truth is not None:
+                _read_truth(index, role, truth)
+    finally:
+        index.store.seal()
+        index.truth_store.seal()
     return index
 
 
@@ -79,6 +83,14 @@ def ground_truth_path(path: Path) -> Path:
     """Where the ground truth of an episode file lies: "val.json.gz" -> "val_gt.json.gz"."""
     stem = stem_of(path)
     return path.with_name(f"{stem}_gt{path.name[len(stem) :]}")
+
+
+def find_ground_truth(path: Path) -> Path | None:
+    """The ground truth beside an episode file, packed or not (v1-1 has it unpacked beside packed episodes); or None."""
+    expected = ground_truth_path(path)
+    name = expected.name
+    other = expected.with_name(name.removesuffix(".gz") if name.endswith(".gz") else f"{name}.gz")
+    return next((file for file in (expected, other) if file.exists()), None)
 
 
 def stem_of(path: Path) -> str:
@@ -145,8 +157,6 @@ def _tell_apart(index: EpisodeIndex, path: Path, role: str) -> None:
 
 
 def _read_truth(index: EpisodeIndex, role: str, path: Path) -> None:
-    if not path.exists():
-        return
     kept = {key for key, number in zip(index.keys, index.records, strict=True) if key[0] == role and number >= 0}
     for piece in read_pieces(path):
         if piece.key is None:

@@ -268,6 +268,20 @@ def test_releases_of_training_splits_are_not_mixed_unsaid(tmp_path: Path) -> Non
     assert problem.severity == "warning" and "v1 (" in problem.what and "v1-3 (" in problem.what
 
 
+def test_linked_folders_are_looked_into(tmp_path: Path) -> None:
+    root = write_r2r(tmp_path / "disk")
+    data = tmp_path / "data"
+    (data / "datasets").mkdir(parents=True)
+    (data / "datasets" / R2R).symlink_to(root)
+    (data / "datasets/loop").symlink_to(data)
+    (data / "datasets/gone.json.gz").symlink_to(tmp_path / "nothing")
+    (data / "scene_datasets").symlink_to(tmp_path / "disk/scene_datasets")
+    report = check_data(data)
+    assert report.ok and len(report.files) == 4
+    assert [p.where for p in report.problems if p.kind == "dangling link"] == [str(data / "datasets/gone.json.gz")]
+    assert open_dataset("r2r", "val_unseen", data).episode_ids == ("31", "32", "33")
+
+
 def test_a_part_of_a_folder_and_a_file(tmp_path: Path) -> None:
     write_r2r(tmp_path)
     whole = {file.path for file in check_data(tmp_path).files}

@@ -189,6 +189,12 @@ def test_unusable_ground_truth_is_refused(tmp_path: Path, truth: Any) -> None:
         VLNCEDataset.load(path)
 
 
+def test_ground_truth_may_be_unpacked_beside_packed_episodes(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.json.gz", [RECORD])
+    (tmp_path / "x_gt.json").write_text(json.dumps({"7": {"locations": [[1, 0.5, -2]], "actions": [0]}}))
+    assert VLNCEDataset.load(path).episode("7").gt_locations == ((1.0, 0.5, -2.0),)
+
+
 def test_unknown_ids_say_what_there_is(tmp_path: Path) -> None:
     dataset = VLNCEDataset.load(write(tmp_path / "x.json.gz", [RECORD]))
     for ask in (dataset.episode, dataset.scene_of):
