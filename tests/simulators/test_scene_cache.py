@@ -165,7 +165,7 @@ def _load_in_process(scan: Path, cache: Path, begin, results) -> None:
 
 
 def test_two_processes_at_once_build_it_once(scan: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    context = multiprocessing.get_context("spawn")
     begin, results = context.Barrier(2), context.Queue()
     workers = [context.Process(target=_load_in_process, args=(scan, tmp_path / "cache", begin, results)) for _ in "ab"]
     for worker in workers:

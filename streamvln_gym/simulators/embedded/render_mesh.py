@@ -6,6 +6,7 @@ Every array is ready for the kernels, so that a mesh which lies in a file can be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ class RenderMesh:
         cluster_start, box_centre, box_half = _make_clusters(triangles)
         mip_maps = MipMaps.build(scene.textures, scene.samplings)
         values = np.empty((len(order), 5), np.float32)
-        gradients = np.empty((len(order), 5, 3), np.float32)
+        gradients = np.zeros((len(order), 5, 3), np.float32)
         one_colour = np.empty(len(order), bool)
         for start in range(0, len(order), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -67,8 +68,9 @@ class RenderMesh:
             uvs = _shift_uvs(scene.uvs[chosen], mip_maps.wraps[scene.texture_index[chosen]])
             attributes = np.concatenate([uvs, colours], axis=2)
             values[part] = attributes[:, 0]
-            gradients[part] = _world_gradients(triangles[part], attributes)
             one_colour[part] = (colours == colours[:, :1]).all(axis=(1, 2))
+            changing = 2 if one_colour[part].all() else 5  # scans have white corners: only u and v change
+            gradients[part, :changing] = _world_gradients(triangles[part], attributes[:, :, :changing])
         return cls(
             triangles=triangles.reshape(-1, 9),
             normals=np.ascontiguousarray(normals[order]),
@@ -104,15 +106,21 @@ def _cluster_order(triangles: NDArray[np.float32]) -> NDArray[np.intp]:
     """An order of triangles (T, 3, 3) in which neighbours in space are neighbours; large ones come last."""
     if len(triangles) == 0:
         return np.empty(0, np.intp)
-    centres = triangles.mean(axis=1, dtype=np.float64)
+    centres = _over_corners(np.add, triangles.astype(np.float64)) / 3
     low = centres.min(axis=0)
     extent = np.maximum((centres.max(axis=0) - low).max(), 1e-6)
     cells = ((centres - low) / extent * 1023).astype(np.uint32)
     code = np.zeros(len(triangles), np.uint32)  # Morton code: the bits of x, y, z in turn
     for axis in range(3):
         code |= _spread_bits(cells[:, axis]) << np.uint32(axis)
-    large = (triangles.max(axis=1) - triangles.min(axis=1)).max(axis=1) > _LARGE_METRES
+    sizes = _over_corners(np.maximum, triangles) - _over_corners(np.minimum, triangles)
+    large = sizes.max(axis=1) > _LARGE_METRES
     return np.argsort(code | large.astype(np.uint32) << np.uint32(30), kind="stable")
+
+
+def _over_corners(combine: np.ufunc, triangles: NDArray[Any]) -> NDArray[Any]:
+    """`combine` over the three corners of (T, 3, 3), which is (T, 3); numpy's own reduction of a short axis is slow."""
+    return combine(combine(triangles[:, 0], triangles[:, 1]), triangles[:, 2])
 
 
 def _spread_bits(numbers: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -130,8 +138,8 @@ def _make_clusters(
     start = np.append(np.arange(0, len(triangles), _CLUSTER_TRIANGLES), len(triangles)).astype(np.int32)
     if len(triangles) == 0:
         return start, np.empty((0, 3), np.float32), np.empty((0, 3), np.float32)
-    low = np.minimum.reduceat(triangles.min(axis=1), start[:-1], axis=0)
-    high = np.maximum.reduceat(triangles.max(axis=1), start[:-1], axis=0)
+    low = np.minimum.reduceat(_over_corners(np.minimum, triangles), start[:-1], axis=0)
+    high = np.maximum.reduceat(_over_corners(np.maximum, triangles), start[:-1], axis=0)
     return start, (low + high) / np.float32(2), (high - low) / np.float32(2) + np.float32(1e-4)
 
 

@@ -100,9 +100,15 @@ def shade(
             slot, key = t & last_slot, np.int64(frame) << 32 | t
             if drawn[slot] != key:
                 drawn[slot] = key
+                if one_colour[t]:
+                    changing = RED
+                    planes[slot, RED:ATTRIBUTES, CONSTANT] = values[t, RED:ATTRIBUTES]
+                else:
+                    changing = ATTRIBUTES
                 _set_up_planes(
-                    triangles, normals, values, gradients, t, rotation, position, focal, width, height, planes[slot]
-                )
+                    triangles, normals, values, gradients, t, changing, rotation, position, focal, width, height,
+                    planes[slot],
+                )  # fmt: skip
             _interpolate_colour(row, one_colour[t], planes, slot, begin, y, colour)
             if texture == 0:
                 _write_colour(colour, out)
@@ -140,10 +146,12 @@ def _write_colour(colour, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _set_up_planes(triangles, normals, values, gradients, t, rotation, position, focal, width, height, planes):
-    """Fills planes (6, 4): the attributes of triangle t as functions of the pixel."""
+def _set_up_planes(
+    triangles, normals, values, gradients, t, changing, rotation, position, focal, width, height, planes
+):
+    """Fills planes (6, 4): the first `changing` attributes of triangle t as functions of the pixel, and 1 / depth."""
     ray_x, ray_y = (0.5 - width / 2) / focal[0], (height / 2 - 0.5) / focal[1]
-    for a in range(ATTRIBUTES):
+    for a in range(changing):
         along_x = along_y = along_z = shift = 0.0
         for k in range(3):
             g = gradients[t, a, k]

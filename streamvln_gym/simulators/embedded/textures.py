@@ -12,6 +12,7 @@ from PIL import Image
 
 MAX_LEVELS = 14
 MAX_SIZE = 1 << (MAX_LEVELS - 1)
+_ROWS = 64  # halved at once: the sums stay in the processor's cache
 
 
 class Wrap(IntEnum):
@@ -99,17 +100,24 @@ def _to_power_of_two(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _halve(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The next mip level: the means of 2x2 pixels (2x1 where one side is 1 already), rounded."""
-    sums, count = pixels.astype(np.uint16), 1
-    if pixels.shape[0] > 1:
-        sums, count = sums[0::2] + sums[1::2], 2 * count
-    if pixels.shape[1] > 1:
-        sums, count = sums[:, 0::2] + sums[:, 1::2], 2 * count
-    return ((sums + count // 2) // count).astype(np.uint8)
+    height, width = (max(size // 2, 1) for size in pixels.shape[:2])
+    halved = np.empty((height, width, 3), np.uint8)
+    high = 2 if pixels.shape[0] > 1 else 1
+    for row in range(0, height, _ROWS):
+        sums, count = pixels[row * high : (row + _ROWS) * high].astype(np.uint16), 1
+        if pixels.shape[0] > 1:
+            sums, count = sums[0::2] + sums[1::2], 2 * count
+        if pixels.shape[1] > 1:
+            sums, count = sums[:, 0::2] + sums[:, 1::2], 2 * count
+        halved[row : row + _ROWS] = sums + count // 2 >> count.bit_length() - 1
+    return halved
 
 
 def _pack(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """uint8 (h, w, 3) to uint32 (h * w,)."""
-    packed = pixels[:, :, 0].astype(np.uint32)
-    packed |= pixels[:, :, 1].astype(np.uint32) << 20
-    packed |= pixels[:, :, 2].astype(np.uint32) << 8
-    return packed.ravel()
+    """uint8 (h, w, 3) to uint32 (h * w,): the bits of each texel are set byte by byte."""
+    packed = np.empty((*pixels.shape[:2], 4), np.uint8)
+    packed[:, :, 0] = pixels[:, :, 0]
+    packed[:, :, 1] = pixels[:, :, 2]
+    packed[:, :, 2] = pixels[:, :, 1] << 4
+    packed[:, :, 3] = pixels[:, :, 1] >> 4
+    return packed.view("<u4").ravel()
