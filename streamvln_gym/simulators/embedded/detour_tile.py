@@ -246,11 +246,16 @@ def _boxes(
     cell_height: np.float32,
 ) -> NDArray[np.int64]:
     """Boxes (P, 6) of the detail meshes in cells, low then high; there, corners lie one cell height higher."""
-    lift = np.array([0.0, cell_height, 0.0], np.float32)
+    lifted = vertices.copy()
+    lifted[:, 1] += cell_height
+    # Recast adds voxels and origin in another order, and the last bit can decide about a cell.
+    voxels = np.rint((vertices[:, 1] - origin[1]) / cell_height)
+    on_grid = origin[1] + voxels * cell_height == vertices[:, 1]
+    lifted[on_grid, 1] = voxels[on_grid] * cell_height + (origin[1] + cell_height)
     boxes = np.empty((len(polygons), 2, 3), np.float32)
     for p, polygon in enumerate(polygons):
         points = np.concatenate(
-            [vertices[polygon[polygon >= 0]] + lift, detail.points[detail.point_first[p] : detail.point_first[p + 1]]]
+            [lifted[polygon[polygon >= 0]], detail.points[detail.point_first[p] : detail.point_first[p + 1]]]
         )
         boxes[p] = points.min(axis=0), points.max(axis=0)
     cells = (boxes - origin) * (np.float32(1.0) / cell_size)
