@@ -12,13 +12,13 @@ from pathlib import Path
 
 from streamvln_gym import __version__
 from streamvln_gym.cache import CACHE_VARIABLE, cache_dir, make_writable
-from streamvln_gym.data_layouts import LAYOUTS
 from streamvln_gym.errors import CheckpointError, DatasetError
 from streamvln_gym.findings import Finding
 from streamvln_gym.flats.dataset import SPLITS, split_seeds
 from streamvln_gym.flats.files import DATASET_NAME, episode_file
 from streamvln_gym.models.shipped import SHIPPED_NAME, shipped_checkpoint
 from streamvln_gym.simulators.habitat_doctor import habitat_findings
+from streamvln_gym.vlnce.layouts import LAYOUTS
 
 _NEEDED = (
     "gymnasium",

@@ -19,10 +19,10 @@ from streamvln_gym.devices import choose_device, one_torch_thread
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.models.shipped import SHIPPED_NAME
-from streamvln_gym.predictions import TRAJECTORY, check_predictions, trajectory_record, write_predictions
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.selection import source_of
 from streamvln_gym.video import VideoWriter
+from streamvln_gym.vlnce.predictions import TRAJECTORY, check_predictions, trajectory_record, write_predictions
 
 AgentName = Literal["streamvln", "oracle", "random", "forward"]
 UNTRAINED = "untrained weights"

@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Collection
 from pathlib import Path
 
-from streamvln_gym.data_layouts import LAYOUTS, ROLES, Layout
 from streamvln_gym.episode_filter import EpisodeFilter, EpisodeSubset
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.vlnce import VLNCEDataset
+from streamvln_gym.vlnce.layouts import LAYOUTS, ROLES, Layout
 
 _AUTO = ("r2r", "rxr")
 

@@ -43,9 +43,7 @@ class StandInSim:
 
     def get_agent_state(self) -> Any:
         x, y, z, w = self.embedded.state.rotation
-        return SimpleNamespace(
-            position=self.embedded.state.position, rotation=SimpleNamespace(x=x, y=y, z=z, w=w)
-        )
+        return SimpleNamespace(position=self.embedded.state.position, rotation=SimpleNamespace(x=x, y=y, z=z, w=w))
 
     def geodesic_distance(self, start: Any, ends: Any) -> float:
         return self.embedded.geodesic_distance(start, ends)

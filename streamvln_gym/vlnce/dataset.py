@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from streamvln_gym.episode_filter import EpisodeFilter
-from streamvln_gym.episode_index import EpisodeIndex, as_record, ground_truth_path, read_index, stem_of
 from streamvln_gym.episodes import Episode, not_found
 from streamvln_gym.errors import DatasetError
-from streamvln_gym.json_files import write_atomically
-from streamvln_gym.vlnce_records import record_problem, to_episode, to_record, truth_problem
+from streamvln_gym.vlnce.index import EpisodeIndex, as_record, ground_truth_path, read_index, stem_of
+from streamvln_gym.vlnce.json_files import write_atomically
+from streamvln_gym.vlnce.records import record_problem, to_episode, to_record, truth_problem
 
 __all__ = ["VLNCEDataset", "ground_truth_path", "write_dataset"]
 

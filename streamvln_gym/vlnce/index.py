@@ -11,8 +11,8 @@ from typing import Any
 
 from streamvln_gym.episode_filter import EpisodeFilter
 from streamvln_gym.errors import DatasetError
-from streamvln_gym.json_files import GET_DATA, BlobStore, pack_json, read_pieces, unpack_json
-from streamvln_gym.vlnce_records import (
+from streamvln_gym.vlnce.json_files import GET_DATA, BlobStore, pack_json, read_pieces, unpack_json
+from streamvln_gym.vlnce.records import (
     instructions_of,
     pack_truth,
     record_problem,

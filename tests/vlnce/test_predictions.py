@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import streamvln_gym.rollout as rollouts
-from streamvln_gym.predictions import trajectory_record, write_predictions
 from streamvln_gym.rollout import RolloutConfig, rollout
 from streamvln_gym.simulators.base import AgentState
+from streamvln_gym.vlnce.predictions import trajectory_record, write_predictions
 from tests.conftest import TinyFlats
 from tests.miniatures import START, rxr_record, write_r2r, write_rxr
 
@@ -94,7 +94,7 @@ def test_wrong_files_are_refused_before_anything_is_played(data: Path, tmp_path:
 
 
 def test_formats_are_exact(tmp_path: Path) -> None:
-    from streamvln_gym.vlnce_records import to_episode
+    from streamvln_gym.vlnce.records import to_episode
 
     states = [AgentState(np.array([x, 0.1, 0.0]), yaw) for x, yaw in ((0.1, 0.0), (0.1, 4.0), (0.35, 4.0), (0.35, 4.0))]
     record = {"episode_id": "7", "actions": [2, 1, 0]} | trajectory_record(

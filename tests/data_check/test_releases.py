@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streamvln_gym.data_versions import VersionFacts, folder_version, guess_version
+from streamvln_gym.data_check.releases import VersionFacts, folder_version, guess_version
 from tests.miniatures import record
 
 

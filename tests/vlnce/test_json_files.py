@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import streamvln_gym.json_files as json_files
+import streamvln_gym.vlnce.json_files as json_files
 from streamvln_gym.errors import DatasetError
-from streamvln_gym.json_files import BlobStore, pack_json, read_pieces, unpack_json
 from streamvln_gym.vlnce import VLNCEDataset
+from streamvln_gym.vlnce.json_files import BlobStore, pack_json, read_pieces, unpack_json
 from tests.miniatures import rxr_record, truth, write_json
 
 DOCUMENT: dict[str, Any] = {

@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from streamvln_gym.data_layouts import GET_HM3D, GET_MP3D, LAYOUTS, Layout, layout_of, split_and_role
-from streamvln_gym.data_report import DataProblem, DataReport, some
-from streamvln_gym.episode_check import CheckedFile, check_episode_file
+from streamvln_gym.data_check.episode_file import CheckedFile, check_episode_file
+from streamvln_gym.data_check.report import DataProblem, DataReport, some
 from streamvln_gym.episodes import scene_name
 from streamvln_gym.errors import DatasetError
-from streamvln_gym.json_files import open_text
 from streamvln_gym.selection import scenes_dir_of
+from streamvln_gym.vlnce.json_files import open_text
+from streamvln_gym.vlnce.layouts import GET_HM3D, GET_MP3D, LAYOUTS, Layout, layout_of, split_and_role
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".tmp")
@@ -53,7 +53,7 @@ def check_data(path: Path, scenes_dir: Path | None = None, navigation: bool = Fa
     scenes = scenes_dir or (root / "scene_datasets" if path.is_dir() else scenes_dir_of(path, Path("data")))
     problems += _scans(checked, scenes)
     if navigation:
-        from streamvln_gym.navigation_check import check_navigation
+        from streamvln_gym.data_check.navigation import check_navigation
 
         for one in checked:
             problems += check_navigation(one, scenes)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamvln_gym.data_layouts import ENVDROP_BEFORE_V1_3, LAYOUTS
-from streamvln_gym.data_report import DataProblem
+from streamvln_gym.data_check.report import DataProblem
+from streamvln_gym.vlnce.layouts import ENVDROP_BEFORE_V1_3, LAYOUTS
 
 _FIRST_POSITION = (-16.2672, 0.15184, 0.72078)
 _FIRST_ROTATION_BEFORE_V1_3 = (0.0, 0.000796, 0.0, 1.0)

@@ -13,7 +13,7 @@ import pytest
 
 from streamvln_gym.cli import main
 from streamvln_gym.data_check import check_data
-from streamvln_gym.data_report import DataReport
+from streamvln_gym.data_check.report import DataReport
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.errors import DatasetError, StreamVLNGymError
 from streamvln_gym.selection import open_dataset

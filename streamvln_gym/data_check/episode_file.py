@@ -10,14 +10,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from streamvln_gym.data_layouts import Layout, layout_of, split_and_role
-from streamvln_gym.data_report import DataProblem, FileSummary, Tally
-from streamvln_gym.data_versions import VersionFacts, guess_version
-from streamvln_gym.episode_index import find_ground_truth, ground_truth_path
+from streamvln_gym.data_check.releases import VersionFacts, guess_version
+from streamvln_gym.data_check.report import DataProblem, FileSummary, Tally
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.geometry import quaternion_to_yaw, wrap_angle
-from streamvln_gym.json_files import broken_download, read_pieces
-from streamvln_gym.vlnce_records import instructions_of, record_problem, scene_of_record, truth_problem
+from streamvln_gym.vlnce.index import find_ground_truth, ground_truth_path
+from streamvln_gym.vlnce.json_files import broken_download, read_pieces
+from streamvln_gym.vlnce.layouts import Layout, layout_of, split_and_role
+from streamvln_gym.vlnce.records import instructions_of, record_problem, scene_of_record, truth_problem
 
 LANGUAGES = ("en-US", "en-IN", "hi-IN", "te-IN")
 _CORRECT = "Correct the file, or download it again (https://github.com/jacobkrantz/VLN-CE#data)."

@@ -17,8 +17,8 @@ from typing import Any
 
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.geometry import wrap_angle
-from streamvln_gym.json_files import write_atomically
 from streamvln_gym.simulators.base import Action, AgentState
+from streamvln_gym.vlnce.json_files import write_atomically
 
 TRAJECTORY = "trajectory"
 """The key under which a record holds its states, [x, y, z, heading] each."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from streamvln_gym.data_layouts import LAYOUTS, layout_of, split_and_role
 from streamvln_gym.errors import DatasetError, EpisodeNotFoundError
 from streamvln_gym.selection import open_dataset, source_of
 from streamvln_gym.vlnce import VLNCEDataset
+from streamvln_gym.vlnce.layouts import LAYOUTS, layout_of, split_and_role
 from tests.miniatures import R2R, record, rxr_record, write_json, write_r2r, write_rxr, write_scan, write_split
 
 

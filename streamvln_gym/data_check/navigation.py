@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from streamvln_gym.data_report import DataProblem, Tally
-from streamvln_gym.episode_check import CheckedFile
+from streamvln_gym.data_check.episode_file import CheckedFile
+from streamvln_gym.data_check.report import DataProblem, Tally
 from streamvln_gym.errors import SceneError
 
 _SCENE = "Check that scan and episode belong together (release, up axis); until then leave the episode out."
