@@ -125,6 +125,12 @@ class TestCommand:
         np.testing.assert_array_equal(tiles.mesh().polygons, own.polygons)
         np.testing.assert_allclose(tiles.bounds, [[0, 0, 0], [5, 2.6, 4]], atol=1e-6)  # 1 m and an agent of 8 voxels
 
+    def test_a_scene_with_a_mesh_keeps_it(self, scene):
+        small = NavigationMesh.from_polygons([[0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 0]], [[0, 1, 2, 3]])
+        small.save(scene.with_name("scan.navmesh.npz"))
+        main(["build-navmesh", str(scene)])
+        np.testing.assert_array_equal(read_navmesh(scene.with_name("scan.navmesh")).vertices, small.vertices)
+
     def test_does_not_overwrite(self, scene):
         scene.with_name("scan.navmesh").write_bytes(b"precious")
         with pytest.raises(SystemExit, match="exists already"):

@@ -128,7 +128,7 @@ class NavigationMesh:
         """Writes the mesh as .npz: the same mesh gives the same bytes, and the file appears whole or not at all."""
         path = Path(path)
         plain = self.detail is None and self.climb == detour.CLIMB
-        arrays = {
+        arrays: dict[str, NDArray] = {
             "version": np.array(FORMAT_VERSION if plain else DETAIL_VERSION, dtype=np.int32),
             "vertices": self.vertices,
             "polygons": self.polygons,

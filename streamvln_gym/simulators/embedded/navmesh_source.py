@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamvln_gym.cache import cache_dir, make_writable
 from streamvln_gym.errors import DatasetError, SceneError
-from streamvln_gym.simulators.embedded.detour_file import TileSet, read_navmesh
+from streamvln_gym.simulators.embedded.detour_file import read_navmesh, write_navmesh
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 from streamvln_gym.simulators.embedded.recast.settings import NavMeshSettings
 from streamvln_gym.simulators.embedded.scene import load_scene
@@ -59,6 +59,8 @@ def scene_navmesh(scene: Path) -> NavigationMesh:
 def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["navmesh", "npz"] = "navmesh") -> Path:
     """Builds the navigation mesh of a GLB scene and writes it; returns the file.
 
+    A scene that has `<name>.navmesh.npz` beside it, as generated flats do, keeps its mesh: habitat's file is made of it.
+
     Args:
         scene: the GLB, placed as habitat places it (see `Stage`).
         folder: where to write; default: beside the scene, where both simulators find it.
@@ -74,7 +76,11 @@ def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["
     path = folder / f"{scene.stem}.navmesh{'.npz' if kind == 'npz' else ''}"
     if path.exists():
         raise SceneError(f"{path} exists already; delete it first, or write into another folder with --out")
-    tiles: TileSet = build_tiles(load_scene(scene).triangles)
+    own = scene.with_name(f"{scene.stem}.navmesh.npz")
+    if own.exists() and kind == "navmesh":
+        write_navmesh(path, NavigationMesh.load(own))
+        return path
+    tiles = build_tiles(load_scene(scene).triangles)
     if kind == "npz":
         tiles.mesh().save(path)
     else:
