@@ -58,7 +58,8 @@ def scene_navmesh(scene: Path, triangles: NDArray[np.float32]) -> NavigationMesh
 def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["navmesh", "npz"] = "navmesh") -> Path:
     """Builds the navigation mesh of a GLB scene and writes it; returns the file.
 
-    A scene that has `<name>.navmesh.npz` beside it, as generated flats do, keeps its mesh: habitat's file is made of it.
+    A scene that has `<name>.navmesh.npz` beside it, as generated flats do, keeps its mesh: habitat's file is made of
+    it.
 
     Args:
         scene: the GLB; its up axis is taken as habitat takes it (see `scene_up_axis`).
