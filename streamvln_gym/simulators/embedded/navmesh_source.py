@@ -59,7 +59,8 @@ def scene_navmesh(scene: Path) -> NavigationMesh:
 def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["navmesh", "npz"] = "navmesh") -> Path:
     """Builds the navigation mesh of a GLB scene and writes it; returns the file.
 
-    A scene with `<name>.navmesh.npz` beside it, such as a generated flat, keeps its mesh: habitat's file is made of that.
+    A scene that has `<name>.navmesh.npz` beside it, as generated flats do, keeps its mesh: habitat's file is made of
+    it.
 
     Args:
         scene: the GLB, placed as habitat places it (see `Stage`).
