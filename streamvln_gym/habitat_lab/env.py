@@ -124,6 +124,7 @@ class HabitatVLNEnv(VLNEnv):
         sensors: Sequence[str] | None = None,
         name: str = "habitat",
         split: str | None = None,
+        ground_truth: Mapping[str, Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         self._habitat = HabitatEnvSimulator(env)
@@ -131,7 +132,7 @@ class HabitatVLNEnv(VLNEnv):
             seen = [sensor for sensor in self._habitat.visual_sensors if sensor != "semantic"]
             sensors = (*seen, "instruction", "gps", "compass", "camera_pose")
         split = split or str(getattr(getattr(_config(env), "dataset", None), "split", "unknown"))
-        dataset: Any = HabitatEpisodes(env, name, split)
+        dataset: Any = HabitatEpisodes(env, name, split, ground_truth)
         super().__init__(dataset, self._habitat, split, sensors=sensors, **{"max_steps": _max_steps(env), **kwargs})
 
     @property
