@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +190,10 @@ def _common_camera(sensors: Mapping[str, Any]) -> CameraConfig:
         return CameraConfig()
     width, height, hfov, mount_height = next(iter(cameras.values()))
     depth = sensors.get("depth")
-    limits = {} if depth is None else {"min_depth": float(depth.min_depth), "max_depth": float(depth.max_depth)}
-    return CameraConfig(width, height, hfov, mount_height=mount_height, **limits)
+    camera = CameraConfig(width, height, hfov, mount_height=mount_height)
+    if depth is None:
+        return camera
+    return replace(camera, min_depth=float(depth.min_depth), max_depth=float(depth.max_depth))
 
 
 def _view(uuid: str, config: Any) -> tuple[int, int, float, float]:

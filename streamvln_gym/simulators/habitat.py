@@ -221,7 +221,9 @@ class HabitatSimulator(HabitatQueries):
         """The class id of every instance id of the scene, int32 (highest + 2,), and the classes' names."""
         if self._semantics is None:
             objects = [item for item in self.sim.semantic_annotations().objects if item is not None and item.category]
-            class_ids = np.zeros(max((item.semantic_id for item in objects), default=-1) + 2, dtype=np.int32)
+            class_ids: NDArray[np.int32] = np.zeros(
+                max((item.semantic_id for item in objects), default=-1) + 2, dtype=np.int32
+            )
             names = {0: "nothing"} if objects else {}
             for item in objects:
                 class_ids[item.semantic_id] = max(item.category.index(), 0)
