@@ -11,7 +11,11 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "streamvln_gym/__init__.py"
 TRAIN = ["accelerate>=1.3", "peft>=0.15", "tensorboard"]
 RL = ["stable-baselines3>=2.6"]
 # habitat-lab pins numpy 1.26.4, hence Python 3.10 to 3.12; habitat-sim comes by conda (docs/habitat.md).
-HABITAT = ["habitat-lab>=0.3.3,<0.4; python_version < '3.13'", "opencv-python<5; python_version < '3.13'"]
+HABITAT = [
+    "habitat-lab>=0.3.3,<0.4; python_version < '3.13'",
+    "opencv-python<5; python_version < '3.13'",
+    "setuptools; python_version == '3.12'",  # gym 0.23 imports distutils
+]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",

@@ -188,8 +188,10 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
 
         Args:
             env: a `habitat.Env` of habitat-lab 0.3 whose episodes have instructions.
-            **kwargs: `sensors` (default: the cameras that it has, and all other sensors), `name` and `split` of the
-                dataset, and `max_steps` (default: its own), `reward`, `success_distance`, `render_mode` as above.
+            **kwargs: `sensors` (default: the cameras that it has, and all other sensors); `name` and `split` of the
+                dataset; `ground_truth` (a `_gt` file's content: without it nDTW and CLS compare with the reference
+                path, which is all that habitat's episodes have); `max_steps` (default: its own), `reward`,
+                `success_distance`, `render_mode` as above.
 
         Raises:
             ValueError: its step size, turning angle or cameras are not such as these spaces can show.

@@ -15,6 +15,12 @@ from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 ACTIONS = {"stop": 0, "move_forward": 1, "turn_left": 2, "turn_right": 3}
 
 
+def ground_truth(dataset: EpisodeDataset) -> dict[str, dict[str, Any]]:
+    """A dataset's ground truth, as a `_gt` file holds it."""
+    episodes = [dataset.episode(number) for number in dataset.episode_ids]
+    return {e.episode_id: {"locations": e.gt_locations, "actions": e.gt_actions} for e in episodes}
+
+
 class StandInSim:
     """habitat-lab's simulator, as far as `HabitatQueries` asks of it."""
 

@@ -279,7 +279,7 @@ def test_steps_outside_an_episode_are_refused(env: VLNEnv) -> None:
         ({"dataset": "r3r"}, DatasetError, "unknown dataset 'r3r': use 'auto', 'flats'"),
         ({"dataset": "nowhere.json.gz"}, DatasetError, "there is no episode file nowhere.json.gz"),
         ({"dataset": 3}, TypeError, "must be a name, a path or an EpisodeDataset"),
-        ({"simulator": "habitat"}, SimulatorUnavailableError, "later version.*simulator='embedded'"),
+        ({"simulator": "habitat"}, SimulatorUnavailableError, "conda install.*simulator='embedded'"),
         ({"simulator": "unity"}, SimulatorUnavailableError, "unknown simulator 'unity'"),
         ({"simulator": 5}, TypeError, "must be a name or a Simulator, got int"),
         ({"simulator": EmbeddedSimulator()}, ValueError, "another camera"),

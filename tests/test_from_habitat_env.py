@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.errors import DatasetError, EpisodeNotFoundError, SimulatorUnavailableError
 from tests.conftest import SMALL_CAMERA, TinyFlats
-from tests.habitat_stand_in import StandInEnv
+from tests.habitat_stand_in import StandInEnv, ground_truth
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def test_it_is_a_gymnasium_environment(inner: StandInEnv) -> None:
 @pytest.mark.parametrize("normalize_depth", [True, False])
 def test_it_plays_as_our_own_environment(tiny_flats: TinyFlats, normalize_depth: bool) -> None:
     inner = StandInEnv(tiny_flats.dataset, SMALL_CAMERA, normalize_depth=normalize_depth)
-    wrapped, env = VLNEnv.from_habitat_env(inner, name="mine", split="val"), tiny_flats.make()
+    truth = ground_truth(tiny_flats.dataset)
+    wrapped = VLNEnv.from_habitat_env(inner, name="mine", split="val", ground_truth=truth)
+    env = tiny_flats.make()
     assert wrapped.observation_space == env.observation_space and wrapped.action_space == env.action_space
     for _ in range(3):
         theirs, their_info = wrapped.reset()
@@ -43,7 +45,7 @@ def test_it_plays_as_our_own_environment(tiny_flats: TinyFlats, normalize_depth:
             theirs, reward, *ends, their_info = wrapped.step(action)
             ours, our_reward, *our_ends, info = env.step(action)
             assert ends == our_ends and reward == pytest.approx(our_reward, abs=1e-6)
-            for name in ("distance_to_goal", "path_length", "success", "spl", "cls", "collisions", "steps"):
+            for name in ("distance_to_goal", "path_length", "success", "spl", "ndtw", "cls", "collisions", "steps"):
                 assert their_info[name] == pytest.approx(info[name], abs=1e-6), name
         assert ends[0] and inner.actions[-1] == "stop" and inner.episode_over
     wrapped.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ class HabitatVLNEnv(VLNEnv):
         sensors: Sequence[str] | None = None,
         name: str = "habitat",
         split: str | None = None,
+        ground_truth: Mapping[str, Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         self._habitat = HabitatEnvSimulator(env)
@@ -131,7 +133,7 @@ class HabitatVLNEnv(VLNEnv):
             seen = [sensor for sensor in self._habitat.visual_sensors if sensor != "semantic"]
             sensors = (*seen, "instruction", "gps", "compass", "camera_pose")
         split = split or str(getattr(getattr(_config(env), "dataset", None), "split", "unknown"))
-        dataset: Any = HabitatEpisodes(env, name, split)
+        dataset: Any = HabitatEpisodes(env, name, split, ground_truth)
         super().__init__(dataset, self._habitat, split, sensors=sensors, **{"max_steps": _max_steps(env), **kwargs})
 
     @property
@@ -188,8 +190,10 @@ def _common_camera(sensors: Mapping[str, Any]) -> CameraConfig:
         return CameraConfig()
     width, height, hfov, mount_height = next(iter(cameras.values()))
     depth = sensors.get("depth")
-    limits = {} if depth is None else {"min_depth": float(depth.min_depth), "max_depth": float(depth.max_depth)}
-    return CameraConfig(width, height, hfov, mount_height=mount_height, **limits)
+    camera = CameraConfig(width, height, hfov, mount_height=mount_height)
+    if depth is None:
+        return camera
+    return replace(camera, min_depth=float(depth.min_depth), max_depth=float(depth.max_depth))
 
 
 def _view(uuid: str, config: Any) -> tuple[int, int, float, float]:

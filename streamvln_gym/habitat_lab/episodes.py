@@ -17,6 +17,8 @@ class HabitatEpisodes:
         env: a `habitat.Env` (or what has its `episodes`).
         name: of the dataset, for `info` and results.
         split: likewise.
+        ground_truth: the content of a `_gt` file by episode id (`locations`, `actions`), which nDTW and CLS then
+            compare with; habitat's episodes have their reference path only.
 
     Raises:
         DatasetError: there are no episodes, or one has no instruction.
@@ -24,8 +26,11 @@ class HabitatEpisodes:
 
     scenes_dir = Path(".")
 
-    def __init__(self, env: Any, name: str, split: str) -> None:
+    def __init__(
+        self, env: Any, name: str, split: str, ground_truth: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         self.name = name
+        self._ground_truth = ground_truth or {}
         self.split = split
         self._episodes: dict[str, Any] = {str(episode.episode_id): episode for episode in env.episodes}
         if not self._episodes:
@@ -58,7 +63,7 @@ class HabitatEpisodes:
         Raises:
             EpisodeNotFoundError: there is no such episode.
         """
-        return to_episode(self.original(episode_id))
+        return to_episode(self.original(episode_id), self._ground_truth.get(episode_id))
 
     def original(self, episode_id: str) -> Any:
         """habitat's own episode object.
@@ -98,8 +103,8 @@ def instruction_of(episode: Any) -> Instruction:
     return Instruction(text, None if tokens is None else tuple(tokens), getattr(instruction, "language", None), further)
 
 
-def to_episode(episode: Any) -> Episode:
-    """A habitat (VLN) episode as this package's."""
+def to_episode(episode: Any, ground_truth: Mapping[str, Any] | None = None) -> Episode:
+    """A habitat (VLN) episode as this package's, with its entry of a `_gt` file."""
     info: Mapping[str, Any] = getattr(episode, "info", None) or {}
     x, y, z, w = (float(value) for value in episode.start_rotation)
     geodesic = info.get("geodesic_distance")
@@ -115,5 +120,7 @@ def to_episode(episode: Any) -> Episode:
         goals=tuple(Goal(position(goal.position), float(getattr(goal, "radius", None) or 3.0)) for goal in goals),
         reference_path=tuple(position(point) for point in getattr(episode, "reference_path", None) or ()),
         geodesic_distance=None if geodesic is None else float(geodesic),
+        gt_locations=None if ground_truth is None else tuple(position(point) for point in ground_truth["locations"]),
+        gt_actions=None if ground_truth is None else tuple(ground_truth.get("actions") or ()),
         info={key: value for key, value in info.items() if key != "geodesic_distance"},
     )

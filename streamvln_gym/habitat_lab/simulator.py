@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,9 @@ _FAR = 1000.0  # metres: habitat-sim's far plane, behind which its depth is 0
 class _EmbeddedRGB(RGBSensor):
     """Colour, uint8 (H, W, 3)."""
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config=config)
+
     def _get_observation_space(self, *args: Any, **kwargs: Any) -> spaces.Box:
         return spaces.Box(0, 255, (self.config.height, self.config.width, 3), np.uint8)
 
@@ -46,6 +50,9 @@ class _EmbeddedRGB(RGBSensor):
 
 class _EmbeddedDepth(DepthSensor):
     """Depth, float32 (H, W, 1): metres from `min_depth` to `max_depth`, or 0 to 1 between them if normalised."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config=config)
 
     def _get_observation_space(self, *args: Any, **kwargs: Any) -> spaces.Box:
         low, high = (0.0, 1.0) if self.config.normalize_depth else (self.config.min_depth, self.config.max_depth)
@@ -148,6 +155,10 @@ class EmbeddedHabitatSim(Simulator):
         """Position (3,), metres, and rotation (numpy-quaternion)."""
         state = self._simulator.state
         return AgentState(state.position.copy(), quaternion.from_rotation_vector([0.0, state.yaw, 0.0]))
+
+    def get_agent(self, agent_id: int) -> SimpleNamespace:
+        """The agent, of which habitat-lab's maps ask the `state`."""
+        return SimpleNamespace(state=self.get_agent_state(agent_id))
 
     def set_agent_state(
         self, position: ArrayLike, rotation: Any, agent_id: int = 0, reset_sensors: bool = True

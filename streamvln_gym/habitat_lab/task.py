@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamvln_gym.episodes import Episode, EpisodeDataset
+from streamvln_gym.errors import DatasetError
 from streamvln_gym.habitat_lab import EMBEDDED
 from streamvln_gym.metrics import SUCCESS_DISTANCE
 from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, CameraConfig
@@ -69,11 +70,19 @@ def habitat_dataset(dataset: EpisodeDataset) -> Any:
     """The episodes of any dataset of this package as habitat-lab's `VLNDatasetV1`, for `habitat.Env(config, dataset)`.
 
     (habitat-lab's own reader knows R2R-CE's files only: it stops at RxR-CE's, or at an instruction's language.)
+    Episodes with via positions are left out, because habitat-lab's measures do not know their rule, and divide by zero
+    where the goal is the start.
+
+    Raises:
+        DatasetError: no episode is left.
     """
     from habitat.datasets.vln.r2r_vln_dataset import VLNDatasetV1
 
+    episodes = [dataset.episode(number) for number in dataset.episode_ids]
     converted = VLNDatasetV1()
-    converted.episodes = [_habitat_episode(dataset, dataset.episode(number)) for number in dataset.episode_ids]
+    converted.episodes = [_habitat_episode(dataset, episode) for episode in episodes if not episode.via]
+    if not converted.episodes:
+        raise DatasetError(f"{dataset.name}/{dataset.split} has only episodes with via positions: choose other scenes")
     return converted
 
 

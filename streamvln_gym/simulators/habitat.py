@@ -105,6 +105,8 @@ class HabitatSimulator(HabitatQueries):
         if scene == self._scene:
             return
         _check_glb(scene)
+        if not self._sensors:
+            self.close()  # without a renderer, habitat-sim 0.3.4's way to change the scene dereferences a null pointer
         config = simulator_config(scene, self._rendering_camera, self._sensors, self._gpu())
         try:
             if self._sim is None:
@@ -132,8 +134,7 @@ class HabitatSimulator(HabitatQueries):
         Raises:
             RuntimeError: `set_state` was not called in this scene.
         """
-        if not self._placed:
-            raise RuntimeError("the agent is nowhere yet: call load_scene and set_state (or env.reset) first")
+        self._check_placed()
         return super().state
 
     def set_state(self, state: AgentState) -> None:
@@ -147,8 +148,7 @@ class HabitatSimulator(HabitatQueries):
 
     def step(self, action: int) -> bool:
         """Executes FORWARD, LEFT or RIGHT with habitat-sim's own control; returns whether the agent collided."""
-        if not self._placed:
-            return bool(self.state)  # raises
+        self._check_placed()
         return False if action == Action.STOP else bool(self.sim.get_agent(0).act(int(action)))
 
     def observe(self, sensors: Collection[str]) -> dict[str, NDArray]:
@@ -180,6 +180,10 @@ class HabitatSimulator(HabitatQueries):
             self._sim.close()
         self._sim = self._scene = self._semantics = None
         self._placed = False
+
+    def _check_placed(self) -> None:
+        if not self._placed:
+            raise RuntimeError("the agent is nowhere yet: call load_scene and set_state (or env.reset) first")
 
     @property
     def _rendering_camera(self) -> CameraConfig:
@@ -221,7 +225,9 @@ class HabitatSimulator(HabitatQueries):
         """The class id of every instance id of the scene, int32 (highest + 2,), and the classes' names."""
         if self._semantics is None:
             objects = [item for item in self.sim.semantic_annotations().objects if item is not None and item.category]
-            class_ids = np.zeros(max((item.semantic_id for item in objects), default=-1) + 2, dtype=np.int32)
+            class_ids: NDArray[np.int32] = np.zeros(
+                max((item.semantic_id for item in objects), default=-1) + 2, dtype=np.int32
+            )
             names = {0: "nothing"} if objects else {}
             for item in objects:
                 class_ids[item.semantic_id] = max(item.category.index(), 0)
@@ -346,12 +352,16 @@ def _without_image_light(simulator_class: Any) -> Any:
     """
 
     class UnlitSimulator(simulator_class):
+        _mediator: Any = None
+
         def create_sim_config(self, sensor_suite: Any) -> Any:
             from habitat_sim.metadata import MetadataMediator
 
             config = super().create_sim_config(sensor_suite)
-            with _working_directory_without_image_light():
-                config.metadata_mediator = MetadataMediator()
+            if self._mediator is None:
+                with _working_directory_without_image_light():
+                    self._mediator = MetadataMediator()
+            config.metadata_mediator = self._mediator
             return config
 
     return UnlitSimulator

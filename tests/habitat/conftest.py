@@ -1,4 +1,4 @@
-"""Tests that need habitat-lab (`.ci/run` makes an environment for them); the embedded simulator stands in for habitat."""
+"""Tests that need habitat-lab, for which `.ci/run` makes an environment; habitat-sim is replaced by our simulator."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from gymnasium.utils.env_checker import check_env
 
 from streamvln_gym.env import VLNEnv
 from tests.conftest import TinyFlats
+from tests.habitat_stand_in import ground_truth
 
 
 def test_it_is_a_gymnasium_environment(habitat_env: Any) -> None:
@@ -18,7 +19,8 @@ def test_it_is_a_gymnasium_environment(habitat_env: Any) -> None:
 
 def test_it_plays_as_our_own_environment(habitat_env: Any, tiny_flats: TinyFlats) -> None:
     """The same episodes, observations, rewards, ends and metrics, in the same order; habitat's measures agree."""
-    wrapped, env = VLNEnv.from_habitat_env(habitat_env), tiny_flats.make()
+    wrapped = VLNEnv.from_habitat_env(habitat_env, ground_truth=ground_truth(tiny_flats.dataset))
+    env = tiny_flats.make()
     assert wrapped.observation_space == env.observation_space and wrapped.action_space == env.action_space
     for _ in range(3):
         theirs, their_info = wrapped.reset()

@@ -1,4 +1,4 @@
-"""`HabitatSimulator` through habitat-lab's registry and configuration; the embedded simulator stands in for habitat-sim.
+"""`HabitatSimulator` through habitat-lab's registry and configuration; our simulator stands in for habitat-sim.
 
 What habitat-sim itself does is tested in test_habitat_sim.py, where it is installed.
 """
@@ -201,8 +201,8 @@ def test_a_forked_process_is_told_to_spawn(stand_in: list[Any], tiny_flats: Tiny
     def ask() -> str:
         child = context.Process(target=_load_in_a_child, args=(scene(tiny_flats), answers))
         child.start()
-        answer = answers.get(timeout=60)
-        child.join()
+        answer = answers.get(timeout=30)
+        child.join(timeout=30)
         return answer
 
     assert ask() == "loaded"  # nothing was made before the fork
