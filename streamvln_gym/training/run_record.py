@@ -11,13 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.training.config import FREE_FIELDS, TrainConfig, flatten
 from streamvln_gym.training.dataset import StreamVLNWindows
 from streamvln_gym.training.trajectories import ANNOTATIONS
 
 RECORD = "training.json"
-_PACKAGES = ("streamvln-gym", "torch", "transformers", "accelerate", "peft", "numpy", "pillow")
+_PACKAGES = ("streamvln-gym", "transformers", "accelerate", "peft", "numpy", "pillow")
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
@@ -43,7 +45,11 @@ def new_record(
         "data": list(data),
         "held_out": list(held_out),
         "processes": processes,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,  # names the build too, unlike the package's metadata
+            **{name: _version(name) for name in _PACKAGES},
+        },
     }
 
 
