@@ -58,7 +58,7 @@ LOG_COLUMNS = {
 CALLS = {
     "episode start": "first call of an episode",
     "window start": "start of a later window (with its memory)",
-    "before a window": "the step before that, which prepares it",
+    "before a window": "the step before a later window, which prepares it",
     "hand-out": "other steps, which hand out a decided action",
 }
 LIMITS = (
@@ -311,12 +311,12 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
 
 def _speed(summary: Mapping[str, Any]) -> str:
     rows = [
-        (CALLS.get(kind, kind), f"{times['median']:.0f}", f"{times['p95']:.0f}")
+        (CALLS.get(kind, kind), f"{times['median']:.3g}", f"{times['p95']:.3g}")
         for kind, times in summary["latency_ms"].items()
     ]
     text = (
-        f"One model call, from a 640x480 picture to {summary['network']['chunk_size']} actions, on one core "
-        f"({summary['processor']}), float32:"
+        "Processor time of a call of `act`; one that asks the network goes from a 640x480 picture to "
+        f"{summary['network']['chunk_size']} actions. One core ({summary['processor']}), float32:"
     )
     return f"{text}\n\n{table(('call', 'median ms', '95th percentile ms'), rows)}"
 
