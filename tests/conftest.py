@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,7 +122,8 @@ def write_scene(scenes_dir: Path, name: str, tint: int = 0) -> str:
     walkable = walkable_area([room.rect for room in ROOMS], [(4.0, 1.5, 4.2, 2.5)], obstacles)
     build_navigation_mesh(walkable, HEIGHT).save(folder / f"{name}.navmesh.npz")
     (folder / f"{name}.scene_graph.json").write_text(tiny_graph(name).to_json())
-    (folder / f"{name}.stage_config.json").write_text('{"up": [0, 1, 0], "front": [0, 0, -1]}')
+    placed = {"render_asset": f"{name}.glb", "up": [0, 1, 0], "front": [0, 0, -1]}
+    (folder / f"{name}.stage_config.json").write_text(json.dumps(placed))
     return f"flats/{name}/{name}.glb"
 
 

@@ -124,7 +124,7 @@ class HabitatSimulator(HabitatQueries):
             self.close()
             raise SceneError(
                 f"habitat found nothing walkable in {scene}, so there is no navigation mesh. A Y-up scene needs "
-                f"{scene.stem}.stage_config.json beside it with up [0, 1, 0] and front [0, 0, -1]."
+                f"{scene.stem}.stage_config.json beside it (docs/habitat.md)."
             )
 
     @property

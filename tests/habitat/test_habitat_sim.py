@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import multiprocessing
 import os
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
+from streamvln_gym.errors import SimulatorUnavailableError
 from streamvln_gym.simulators.base import Action, AgentState
 from streamvln_gym.simulators.habitat import HabitatSimulator
 from tests.conftest import SMALL_CAMERA, TinyFlats
@@ -19,11 +23,11 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("habitat_sim") is None, reason="habitat-sim is not installed (docs/habitat.md)"
 )
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_habitat"
-STAGE = '{"up": [0, 1, 0], "front": [0, 0, -1], "shader_type": "flat"}'
 
 
 def golden_scene(folder: Path, name: str) -> Path:
-    (folder / f"{name}.stage_config.json").write_text(STAGE)
+    placed = {"render_asset": f"{name}.glb", "up": [0, 1, 0], "front": [0, 0, -1], "shader_type": "flat"}
+    (folder / f"{name}.stage_config.json").write_text(json.dumps(placed))
     return Path(shutil.copy(GOLDEN / "render" / f"{name}.glb", folder))
 
 
@@ -71,19 +75,35 @@ def test_scenes_are_changed_without_leaks(tmp_path: Path) -> None:
     simulator.close()
 
 
-@pytest.mark.parametrize("context", ["spawn", "fork"])
-def test_vector_environments(tiny_flats: TinyFlats, context: str) -> None:
+def play(episodes_path: Path, root: Path, context: str) -> list[str]:
+    """Plays a step in two environments of their own processes; the simulators' names."""
     envs = gym.make_vec(
         "streamvln_gym:StreamVLN-R2R-v0",
         num_envs=2,
         vectorization_mode="async",
         vector_kwargs={"context": context},
-        dataset=str(tiny_flats.episodes_path),
+        dataset=str(episodes_path),
         simulator="habitat",
-        data_dir=str(tiny_flats.root),
+        data_dir=str(root),
         camera=SMALL_CAMERA,
     )
     _, infos = envs.reset()
-    assert list(infos["simulator"]) == ["habitat", "habitat"]
     envs.step(np.array([1, 2]))
     envs.close()
+    return list(infos["simulator"])
+
+
+@pytest.mark.parametrize("context", ["spawn", "fork"])
+def test_vector_environments(tiny_flats: TinyFlats, context: str) -> None:
+    # in a process that has had no simulator, which forked workers could not inherit
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+        names = fresh.submit(play, tiny_flats.episodes_path, tiny_flats.root, context).result()
+    assert names == ["habitat", "habitat"]
+
+
+def test_a_worker_forked_from_a_process_with_a_simulator_says_so(tiny_flats: TinyFlats, tmp_path: Path) -> None:
+    simulator = HabitatSimulator(SMALL_CAMERA)
+    simulator.load_scene(golden_scene(tmp_path, "flat0"))
+    with pytest.raises(SimulatorUnavailableError, match="'context': 'spawn'"):
+        play(tiny_flats.episodes_path, tiny_flats.root, "fork")
+    simulator.close()
