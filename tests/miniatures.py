@@ -84,7 +84,9 @@ def write_scan(data: Path, scan: str, tiny: Path | None = None) -> None:
         (folder / f"{scan}.navmesh").write_bytes(b"")
         return
     for file in tiny.parent.iterdir():
-        shutil.copy(file, folder / file.name.replace(tiny.stem, scan))
+        copy = Path(shutil.copy(file, folder / file.name.replace(tiny.stem, scan)))
+        if copy.suffix == ".json":  # the stage configuration names its GLB
+            copy.write_text(copy.read_text().replace(tiny.stem, scan))
 
 
 def write_r2r(data: Path, folder: str = R2R, tiny: Path | None = None) -> Path:
