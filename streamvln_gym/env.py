@@ -107,7 +107,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
     (id or short name) the next one of that scene.
 
     Args:
-        dataset: "r2r", "rxr", "envdrop", "scalevln" (found below `data_dir`, see `data_layouts`), "flats", the path of
+        dataset: "r2r", "rxr", "envdrop", "scalevln" (found below `data_dir`, see `vlnce.layouts`), "flats", the path of
             a VLN-CE episode file, a folder of built flats, an `EpisodeDataset`, or "auto": r2r (or rxr, see
             `auto_dataset`) if its episodes and scans are on disk, otherwise the flats, with a warning.
         simulator: "embedded", "habitat", a `Simulator`, or "auto".

@@ -12,10 +12,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamvln_gym.geometry import quaternion_to_yaw, yaw_to_quaternion
+from streamvln_gym.geometry import quaternion_to_yaw, wrap_angle, yaw_to_quaternion
 
 FORWARD_METRES = 0.25
 TURN_DEGREES = 15.0
+COLLISION_SLACK_SQR = 1e-5
+"""Square metres, habitat-sim's: an agent collided if squared distance moved + this < squared distance asked."""
+
+_TURN = math.radians(TURN_DEGREES)
 
 
 class Action(IntEnum):
@@ -103,6 +107,21 @@ class AgentState:
     def from_rotation(cls, position: ArrayLike, rotation: ArrayLike) -> AgentState:
         """The state of an episode file's position and quaternion (x, y, z, w)."""
         return cls(np.asarray(position, dtype=np.float64), quaternion_to_yaw(rotation))
+
+
+def point_ahead(state: AgentState) -> tuple[float, float, float]:
+    """Where FORWARD leads to if nothing is in the way, metres."""
+    x, y, z = state.position.tolist()
+    return x - FORWARD_METRES * math.sin(state.yaw), y, z - FORWARD_METRES * math.cos(state.yaw)
+
+
+def turned(state: AgentState, action: int) -> AgentState:
+    """The state after LEFT or RIGHT; the same after any other action."""
+    if action == Action.LEFT:
+        return AgentState(state.position, wrap_angle(state.yaw + _TURN))
+    if action == Action.RIGHT:
+        return AgentState(state.position, wrap_angle(state.yaw - _TURN))
+    return state
 
 
 class Simulator(Protocol):

@@ -38,7 +38,8 @@ class HabitatSimulator(HabitatQueries):
 
     A scene is a `.glb`: bare, it is taken as Z-up (Matterport3D); `<name>.stage_config.json` beside it can say
     otherwise. `<name>.navmesh` beside it is used if it was built with habitat's default settings for an agent of
-    radius 0.1 m and height 1.5 m; otherwise habitat builds the mesh anew when the scene is loaded.
+    radius 0.1 m and height 1.5 m, and if a stage configuration, where there is one, names it as its "nav_asset";
+    otherwise habitat builds the mesh anew when the scene is loaded.
 
     Depth where nothing is hit is `camera.max_depth`, as in the embedded simulator (habitat's own pictures hold 0).
 

@@ -6,29 +6,23 @@ behind the same interface (`streamvln_gym.habitat_lab`).
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.errors import NavigationError
-from streamvln_gym.geometry import wrap_angle
-from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, AgentState
-
-COLLISION_SLACK_SQR = 1e-5
-"""Square metres, habitat-sim's: an agent collided if squared distance moved + this < squared distance asked."""
-
-_TURN = math.radians(TURN_DEGREES)
+from streamvln_gym.simulators.base import COLLISION_SLACK_SQR, Action, AgentState, point_ahead, turned
 
 
-class HabitatQueries:
+class HabitatQueries(ABC):
     """What `simulators.base.Simulator` asks of a navigation mesh. A subclass says what `sim` is."""
 
     @property
+    @abstractmethod
     def sim(self) -> Any:
         """habitat-lab's simulator."""
-        raise NotImplementedError
 
     @property
     def state(self) -> AgentState:
@@ -56,17 +50,11 @@ class HabitatQueries:
     def try_step(self, state: AgentState, action: int) -> tuple[AgentState, bool]:
         """The state that `action` would lead to from `state`, and whether it collides; the agent does not move."""
         if action == Action.FORWARD:
-            x, y, z = state.position.tolist()
-            ahead = (x - FORWARD_METRES * math.sin(state.yaw), y, z - FORWARD_METRES * math.cos(state.yaw))
-            start, end = _point(state.position), _point(ahead)
+            start, end = _point(state.position), _point(point_ahead(state))
             reached = np.asarray(self.sim.pathfinder.try_step(start, end), dtype=np.float64)
             moved, asked = reached - start, end.astype(np.float64) - start
             return AgentState(reached, state.yaw), bool(moved @ moved + COLLISION_SLACK_SQR < asked @ asked)
-        if action == Action.LEFT:
-            return AgentState(state.position, wrap_angle(state.yaw + _TURN)), False
-        if action == Action.RIGHT:
-            return AgentState(state.position, wrap_angle(state.yaw - _TURN)), False
-        return state, False
+        return turned(state, action), False
 
     def geodesic_distance(self, position: ArrayLike, goals: ArrayLike) -> float:
         """Metres of the shortest walkable path from `position` (3,) to the nearest of `goals`; inf if there is none."""

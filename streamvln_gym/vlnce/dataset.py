@@ -17,8 +17,6 @@ from streamvln_gym.vlnce.index import EpisodeIndex, as_record, ground_truth_path
 from streamvln_gym.vlnce.json_files import write_atomically
 from streamvln_gym.vlnce.records import record_problem, to_episode, to_record, truth_problem
 
-__all__ = ["VLNCEDataset", "ground_truth_path", "write_dataset"]
-
 
 class VLNCEDataset:
     """The episodes of a file in VLN-CE's format. Use `VLNCEDataset.load`; the rest is `episodes.EpisodeDataset`.

@@ -8,6 +8,7 @@ import torch
 
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
+from tests.thin_network import thin_parts
 
 INSTRUCTIONS = (
     "Leave the bedroom and wait by the piano.",
@@ -18,16 +19,7 @@ INTRINSICS = np.array([[40.0, 0, 40], [0, 40.0, 30], [0, 0, 1]])
 
 
 def make_parts() -> tuple[StreamVLNForConditionalGeneration, StreamVLNProcessor]:
-    """A network of two thin layers whose answers depend on what it sees."""
-    torch.set_num_threads(1)
-    processor = StreamVLNProcessor.tiny()
-    config = processor.config
-    for part in (config.vision_config, config.text_config):
-        part.num_hidden_layers = 2
-        part.initializer_range = 0.1
-    config.text_config.layer_types = ["full_attention"] * 2
-    config.initializer_range = 0.1
-    return StreamVLNForConditionalGeneration.from_seed(config, seed=0), processor
+    return thin_parts(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import MEMORY_STRATEGIES
 from streamvln_gym.simulators.base import CameraConfig
+from tests.thin_network import thin_parts
 
 INTRINSICS = CameraConfig(width=32, height=24).intrinsics
 STEPS = 72
@@ -15,16 +15,7 @@ STEPS = 72
 
 @pytest.fixture(scope="module")
 def parts():
-    """A network of two thin layers whose answers depend on what it sees."""
-    torch.set_num_threads(1)
-    processor = StreamVLNProcessor.tiny()
-    config = processor.config
-    for part in (config.vision_config, config.text_config):
-        part.num_hidden_layers = 2
-        part.initializer_range = 0.2
-    config.text_config.layer_types = ["full_attention"] * 2
-    config.initializer_range = 0.2
-    return StreamVLNForConditionalGeneration.from_seed(config, seed=0), processor
+    return thin_parts(0.2)
 
 
 def observe(step, seed=0):

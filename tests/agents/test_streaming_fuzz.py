@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
+from tests.thin_network import thin_parts
 
 IMAGE, MEMORY = -200, -300
 INSTRUCTION = "Leave the bedroom, go down the hallway and wait by the piano."
@@ -20,16 +20,7 @@ INSTRUCTION = "Leave the bedroom, go down the hallway and wait by the piano."
 
 @pytest.fixture(scope="module")
 def parts():
-    """A network of two thin layers whose answers depend on what it sees."""
-    torch.set_num_threads(1)
-    processor = StreamVLNProcessor.tiny()
-    config = processor.config
-    for part in (config.vision_config, config.text_config):
-        part.num_hidden_layers = 2
-        part.initializer_range = 0.1
-    config.text_config.layer_types = ["full_attention"] * 2
-    config.initializer_range = 0.1
-    return StreamVLNForConditionalGeneration.from_seed(config, seed=0), processor
+    return thin_parts(0.1)
 
 
 def frame_at(step: int, seed: int) -> dict:

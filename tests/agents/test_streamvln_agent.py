@@ -10,25 +10,16 @@ from safetensors.torch import load_file, save_file
 from streamvln_gym.agents import Agent, StreamVLNAgent, StreamVLNAgentConfig
 from streamvln_gym.agents.slow_memory import history_steps
 from streamvln_gym.errors import CheckpointError
-from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
 from streamvln_gym.models.dialogue import ConjunctionPicker
+from tests.thin_network import thin_parts
 
 INSTRUCTION = "Leave the bedroom, go down the hallway and wait by the piano."
 
 
 @pytest.fixture(scope="module")
 def parts():
-    """A network of two thin layers whose answers depend on what it sees."""
-    torch.set_num_threads(1)
-    processor = StreamVLNProcessor.tiny()
-    config = processor.config
-    for part in (config.vision_config, config.text_config):
-        part.num_hidden_layers = 2
-        part.initializer_range = 0.2
-    config.text_config.layer_types = ["full_attention"] * 2
-    config.initializer_range = 0.2
-    return StreamVLNForConditionalGeneration.from_seed(config, seed=0), processor
+    return thin_parts(0.2)
 
 
 def observe(step: int, seed: int = 0) -> dict:

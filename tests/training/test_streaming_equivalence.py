@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from streamvln_gym.agents import StreamVLNAgent, StreamVLNAgentConfig
-from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
 from streamvln_gym.training import StreamVLNCollator, StreamVLNWindows, Trajectory, WindowConfig
+from tests.thin_network import thin_parts
 from tests.training.conftest import INSTRUCTIONS, INTRINSICS, depth, pose
 
 CONJUNCTIONS = ("there is ",)
@@ -26,16 +26,9 @@ class StopAt:
 
 
 def make_parts(**settings):
-    torch.set_num_threads(1)
-    processor = StreamVLNProcessor.tiny(**settings)
-    config = processor.config
-    for part in (config.vision_config, config.text_config):
-        part.num_hidden_layers = 2
-        part.initializer_range = 0.2
-    config.text_config.layer_types = ["full_attention"] * 2
-    config.initializer_range = 0.2
+    model, processor = thin_parts(0.2, **settings)
     # Weights this wide amplify rounding: float64 leaves none that matters.
-    return StreamVLNForConditionalGeneration.from_seed(config, seed=0).double(), processor
+    return model.double(), processor
 
 
 def stream(agent, stop, frames):

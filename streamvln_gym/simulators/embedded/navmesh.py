@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.errors import NavigationError, SceneError
+from streamvln_gym.simulators.base import COLLISION_SLACK_SQR
 from streamvln_gym.simulators.embedded import detour, detour_path
 from streamvln_gym.simulators.embedded.navmesh_arrays import (
     check_neighbours,
@@ -31,7 +32,6 @@ from streamvln_gym.simulators.embedded.navmesh_surface import SurfaceDetail, che
 
 FORMAT_VERSION = 1
 DETAIL_VERSION = 2  # of a mesh with detail, or with another climb than habitat's default
-COLLISION_SLACK_SQR = 1e-5  # square metres
 _FILE_KEYS = ("version", "vertices", "polygons", "neighbours")
 _DETAIL_KEYS = ("point_first", "points", "triangle_first", "triangles")
 # What numpy and zipfile raise for a damaged file; RuntimeError and its kind stand for flags it cannot have.

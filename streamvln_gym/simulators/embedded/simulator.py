@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
@@ -14,9 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.errors import NavigationError, SceneError
-from streamvln_gym.geometry import wrap_angle
 from streamvln_gym.scene_graph import SceneGraph
-from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, AgentState, CameraConfig
+from streamvln_gym.simulators.base import Action, AgentState, CameraConfig, point_ahead, turned
 from streamvln_gym.simulators.embedded import detour, navmesh, rasterizer, renderer
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 from streamvln_gym.simulators.embedded.navmesh_source import scene_navmesh
@@ -26,7 +24,6 @@ from streamvln_gym.simulators.embedded.semantics import class_table
 
 SENSORS = ("rgb", "depth", "semantic")
 _compiled = False
-_TURN = math.radians(TURN_DEGREES)
 
 
 @dataclass
@@ -127,15 +124,9 @@ class EmbeddedSimulator:
     def try_step(self, state: AgentState, action: int) -> tuple[AgentState, bool]:
         """The state that `action` would lead to from `state`, and whether it collides; the agent does not move."""
         if action == Action.FORWARD:
-            x, y, z = state.position.tolist()
-            ahead = (x - FORWARD_METRES * math.sin(state.yaw), y, z - FORWARD_METRES * math.cos(state.yaw))
-            reached, collided = self._loaded.mesh.try_step(state.position, ahead)
+            reached, collided = self._loaded.mesh.try_step(state.position, point_ahead(state))
             return AgentState(reached, state.yaw), collided
-        if action == Action.LEFT:
-            return AgentState(state.position, wrap_angle(state.yaw + _TURN)), False
-        if action == Action.RIGHT:
-            return AgentState(state.position, wrap_angle(state.yaw - _TURN)), False
-        return state, False
+        return turned(state, action), False
 
     def observe(self, sensors: Collection[str]) -> dict[str, NDArray]:
         """Renders what the camera sees: "rgb", "depth", "semantic" (see `Simulator.observe`).

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
+from streamvln_gym.models import StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL, IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
 from streamvln_gym.models.dialogue import CONJUNCTIONS
 from streamvln_gym.training.collator import StreamVLNCollator
@@ -19,6 +19,7 @@ from streamvln_gym.training.online.workers import StreamArrays
 from streamvln_gym.training.privileged import AuxiliaryConfig
 from streamvln_gym.training.trajectories import Trajectory
 from streamvln_gym.training.windows import WindowConfig, WindowEncoder
+from tests.thin_network import thin_parts
 
 CONJUNCTION = 2
 TEXTS = (
@@ -29,15 +30,7 @@ TEXTS = (
 
 
 def small_network(**settings):
-    """Two thin layers whose answers depend on what they see."""
-    processor = StreamVLNProcessor.tiny(**settings)
-    config = processor.config
-    for part in (config.vision_config, config.text_config):
-        part.num_hidden_layers = 2
-        part.initializer_range = 0.2
-    config.text_config.layer_types = ["full_attention"] * 2
-    config.initializer_range = 0.2
-    return StreamVLNForConditionalGeneration.from_seed(config, seed=0), processor
+    return thin_parts(0.2, **settings)
 
 
 @pytest.fixture(scope="module", params=[8, 0], ids=["memory", "no memory"])
