@@ -146,7 +146,7 @@ class BatchPlan:
         """
         mirrored = np.zeros(len(episodes), dtype=np.int64)
         if self.mirrored > 0.0:
-            mirrored[rng.random(len(episodes)) < self.mirrored] = 1
+            mirrored[(rng.random(len(episodes)) < self.mirrored) & ~buffer.exact[episodes]] = 1
         instructions = episodes + mirrored * buffer.rows
         episode, number, turns, lengths = _window_lengths(buffer, layout, episodes, instructions)
         bucket = np.searchsorted([b.length for b in self.buckets], lengths)
@@ -180,6 +180,9 @@ class BatchPlan:
             rows = places[mine]
             table[rows, : self.turns] = current[mine]
             table[rows, self.turns : self.turns + self.num_history] = memory[mine]
+            as_shown = mine[buffer.exact[episodes[episode[mine]]]]
+            seen = frames[current[as_shown].clip(min=0)]
+            table[places[as_shown], -2 - self.turns : -2] = buffer.conjunctions[seen]
             table[rows, -2] = instructions[episode[mine]]
             table[rows, -1] = buffer.instruction_lengths[instructions[episode[mine]]]
         return packed

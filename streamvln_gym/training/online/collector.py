@@ -18,7 +18,8 @@ from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.training.online.config import OnlineConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.mirroring import mirror_text
-from streamvln_gym.training.online.policy import StreamsPolicy
+from streamvln_gym.training.online.policy import Answers, StreamsPolicy
+from streamvln_gym.training.online.reinforce import Experience, ValueHead
 from streamvln_gym.training.online.replay import FrameBuffer
 from streamvln_gym.training.online.workers import EXPERT, POLICY, RESULTS, WorkerPool
 
@@ -37,9 +38,11 @@ class Collector:
         layout: of the dialogue.
         config: of the training.
         rng: draws who drives.
+        value: what free streams expect to earn; None if there are none.
 
     Attributes:
         buffer: frames and episodes.
+        experience: what free streams did and earned; None if there are none.
         turns: chunks that every stream has executed.
         seconds: spent waiting for the workers, and acting.
     """
@@ -52,6 +55,7 @@ class Collector:
         layout: DialogueLayout,
         config: OnlineConfig,
         rng: np.random.Generator,
+        value: ValueHead | None = None,
     ) -> None:
         self.pool = pool
         self.config = config
@@ -63,7 +67,9 @@ class Collector:
         self._policy = StreamsPolicy(self._acting, layout, pool.streams, MAX_TURNS, INSTRUCTION_TOKENS)
         frames = config.optimize.buffer_frames
         self.buffer = FrameBuffer(frames, pool.arrays, MAX_TURNS, INSTRUCTION_TOKENS, self.device)
-        sampled = rng.random(pool.streams) < config.collect.sampled_streams
+        self._value = value
+        self.experience = None if value is None else Experience(self.buffer, pool.free, config.reinforce, MAX_TURNS)
+        sampled = (rng.random(pool.streams) < config.collect.sampled_streams) | pool.free
         self._sampled = torch.from_numpy(sampled).to(self.device)
         self._expert_shares = np.ones(pool.streams)  # of each stream's present episode
         self._token_ids: dict[str, list[int]] = {}
@@ -86,16 +92,20 @@ class Collector:
         """
         begun = time.monotonic()
         arrays, collect = self.pool.arrays, self.config.collect
+        if self.experience is not None:
+            self.experience.finish_turn(arrays)
         self.buffer.finish_turn(arrays)
         rgb, starting = self._take_frames()
         self._policy.begin(starting)
-        self.buffer.add(arrays, rgb, starting, self._mirrored(starting))
-        self._load(model)
         conjunctions = self._rng.integers(len(CONJUNCTIONS), size=self.pool.streams)
-        actions = self._act(rgb, conjunctions, self._sampled)
+        self.buffer.add(arrays, rgb, starting, self._mirrored(starting), conjunctions, self.pool.free)
+        self._load(model)
+        answers = self._act(rgb, conjunctions, self._sampled)
+        self._note(answers)
+        actions = answers.actions.cpu().numpy().astype(np.int8)
         self._share_out(np.flatnonzero(arrays.started), progress)
         expert = self._rng.random(self.pool.streams) < self._expert_shares
-        disturbed = self._rng.random(self.pool.streams) < collect.random_chunks
+        disturbed = (self._rng.random(self.pool.streams) < collect.random_chunks) & ~self.pool.free
         actions[disturbed] = self._random_chunks(int(disturbed.sum()), actions.shape[1])
         arrays.actions[:] = actions
         arrays.driver[:] = np.where(expert & ~disturbed, EXPERT, POLICY)
@@ -118,7 +128,7 @@ class Collector:
                 rgb, starting = self._take_frames()
                 self._policy.begin(starting)
                 turns = np.minimum(self._policy.turns, len(self._shown) - 1)
-                arrays.actions[:] = self._act(rgb, self._shown[turns], None)
+                arrays.actions[:] = self._act(rgb, self._shown[turns], None).actions.cpu().numpy()
                 self.pool.turn()
                 self.pool.wait()
             results.append(arrays.results[given >= 0].astype(np.float64))
@@ -129,10 +139,32 @@ class Collector:
         self.buffer.forget_running()
         self.pool.train(self.config.collect.longest(progress))
 
-    def _act(self, rgb: Tensor, conjunctions: NDArray[np.int64], sampled: Tensor | None) -> NDArray[np.int8]:
+    def draw(self, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """Draws episodes to learn from.
+
+        Args:
+            rows: of the buffer's episodes that are whole.
+            count: how many.
+        """
+        if self.experience is None:
+            return self.buffer.draw(rows, self._rng, count)
+        free, taught = self.experience.fresh(rows), rows[~self.buffer.exact[rows]]
+        if not len(free) or not len(taught):
+            return self.buffer.draw(free if len(free) else taught if len(taught) else rows, self._rng, count)
+        drawn = self.buffer.draw(taught, self._rng, count)
+        mine = self._rng.random(count) < self.config.reinforce.free_frames
+        drawn[mine] = self.buffer.draw(free, self._rng, int(mine.sum()))
+        return drawn
+
+    @torch.no_grad()
+    def _note(self, answers: Answers) -> None:
+        if self.experience is not None and self._value is not None:
+            self.experience.note(answers.log_probs, self._value(answers.states))
+
+    def _act(self, rgb: Tensor, conjunctions: NDArray[np.int64], sampled: Tensor | None) -> Answers:
         executed = torch.from_numpy(self.pool.arrays.executed).to(self.device).long()
         shown = torch.from_numpy(conjunctions).to(self.device)
-        return self._policy.act(rgb, executed, shown, sampled).cpu().numpy().astype(np.int8)
+        return self._policy.act(rgb, executed, shown, sampled)
 
     def _take_frames(self) -> tuple[Tensor, dict[int, list[int]]]:
         """The pictures on the device, and the instructions of episodes that start."""

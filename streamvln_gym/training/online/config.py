@@ -154,6 +154,61 @@ class OptimizeConfig:
 
 
 @dataclass(frozen=True)
+class ReinforceConfig:
+    """Learning from success, beside the expert's labels: proximal policy optimisation, see `reinforce`.
+
+    In "free" streams the policy drives alone, its actions are drawn, and its STOP ends the episode; a chunk is one
+    action. What a chunk earns: metres of the way that it made shorter, and at the end success.
+
+    Attributes:
+        free_streams: share of the streams that are free; 0 switches this off.
+        free_frames: share of a batch's episodes that come from free streams.
+        progress_reward: for each metre by which the expert's way became shorter (negative where it grew).
+        success_reward: for an episode's success.
+        chunk_cost: of every chunk.
+        discount: per chunk.
+        trace: lambda of the generalised advantage estimate.
+        clip: the ratio of probabilities is held within 1 +- clip.
+        policy_weight: of the policy's loss.
+        value_weight: of the value's squared error.
+        entropy_weight: of the entropy of an action, which is to be large.
+        imitation_weight: of the expert's labels in free episodes, beside 1 in the others.
+        value_updates: updates at the beginning in which only the value is learned from free episodes.
+        recent_turns: a free episode is learned from for so many turns after its end.
+    """
+
+    free_streams: float = 0.0
+    free_frames: float = 0.7
+    progress_reward: float = 0.2
+    success_reward: float = 4.0
+    chunk_cost: float = 0.01
+    discount: float = 0.99
+    trace: float = 0.95
+    clip: float = 0.2
+    policy_weight: float = 1.0
+    value_weight: float = 0.25
+    entropy_weight: float = 0.0
+    imitation_weight: float = 0.0
+    value_updates: int = 200
+    recent_turns: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("free_streams", "free_frames", "discount", "trace", "clip"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"ReinforceConfig.{name} must lie between 0 and 1, got {getattr(self, name)}")
+        if self.recent_turns < 1:
+            raise ValueError(f"ReinforceConfig.recent_turns must be at least 1, got {self.recent_turns}")
+
+    @property
+    def wanted(self) -> bool:
+        return self.free_streams > 0.0
+
+    def free(self, streams: int) -> int:
+        """How many of so many streams are free."""
+        return round(self.free_streams * streams)
+
+
+@dataclass(frozen=True)
 class OnlineConfig:
     """Online DAgger, see `train_online`.
 
@@ -177,6 +232,7 @@ class OnlineConfig:
         collect: how the environments are driven.
         optimize: how the network learns.
         auxiliary: weights of the auxiliary losses.
+        reinforce: learning from success; off by default.
     """
 
     out: Path = Path("runs/online")
@@ -197,6 +253,7 @@ class OnlineConfig:
     collect: CollectConfig = field(default_factory=CollectConfig)
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
 
     def __post_init__(self) -> None:
         for name in ("evaluate_every", "evaluate_at_most", "save_every"):

@@ -16,14 +16,15 @@ from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGener
 from streamvln_gym.training.auxiliary import AuxiliaryHeads
 from streamvln_gym.training.muon import Muon
 from streamvln_gym.training.online.batches import BatchPlan, WindowRows
-from streamvln_gym.training.online.config import OptimizeConfig
+from streamvln_gym.training.online.config import OptimizeConfig, ReinforceConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.mirroring import mirror_patches, mirror_pictures, mirror_pose
 from streamvln_gym.training.online.policy import to_pixels
+from streamvln_gym.training.online.reinforce import PARTS, ChunkDecisions, Experience, ValueHead, proximal_loss
 from streamvln_gym.training.online.replay import FrameBuffer
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
-STATISTICS = ("loss", "action_loss", "accuracy", "vision_loss", "pose_loss", "gradient_norm")
+_PARTS = ("action_loss", "accuracy", "vision_loss", "pose_loss")
 
 
 class Learner:
@@ -34,8 +35,10 @@ class Learner:
         layout: of its dialogue.
         config: how to learn.
         auxiliary: weights of the auxiliary losses.
+        reinforce: learning from success.
 
     Attributes:
+        value: what free streams expect to earn; None if there are none.
         average: exponential average of the weights; what is evaluated and saved.
         updates: optimizer steps taken.
         learning_rate: of the last one.
@@ -48,6 +51,7 @@ class Learner:
         layout: DialogueLayout,
         config: OptimizeConfig,
         auxiliary: AuxiliaryConfig,
+        reinforce: ReinforceConfig | None = None,
     ) -> None:
         self.model = model
         self.layout = layout
@@ -55,10 +59,18 @@ class Learner:
         self.auxiliary = auxiliary
         self.device = model.lm_head.weight.device
         self.heads = AuxiliaryHeads(model.config).to(self.device)
+        self.reinforce = reinforce if reinforce is not None and reinforce.wanted else None
+        hidden = model.config.text_config.hidden_size
+        self.value = None if self.reinforce is None else ValueHead(hidden).to(self.device)
+        self._policy_scale = torch.ones((), device=self.device)
+        self._experience: Experience | None = None
+        self._names = ("loss", *_PARTS, *(PARTS if self.reinforce else ()), "gradient_norm")
         self.average = copy.deepcopy(model).eval()
         self.updates = 0
         self.learning_rate = 0.0
         self._trained: list[nn.Parameter] = [*model.parameters(), *self.heads.parameters()]
+        if self.value is not None:
+            self._trained += self.value.parameters()
         self.optimizers = self._make_optimizers()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._statistics: list[Tensor] = []
@@ -91,15 +103,19 @@ class Learner:
         )
         return [muon, adam]
 
-    def plan(self, buffer: FrameBuffer, longest: int, rng: np.random.Generator) -> None:
+    def plan(
+        self, buffer: FrameBuffer, longest: int, rng: np.random.Generator, experience: Experience | None = None
+    ) -> None:
         """Suits the batches' shapes to the episodes in the buffer; call before the first update, and now and then.
 
         Args:
             buffer: what is learned from.
             longest: tokens of an instruction at most.
             rng: draws the episodes that are looked at.
+            experience: what free streams did and earned.
         """
         config = self.config
+        self._experience = experience
         self._plan = BatchPlan.for_buffer(buffer, self.layout, config.frames_per_update, longest, rng, config.mirrored)
         self._buffer = buffer
         self._packed = torch.zeros(self._plan.size, dtype=torch.int64, device=self.device)
@@ -113,6 +129,8 @@ class Learner:
             rng: draws what is random in the batch.
             decayed: share of the learning rate's decay that is over; default: as the configuration says.
         """
+        if self.reinforce is not None:
+            self._policy_scale.fill_(float(self.updates >= self.reinforce.value_updates))
         packed = torch.from_numpy(self._plan.fill(episodes, self._buffer, self.layout, rng))
         self._filled.append(int(packed[0]) / self._plan.frames)
         self._packed.copy_(packed.pin_memory() if self.device.type == "cuda" else packed, non_blocking=True)
@@ -173,7 +191,7 @@ class Learner:
         """
         if not self._statistics:
             return 0.0, 0.0
-        last = dict(zip(STATISTICS, self._statistics[-1].tolist(), strict=True))
+        last = dict(zip(self._names, self._statistics[-1].tolist(), strict=True))
         return last["loss"], last["gradient_norm"]
 
     def statistics(self) -> dict[str, float]:
@@ -184,22 +202,25 @@ class Learner:
         filled = sum(self._filled) / len(self._filled)
         self._statistics.clear()
         self._filled.clear()
-        return {**dict(zip(STATISTICS, means, strict=True)), "filled": filled}
+        return {**dict(zip(self._names, means, strict=True)), "filled": filled}
 
     def state(self) -> dict[str, Any]:
         """Everything that an interrupted training goes on from."""
-        return {
+        state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "heads": self.heads.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "updates": self.updates,
         }
+        return state if self.value is None else {**state, "value": self.value.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.heads.load_state_dict(state["heads"])
+        if self.value is not None:
+            self.value.load_state_dict(state["value"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.updates = int(state["updates"])
@@ -215,6 +236,7 @@ class Learner:
         zero = torch.zeros((), device=self.device)
         action_sum, weight_sum, right, answered = zero, zero, zero, zero
         decisions: list[tuple[Tensor, Tensor]] = []
+        chunks: list[ChunkDecisions] = []
         for rows in windows:
             hidden = self._answer_states(rows, tokens)
             learned = rows.labels != IGNORE_LABEL
@@ -223,6 +245,10 @@ class Learner:
                 logits.flatten(0, 2), rows.labels.flatten(), ignore_index=IGNORE_LABEL, reduction="none"
             ).view(rows.labels.shape)
             weights = learned * (1.0 + rows.stops * (self.config.stop_weight - 1.0))
+            if self.reinforce is not None:
+                chunks.append(self._judge(rows, logits, hidden, places))
+                free = buffer.exact_frames[chunks[-1].places].view(rows.current.shape)[..., None]
+                weights = torch.where(free, weights * self.reinforce.imitation_weight, weights)
             action_sum = action_sum + (losses * weights).sum()
             weight_sum = weight_sum + weights.sum()
             acts = learned[..., :-1]
@@ -244,7 +270,32 @@ class Learner:
             pose = self.heads.pose_loss(states, pose_targets, buffer.rooms[ring], (frames >= 0).float())
         loss = action + self.auxiliary.vision * vision + self.auxiliary.pose * pose
         accuracy = (right / answered.clamp(min=1)).detach()
-        return loss, [action.detach(), accuracy, vision.detach(), pose.detach()]
+        parts = [action.detach(), accuracy, vision.detach(), pose.detach()]
+        if self.reinforce is not None:
+            assert self._experience is not None
+            fields = zip(*(vars(chunk).values() for chunk in chunks), strict=True)
+            joined = ChunkDecisions(*(torch.cat(field) for field in fields))
+            reinforced, more = proximal_loss(joined, self._experience, self.reinforce, self._policy_scale)
+            loss, parts = loss + reinforced, parts + more
+        return loss, parts
+
+    def _judge(self, rows: WindowRows, logits: Tensor, hidden: Tensor, places: Tensor) -> ChunkDecisions:
+        """How likely the executed chunks are now, and what is expected, window after window."""
+        assert self.value is not None
+        executed = rows.windows.executed.flatten(0, 1)
+        drawn = executed >= 0
+        scores = logits[..., :-1, :].flatten(0, 1)[..., self.layout.action_ids].log_softmax(-1)
+        chosen = scores.gather(-1, executed.clamp(min=0)[..., None])[..., 0]
+        entropies = -(scores.exp() * scores).sum(-1)
+        current = rows.current.flatten()
+        return ChunkDecisions(
+            log_probs=(chosen * drawn).sum(-1),
+            entropies=(entropies * drawn).sum(-1) / drawn.sum(-1).clamp(min=1),
+            values=self.value(hidden[:, :, 0].flatten(0, 1)),
+            places=places[current.clamp(min=0)],
+            present=current >= 0,
+            drawn=drawn,
+        )
 
     def _answer_states(self, rows: WindowRows, tokens: Tensor) -> Tensor:
         """(rows, turns, chunk + 1, hidden): the states that each token of each answer is predicted from."""

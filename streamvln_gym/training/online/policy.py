@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,21 @@ _FRAMES_AT_ONCE = 512
 def to_pixels(rgb: Tensor, dtype: torch.dtype) -> Tensor:
     """(frames, size, size, 3) uint8 to network inputs (frames, 3, size, size) in [-1, 1]."""
     return (rgb.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1.0).contiguous()
+
+
+@dataclass
+class Answers:
+    """What the streams' policy decided.
+
+    Attributes:
+        actions: (streams, chunk) int64; what follows a STOP means nothing.
+        log_probs: (streams, chunk) float32, of the actions among the four.
+        states: (streams, hidden), from which each answer's first action was decided.
+    """
+
+    actions: Tensor
+    log_probs: Tensor
+    states: Tensor
 
 
 class StreamsPolicy:
@@ -77,7 +94,7 @@ class StreamsPolicy:
         self._instructions[rows] = torch.from_numpy(padded).to(self.device)
 
     @torch.inference_mode()
-    def act(self, rgb: Tensor, executed: Tensor, conjunctions: Tensor, sampled: Tensor | None = None) -> Tensor:
+    def act(self, rgb: Tensor, executed: Tensor, conjunctions: Tensor, sampled: Tensor | None = None) -> Answers:
         """Answers every stream's present frame.
 
         Args:
@@ -85,9 +102,6 @@ class StreamsPolicy:
             executed: (streams, chunk) int64, what was executed since the last frame (of a new episode: anything).
             conjunctions: (streams,) int64, index of `CONJUNCTIONS`.
             sampled: (streams,) bool, whose actions are drawn from the policy's distribution; None: greedy.
-
-        Returns:
-            (streams, chunk) int64 actions; what follows a STOP means nothing.
         """
         turns = self._turns % self._tokens.shape[1]  # a stream that rests is answered too, and counts on
         turn = torch.from_numpy(turns).to(self.device)
@@ -131,23 +145,26 @@ class StreamsPolicy:
         self._cache.restart(rows)
         self._cache.extend(embeddings, rows, starts.to(self.device), longest=int(starts.max()))
 
-    def _decode(self, hidden: Tensor, sampled: Tensor | None) -> Tensor:
-        """The answers' actions; the cache is left as it was after the prefill."""
+    def _decode(self, hidden: Tensor, sampled: Tensor | None) -> Answers:
+        """The answers; the cache is left as it was after the prefill."""
         prefilled = self._cache.lengths.clone()
         head = self.model.lm_head.weight[self.layout.action_ids]
-        answer: list[Tensor] = []
+        states = hidden
+        actions: list[Tensor] = []
+        log_probs: list[Tensor] = []
         for k in range(self.layout.chunk_size):
             logits = (hidden @ head.T).float()
             action = logits.argmax(-1)
             if sampled is not None:
                 drawn = torch.multinomial(logits.softmax(-1), 1)[:, 0]
                 action = torch.where(sampled, drawn, action)
-            answer.append(action)
+            actions.append(action)
+            log_probs.append(logits.log_softmax(-1).gather(1, action[:, None])[:, 0])
             if k < self.layout.chunk_size - 1:
                 token = self._embed(self.layout.action_ids[action])[:, None]
                 hidden = self._cache.extend(token, longest=self._longest)
         self._cache.lengths.copy_(prefilled)
-        return torch.stack(answer, 1)
+        return Answers(torch.stack(actions, 1), torch.stack(log_probs, 1), states)
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.language_model.embed_tokens(ids)

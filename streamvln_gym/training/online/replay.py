@@ -28,6 +28,10 @@ class FrameBuffer:
         rgb, patch_class, patch_depth, pose, rooms: (frames, ...) as in `StreamArrays`.
         executed, labels: (frames, chunk) int8.
         rows: episodes that fit.
+        exact: bool (rows,), the episode has to be shown as it was: with its conjunctions, and not mirrored.
+        exact_frames: bool (frames,), likewise of each frame, on the device.
+        conjunctions: (frames,) int64, index of `CONJUNCTIONS` that was shown with a frame, on the CPU.
+        row_of, place_of: (streams,) each stream's episode row, and ring position of its last frame; -1 for none.
         instruction_ids: (2 rows, longest) int64; instruction_lengths: (2 rows,), on the CPU. The mirrored instruction
             of the episode in row r is in row `rows` + r.
     """
@@ -57,8 +61,11 @@ class FrameBuffer:
         self._turns = np.zeros(rows, dtype=np.int64)
         self._begun = np.full(rows, -1, dtype=np.int64)  # frames written when the episode began
         self._complete = np.zeros(rows, dtype=bool)
-        self._row_of = np.full(streams, -1, dtype=np.int64)  # episode row of each stream
-        self._place_of = np.full(streams, -1, dtype=np.int64)  # ring position of each stream's last frame
+        self.exact = np.zeros(rows, dtype=bool)
+        self.exact_frames = torch.zeros(frames, dtype=torch.bool, device=device)
+        self.conjunctions = np.zeros(frames, dtype=np.int64)
+        self.row_of = np.full(streams, -1, dtype=np.int64)
+        self.place_of = np.full(streams, -1, dtype=np.int64)
         self._next_row = 0
         self._margin = streams * 4
         self.written = 0
@@ -66,22 +73,22 @@ class FrameBuffer:
 
     def forget_running(self) -> None:
         """The running episodes will not go on (an evaluation took the streams)."""
-        self._row_of[:] = -1
-        self._place_of[:] = -1
+        self.row_of[:] = -1
+        self.place_of[:] = -1
 
     def finish_turn(self, arrays: StreamArrays) -> None:
         """Takes in what was executed after the last frames; call before `add`."""
-        alive = np.flatnonzero(self._place_of >= 0)
+        alive = np.flatnonzero(self.place_of >= 0)
         if not len(alive):
             return
-        places = torch.from_numpy(self._place_of[alive]).to(self.device)
+        places = torch.from_numpy(self.place_of[alive]).to(self.device)
         self.executed[places] = torch.from_numpy(arrays.executed[alive]).to(self.device)
         self.labels[places] = torch.from_numpy(arrays.labels[alive]).to(self.device)
         over = alive[arrays.finished[alive]]
-        self._complete[self._row_of[over]] = True
+        self._complete[self.row_of[over]] = True
         self.episodes += len(over)
-        self._row_of[over] = -1
-        self._place_of[over] = -1
+        self.row_of[over] = -1
+        self.place_of[over] = -1
 
     def add(
         self,
@@ -89,6 +96,8 @@ class FrameBuffer:
         rgb: Tensor,
         instructions: dict[int, list[int]],
         mirrored: dict[int, list[int]] | None = None,
+        conjunctions: NDArray[np.int64] | None = None,
+        exact: NDArray[np.bool_] | None = None,
     ) -> None:
         """Takes the present frames in.
 
@@ -97,27 +106,32 @@ class FrameBuffer:
             rgb: the pictures, on the device already.
             instructions: token ids by stream, for every stream whose episode has just started.
             mirrored: those of the mirrored instructions, where they will be drawn.
+            conjunctions: (streams,) what is shown with the frames.
+            exact: bool (streams,), whose episodes have to be shown as they were; default: none.
         """
-        streams = len(self._row_of)
+        streams = len(self.row_of)
         for stream in instructions:
             row = self._next_row
             self._next_row = (row + 1) % self.rows
-            self._row_of[stream] = row
+            self.row_of[stream] = row
             self._turns[row], self._begun[row], self._complete[row] = 0, self.written, False
+            self.exact[row] = exact is not None and exact[stream]
         self._write_instructions(instructions, 0)
         self._write_instructions(mirrored or {}, self.rows)
         # An episode that is too long for the table is cut off: its stream goes on unrecorded.
-        full = (self._row_of >= 0) & (self._turns[self._row_of] >= self._positions.shape[1])
-        self._complete[self._row_of[full]] = True
-        self._row_of[full] = -1
-        recorded = np.flatnonzero(self._row_of >= 0)
+        full = (self.row_of >= 0) & (self._turns[self.row_of] >= self._positions.shape[1])
+        self._complete[self.row_of[full]] = True
+        self.row_of[full] = -1
+        recorded = np.flatnonzero(self.row_of >= 0)
         positions = (self.written + np.arange(len(recorded))) % self.capacity
         self.written += len(recorded)
-        self._place_of = np.full(streams, -1, dtype=np.int64)
-        self._place_of[recorded] = positions
-        rows_of = self._row_of[recorded]
+        self.place_of = np.full(streams, -1, dtype=np.int64)
+        self.place_of[recorded] = positions
+        rows_of = self.row_of[recorded]
         self._positions[rows_of, self._turns[rows_of]] = positions
         self._turns[rows_of] += 1
+        if conjunctions is not None:
+            self.conjunctions[positions] = conjunctions[recorded]
         places = torch.from_numpy(positions).to(self.device)
         chosen = torch.from_numpy(recorded).to(self.device)
         self.rgb[places] = rgb[chosen]
@@ -125,12 +139,13 @@ class FrameBuffer:
             getattr(self, name)[places] = torch.from_numpy(getattr(arrays, name)[recorded]).to(self.device)
         self.executed[places] = -1
         self.labels[places] = -1
+        self.exact_frames[places] = torch.from_numpy(self.exact[rows_of]).to(self.device)
 
     def _write_instructions(self, instructions: dict[int, list[int]], first: int) -> None:
         """Writes streams' instructions into their rows, counted from `first`."""
         if not instructions:
             return
-        rows = first + self._row_of[list(instructions)]
+        rows = first + self.row_of[list(instructions)]
         padded = np.zeros((len(rows), self.instruction_ids.shape[1]), dtype=np.int64)
         for k, ids in enumerate(instructions.values()):
             padded[k, : len(ids)] = ids

@@ -136,5 +136,10 @@ def recipe(config: OnlineConfig) -> dict[str, Any]:
         "seed": config.seed,
         **{f"optimize.{key}": value for key, value in asdict(config.optimize).items() if key not in _FREE},
         **{f"auxiliary.{key}": value for key, value in asdict(config.auxiliary).items()},
+        **(
+            {f"reinforce.{key}": value for key, value in asdict(config.reinforce).items()}
+            if config.reinforce.wanted
+            else {}
+        ),
     }
     return {**values, "version": __version__}

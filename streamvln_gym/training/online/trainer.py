@@ -71,10 +71,12 @@ class _OnlineRun:
         model.to(device=self.device)  # type: ignore[call-arg]  # transformers hides the signature
         layout = DialogueLayout(self.processor, self.device)
         torch.manual_seed(config.seed)  # the same auxiliary heads in every process
-        self.learner = Learner(model, layout, config.optimize, config.auxiliary)
+        self.learner = Learner(model, layout, config.optimize, config.auxiliary, config.reinforce)
         self.rng = np.random.default_rng(seeds)
         torch.manual_seed(int(self.rng.integers(2**31)))
-        self.collector = Collector(pool, self.learner.average, self.processor, layout, config, self.rng)
+        self.collector = Collector(
+            pool, self.learner.average, self.processor, layout, config, self.rng, self.learner.value
+        )
         self.log: list[dict[str, Any]] = []
         self._next_plan = self._updates_before = done
         if state is not None:
@@ -128,18 +130,20 @@ class _OnlineRun:
         decayed = self._decayed()
         for _ in range(min(config.optimize.updates_per_turn, config.optimize.updates - learner.updates)):
             if learner.updates >= self._next_plan:
-                learner.plan(buffer, INSTRUCTION_TOKENS, self.rng)
+                learner.plan(buffer, INSTRUCTION_TOKENS, self.rng, self.collector.experience)
                 # The first episodes to end are short ones: at first the buffer changes with every turn.
                 made = learner.updates - self._updates_before
                 self._next_plan = learner.updates + min(max(3 * made, 1), REPLAN)
             count = -(-config.optimize.frames_per_update // SHORTEST)
-            learner.update(buffer.draw(rows, self.rng, count), self.rng, decayed)
+            learner.update(self.collector.draw(rows, count), self.rng, decayed)
 
     def _evaluate(self, bar: Any) -> None:
         """Evaluates the averaged weights on held-out scenes and logs the result; the streams rest afterwards."""
         begun = time.monotonic()
         self._check_update()
         statistics = self.learner.statistics()
+        experience = self.collector.experience
+        earned = {} if experience is None else experience.statistics()
         self.collector.wait()
         mine = self.scenes.evaluated[self.rank :: self.ranks]
         results = self._gather(self.collector.evaluate(self.learner.average, mine))
@@ -152,6 +156,7 @@ class _OnlineRun:
             **{f"{name}_seconds": round(value, 1) for name, value in self.collector.seconds.items()},
             "learning_rate": self.learner.learning_rate,
             **{name: round(value, 4) for name, value in statistics.items()},
+            **earned,
             **_summary(results),
             "evaluation_seconds": round(time.monotonic() - begun, 1),
         }
@@ -229,6 +234,7 @@ class _OnlineRun:
                 chunk_size=network.chunk_size,
                 seed=(*seeds, worker),
                 config=collect,
+                free=self.config.reinforce.free(collect.streams),
             )
             for worker in range(workers)
         ]

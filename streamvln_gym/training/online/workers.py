@@ -54,6 +54,7 @@ class StreamsSpec:
         chunk_size: actions of a turn.
         seed: of its draws.
         config: how to collect.
+        free: how many of its streams, the first ones, are free, see `ReinforceConfig`.
     """
 
     data: str
@@ -67,6 +68,7 @@ class StreamsSpec:
     chunk_size: int
     seed: tuple[int, ...]
     config: CollectConfig
+    free: int = 0
 
 
 class StreamArrays:
@@ -82,7 +84,8 @@ class StreamArrays:
         actions: int8 (streams, chunk), the policy's; driver: int8 (streams,), who drives.
         executed, labels: int8 (streams, chunk), -1 where there is none; of the chunk before the present frame.
         finished: bool (streams,), the episode before the present frame is over.
-        results: float32 (streams, 7), see `RESULTS`; of an episode that was evaluated.
+        progress: float32 (streams,), metres by which the chunk made the way shorter; of free streams.
+        results: float32 (streams, 7), see `RESULTS`; of an episode that was evaluated, or that ended in a free stream.
     """
 
     def __init__(self, streams: int, size: int, patches: int, chunk: int, memory: SharedMemory | None = None) -> None:
@@ -90,6 +93,7 @@ class StreamArrays:
             "rgb": (np.uint8, (streams, size, size, 3)),
             "results": (np.float32, (streams, len(RESULTS))),
             "pose": (np.float32, (streams, POSE_TARGETS)),
+            "progress": (np.float32, (streams,)),
             "active": (np.bool_, (streams,)),
             "instruction": (np.uint8, (streams, INSTRUCTION_BYTES)),
             "patch_class": (np.uint8, (streams, patches)),
@@ -115,6 +119,7 @@ class StreamArrays:
     rgb: NDArray[np.uint8]
     results: NDArray[np.float32]
     pose: NDArray[np.float32]
+    progress: NDArray[np.float32]
     active: NDArray[np.bool_]
     instruction: NDArray[np.uint8]
     patch_class: NDArray[np.uint8]
@@ -144,12 +149,17 @@ class WorkerPool:
 
     Args:
         specs: one per worker.
+
+    Attributes:
+        streams: of all workers.
+        free: bool (streams,), which are free.
     """
 
     def __init__(self, specs: Sequence[StreamsSpec]) -> None:
         first = specs[0]
         self.workers = len(specs)
         self.streams = sum(spec.streams for spec in specs)
+        self.free = np.concatenate([np.arange(spec.streams) < spec.free for spec in specs])
         self.arrays = StreamArrays(self.streams, first.image_size, first.patches_per_side**2, first.chunk_size)
         context = multiprocessing.get_context("spawn")
         self._connections: list[Connection] = []
@@ -286,10 +296,12 @@ class _Worker:
         for row, stream in zip(self._rows, self._streams, strict=True):
             if stream.episode is None:
                 continue
-            if self._training:
-                self._drive(row, stream)
-            else:
+            if not self._training:
                 self._play(row, stream)
+            elif row - self._spec.first < self._spec.free:
+                self._roam(row, stream)
+            else:
+                self._drive(row, stream)
 
     def _drive(self, row: int, stream: Stream) -> None:
         arrays = self._arrays
@@ -302,18 +314,34 @@ class _Worker:
         else:
             self._show(row, stream, started=False)
 
+    def _roam(self, row: int, stream: Stream) -> None:
+        arrays = self._arrays
+        executed, labels, arrays.progress[row], over = stream.roam(arrays.actions[row])
+        _fill(arrays.executed[row], executed)
+        _fill(arrays.labels[row], labels)
+        arrays.finished[row] = over
+        if over:
+            self._note_result(row, stream)
+            self._begin(row, stream)
+        else:
+            self._show(row, stream, started=False)
+
     def _play(self, row: int, stream: Stream) -> None:
         arrays = self._arrays
         executed, over = stream.play(arrays.actions[row])
         _fill(arrays.executed[row], executed)
         arrays.finished[row] = over
         if over:
-            assert stream.episode is not None
-            result = stream.metrics.result
-            kind = KINDS.index(stream.episode.needs_memory) if stream.episode.needs_memory in KINDS else 0
-            arrays.results[row] = [*(float(result[name]) for name in RESULTS[:5]), executed[-1] == 0, kind]
+            self._note_result(row, stream)
             stream.begin(None)
         self._show(row, stream, started=False)
+
+    def _note_result(self, row: int, stream: Stream) -> None:
+        assert stream.episode is not None
+        result = stream.metrics.result
+        kind = KINDS.index(stream.episode.needs_memory) if stream.episode.needs_memory in KINDS else 0
+        stopped = self._arrays.executed[row].tolist().count(0) > 0
+        self._arrays.results[row] = [*(float(result[name]) for name in RESULTS[:5]), stopped, kind]
 
     def _begin(self, row: int, stream: Stream) -> None:
         stream.begin(self._supply.next(self._longest))
