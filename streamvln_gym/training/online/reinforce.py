@@ -192,7 +192,10 @@ def proximal_loss(
     places = decisions.places
     counted = (experience.counted[places] & decisions.present).float()
     count = counted.sum().clamp(min=1.0)
-    mean = lambda x: (x * counted).sum() / count  # noqa: E731
+
+    def mean(x: Tensor) -> Tensor:
+        return (x * counted).sum() / count
+
     before = (experience.log_probs[places] * decisions.drawn).sum(-1)
     advantages = experience.advantages[places]
     centred = (advantages - mean(advantages)) * counted
@@ -203,9 +206,8 @@ def proximal_loss(
     policy = -mean(torch.minimum(ratio * centred, held * centred))
     value = mean((decisions.values - experience.returns[places]) ** 2)
     entropy = mean(decisions.entropies)
-    loss = (
-        policy_scale * (config.policy_weight * policy - config.entropy_weight * entropy) + config.value_weight * value
-    )
+    wanted = config.policy_weight * policy - config.entropy_weight * entropy
+    loss = policy_scale * wanted + config.value_weight * value
     divergence = mean(ratio - 1.0 - change)  # Schulman's estimate of the KL divergence
     clipped = mean((ratio != held).float())
     return loss, [part.detach() for part in (policy, value, entropy, divergence, clipped)]

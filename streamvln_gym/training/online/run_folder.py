@@ -136,10 +136,7 @@ def recipe(config: OnlineConfig) -> dict[str, Any]:
         "seed": config.seed,
         **{f"optimize.{key}": value for key, value in asdict(config.optimize).items() if key not in _FREE},
         **{f"auxiliary.{key}": value for key, value in asdict(config.auxiliary).items()},
-        **(
-            {f"reinforce.{key}": value for key, value in asdict(config.reinforce).items()}
-            if config.reinforce.wanted
-            else {}
-        ),
     }
+    if config.reinforce.wanted:
+        values |= {f"reinforce.{key}": value for key, value in asdict(config.reinforce).items()}
     return {**values, "version": __version__}

@@ -145,7 +145,7 @@ def likelihood(learner, buffer, experience, row):
 
 def test_a_training_with_free_streams_goes_on_where_it_stopped(config):  # noqa: F811
     reinforce = ReinforceConfig(free_streams=0.5, value_updates=1, recent_turns=50)
-    config = replace(config, reinforce=reinforce, evaluate_every=100)  # noqa: F811
+    config = replace(config, reinforce=reinforce, evaluate_every=100)
     first = train_online(replace(config, optimize=replace(config.optimize, updates=3)))
     assert set(PARTS) <= set(first[-1]) and np.isfinite(first[-1]["policy_loss"])
     assert "value" in read_state(config)["learner"]
