@@ -172,8 +172,7 @@ class ReinforceConfig:
         policy_weight: of the policy's loss.
         value_weight: of the value's squared error.
         entropy_weight: of the entropy of an action, which is to be large.
-        imitation_weight: of the expert's labels in free episodes, beside 1 in the others.
-        value_updates: updates at the beginning in which only the value is learned from free episodes.
+        value_updates: updates at the beginning in which only the value is learned of free episodes.
         recent_turns: a free episode is learned from for so many turns after its end.
     """
 
@@ -188,7 +187,6 @@ class ReinforceConfig:
     policy_weight: float = 1.0
     value_weight: float = 0.25
     entropy_weight: float = 0.0
-    imitation_weight: float = 0.0
     value_updates: int = 200
     recent_turns: int = 4
 

@@ -247,8 +247,6 @@ class Learner:
             weights = learned * (1.0 + rows.stops * (self.config.stop_weight - 1.0))
             if self.reinforce is not None:
                 chunks.append(self._judge(rows, logits, hidden, places))
-                free = buffer.exact_frames[chunks[-1].places].view(rows.current.shape)[..., None]
-                weights = torch.where(free, weights * self.reinforce.imitation_weight, weights)
             action_sum = action_sum + (losses * weights).sum()
             weight_sum = weight_sum + weights.sum()
             acts = learned[..., :-1]

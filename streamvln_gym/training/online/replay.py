@@ -29,7 +29,6 @@ class FrameBuffer:
         executed, labels: (frames, chunk) int8.
         rows: episodes that fit.
         exact: bool (rows,), the episode has to be shown as it was: with its conjunctions, and not mirrored.
-        exact_frames: bool (frames,), likewise of each frame, on the device.
         conjunctions: (frames,) int64, index of `CONJUNCTIONS` that was shown with a frame, on the CPU.
         row_of, place_of: (streams,) each stream's episode row, and ring position of its last frame; -1 for none.
         instruction_ids: (2 rows, longest) int64; instruction_lengths: (2 rows,), on the CPU. The mirrored instruction
@@ -62,7 +61,6 @@ class FrameBuffer:
         self._begun = np.full(rows, -1, dtype=np.int64)  # frames written when the episode began
         self._complete = np.zeros(rows, dtype=bool)
         self.exact = np.zeros(rows, dtype=bool)
-        self.exact_frames = torch.zeros(frames, dtype=torch.bool, device=device)
         self.conjunctions = np.zeros(frames, dtype=np.int64)
         self.row_of = np.full(streams, -1, dtype=np.int64)
         self.place_of = np.full(streams, -1, dtype=np.int64)
@@ -139,7 +137,6 @@ class FrameBuffer:
             getattr(self, name)[places] = torch.from_numpy(getattr(arrays, name)[recorded]).to(self.device)
         self.executed[places] = -1
         self.labels[places] = -1
-        self.exact_frames[places] = torch.from_numpy(self.exact[rows_of]).to(self.device)
 
     def _write_instructions(self, instructions: dict[int, list[int]], first: int) -> None:
         """Writes streams' instructions into their rows, counted from `first`."""

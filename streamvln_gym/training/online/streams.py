@@ -168,30 +168,27 @@ class Stream:
             executed.append(action)
         return executed, labels, False
 
-    def roam(self, actions: Sequence[int]) -> tuple[list[int], list[int], float, bool]:
+    def roam(self, actions: Sequence[int]) -> tuple[list[int], float, bool]:
         """Executes a chunk of an agent that nobody helps: its STOP counts, as in an evaluation.
 
         Args:
             actions: the policy's.
 
         Returns:
-            Executed actions (STOP included), the expert's action in every state that was visited, by how many metres
-            the expert's way became shorter, and whether the episode is over; `metrics` has its result.
+            Executed actions (STOP included), by how many metres the expert's way became shorter, and whether the
+            episode is over; `metrics` has its result.
         """
         self._load()
-        self.follower.advance(self.state)
         left = self.follower.remaining(self.state)
         executed: list[int] = []
-        labels: list[int] = []
         over = False
         for wanted in actions:
-            labels.append(self.follower.next_action(self.state))
             done, over = self.play([wanted])
             executed += done
+            self.follower.advance(self.state)
             if over:
                 break
-        self.follower.advance(self.state)
-        return executed, labels, left - self.follower.remaining(self.state), over or self.steps >= self._limit
+        return executed, left - self.follower.remaining(self.state), over or self.steps >= self._limit
 
     def _needs_rescue(self) -> bool:
         """Whether the agent has gone astray or makes no headway; then the expert drives until that is made up."""

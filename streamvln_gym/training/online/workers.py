@@ -316,9 +316,9 @@ class _Worker:
 
     def _roam(self, row: int, stream: Stream) -> None:
         arrays = self._arrays
-        executed, labels, arrays.progress[row], over = stream.roam(arrays.actions[row])
+        executed, arrays.progress[row], over = stream.roam(arrays.actions[row])
         _fill(arrays.executed[row], executed)
-        _fill(arrays.labels[row], labels)
+        _fill(arrays.labels[row], [])
         arrays.finished[row] = over
         if over:
             self._note_result(row, stream)
