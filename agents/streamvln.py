@@ -225,6 +225,14 @@ class StreamVLNAgent:
         """The latest model call of the single episode, None before the first; streams of a batch have their own."""
         return self.stream.last_call
 
+    @property
+    def needs_picture(self) -> bool:
+        """Whether the next `act` looks at the picture that it is shown; otherwise any earlier one of the episode will do.
+
+        Between two model calls decided actions are handed out, so a caller need not render what is seen there.
+        """
+        return self.stream.needs_picture
+
     def reset(self) -> None:
         """Forgets the episode, and the whole batch."""
         self.stream.reset()
