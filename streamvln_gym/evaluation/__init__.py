@@ -1,0 +1,1 @@
+"""Evaluation: playing whole splits, what it leaves on disk, and the page about it."""
