@@ -52,7 +52,7 @@ class Comparison:
         episodes: common ones.
         only_first, only_second: episodes that one run alone has; left out.
         unlike: episodes under one key that are not the same in the two runs; left out.
-        settings: what differs between the runs, in words.
+        settings: what differs between the runs' identities, both values by name.
         metrics: by name.
         first_alone, second_alone: episodes that succeeded in one run alone; None without goals.
         p_value: of McNemar's exact test, that both succeed equally often; None without goals.
@@ -64,7 +64,7 @@ class Comparison:
     only_first: int
     only_second: int
     unlike: int
-    settings: list[str]
+    settings: dict[str, tuple[Any, Any]]
     metrics: dict[str, PairedMetric]
     first_alone: int | None
     second_alone: int | None

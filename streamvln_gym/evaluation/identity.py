@@ -62,10 +62,10 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, in words."""
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return [f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in names]
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between two identities: both values by name."""
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return {name: (one.get(name), other.get(name)) for name in names}
 
 
 def episodes_digest(episodes: Iterable[Episode]) -> str:
@@ -105,16 +105,16 @@ def files_digest(files: Iterable[Path]) -> str:
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """The package's version, with the commit where it runs from a repository.
+    """The package's version, with the last commit that changed its sources where it runs from a repository.
 
     Sources that differ from the commit, or that no commit says anything about, are named by a digest of their own.
     """
     package = Path(__file__).resolve().parents[1]
-    commit = _git(package, "rev-parse", "--short=12", "HEAD")
-    tracked = _git(package, "ls-files", "--error-unmatch", "--", __file__)
-    if commit and tracked and _git(package, "status", "--porcelain", "--", *_source_folders(package)) == "":
+    folders = _source_folders(package)
+    commit = _git(package, "log", "-1", "--format=%h", "--abbrev=12", "--", *folders)
+    if commit and _git(package, "status", "--porcelain", "--", *folders) == "":
         return f"{__version__}+{commit}"
-    return f"{__version__}+{f'{commit}.' if commit and tracked else ''}sources-{sources_digest()[:12]}"
+    return f"{__version__}+{f'{commit}.' if commit else ''}sources-{sources_digest()[:12]}"
 
 
 def sources_digest() -> str:

@@ -95,7 +95,10 @@ class RunFolder:
         fingerprint = fingerprint_of(identity)
         old = read_run_file(self.path) if (self.path / RUN).exists() else None
         if old is not None:
-            changed = differences(old["identity"], identity)
+            changed = [
+                f"{name} was {before!r} and is now {now!r}"
+                for name, (before, now) in differences(old["identity"], identity).items()
+            ]
             if old["episodes"] != episodes:
                 changed.append(f"it had {old['episodes']} episodes and now there are {episodes}")
             if changed:

@@ -47,8 +47,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console = console or Console()
     if comparison.settings:
         console.print("The runs differ in:")
-        for text in comparison.settings:
-            console.print(f"  {text}", markup=False)
+        for name, (one, other) in comparison.settings.items():
+            console.print(f"  {name}: A {one!r}, B {other!r}", markup=False)
     left_out = {
         f"that only {comparison.first} has": comparison.only_first,
         f"that only {comparison.second} has": comparison.only_second,
