@@ -110,7 +110,9 @@ def main() -> None:
     together = 1 / (1 / rates["render bound"] + 1 / rates["model bound"])
     for name, rate in rates.items():
         print(f"{name:14} {rate:8.1f} steps/s")
-    print(f"{len(records)} episodes, {steps} steps, {options.workers} processes; with loading {steps / wall:.1f} steps/s")
+    print(
+        f"{len(records)} episodes, {steps} steps, {options.workers} processes; with loading {steps / wall:.1f} steps/s"
+    )
     print(f"fraction of the smaller bound {rates['evaluation'] / least:.3f}, of the two together ", end="")
     print(f"{rates['evaluation'] / together:.3f}")
     if options.json:

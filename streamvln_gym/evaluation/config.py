@@ -43,6 +43,8 @@ class EvaluationConfig(PlayConfig):
     attempts: int = 3
 
     def __post_init__(self) -> None:
+        for name in ("out", "data_dir"):
+            object.__setattr__(self, name, Path(getattr(self, name)))  # a str will do
         check_agent(self)
         check_seed(self.seed)
         least = {"episodes": 0, "max_steps": 1, "envs_per_worker": 1, "attempts": 1}
