@@ -34,3 +34,7 @@ class CheckpointError(StreamVLNGymError):
 
 class TrainingError(StreamVLNGymError):
     """Training cannot start, go on or be resumed."""
+
+
+class EvaluationError(StreamVLNGymError):
+    """The folder of an evaluation is missing, corrupt, or of another run than expected."""
