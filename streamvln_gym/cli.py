@@ -14,6 +14,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from streamvln_gym.errors import StreamVLNGymError
+from streamvln_gym.evaluation.report.writer import ReportConfig
 from streamvln_gym.metrics import METRICS, summarize
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig
 from streamvln_gym.training.config import EstimateConfig, TrainConfig
@@ -167,10 +168,19 @@ class TrainCommand(TrainConfig):
         return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
 
 
+@dataclass(frozen=True)
+class ReportCommand(ReportConfig):
+    """What `report RUN` reads and writes; see `ReportConfig`."""
+
+    run: tyro.conf.Positional[Path]
+    videos: Flag = False
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Known errors end it with their message and exit code 1."""
     config = tyro.cli(
         Annotated[RolloutConfig, tyro.conf.subcommand("rollout", description="Play episodes with an agent.")]
+        | Annotated[ReportCommand, tyro.conf.subcommand("report", description="Write the page about an evaluation.")]
         | Annotated[
             BuildFlatsConfig, tyro.conf.subcommand("build-flats", description="Build furnished flats and episodes.")
         ]
@@ -198,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands: dict[type, Callable[[Any], None]] = {
         RolloutConfig: _rollout,
+        ReportCommand: _report,
         BuildFlatsConfig: _build_flats,
         BuildNavmeshConfig: _build_navmesh,
         RecordConfig: _record,
@@ -230,6 +241,12 @@ def _rollout(config: RolloutConfig) -> None:
         print(f"records: {config.json.resolve()}")
     if config.predictions:
         print(f"predictions of {len(records)} episodes: {config.predictions.resolve()}")
+
+
+def _report(config: ReportConfig) -> None:
+    from streamvln_gym.evaluation.report import write_report
+
+    print(f"report: {write_report(config).resolve()}")
 
 
 def _train_online(config: OnlineConfig) -> None:

@@ -35,7 +35,7 @@ class Canvas:
         self._x, self._y, self._height = x, y, height
         self._bottom = height - _BOTTOM
         self._parts: list[str] = []
-        for value in nice_ticks(*y, about=4 if height >= HEIGHT else 2):
+        for value in nice_ticks(*y, about=4 if height >= HEIGHT else 3):
             place = self.y(value)
             self._add(f'<path class="grid" d="M{_LEFT} {place}H{WIDTH - _RIGHT}"/>')
             self.text(_LEFT - 6, place + 4, f"{value:g}", "end")

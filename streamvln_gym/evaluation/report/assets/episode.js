@@ -88,8 +88,7 @@ function setStep(step, film) {
 
 /** The listed episode before (-1) or after (1) the shown one. */
 function go(offset) {
-  const rows = listedRows();
-  const next = rows[rows.indexOf(shown.row) + offset];
+  const next = list.fitting[list.fitting.indexOf(shown.row) + offset];
   if (next) location.replace(next.querySelector(".id a").getAttribute("href"));
 }
 
@@ -106,5 +105,5 @@ dialog.addEventListener("keydown", (event) => {
 dialog.addEventListener("close", () => {
   part("video")?.pause();
   if (location.hash.startsWith("#episode=")) history.replaceState(null, "", "#episodes");
-  shown.row?.querySelector(".id a").focus({ preventScroll: false });
+  (shown.row.hidden ? document.getElementById("episodes") : shown.row.querySelector(".id a")).focus();
 });

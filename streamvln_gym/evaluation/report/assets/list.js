@@ -13,7 +13,9 @@ allRows.forEach((row, index) => {
 });
 filter.hidden = false;
 
-const listedRows = () => [...body.rows].filter((row) => !row.hidden);
+// So many rows are shown at once; a very long list is shown part by part, so that sorting it stays quick.
+const PAGE = allRows.length > 1000 ? 500 : allRows.length;
+const list = { order: allRows, fitting: allRows, limit: PAGE };
 
 /** What a row is sorted by in a column; missing values come last. */
 function sortValue(row, column) {
@@ -26,8 +28,11 @@ function sortBy(column, descending) {
   const sign = descending ? -1 : 1;
   const keyed = allRows.map((row) => [sortValue(row, column), row]);
   keyed.sort(([a, one], [b, other]) => Number.isNaN(a) - Number.isNaN(b) || sign * (a - b) || one.dataset.index - other.dataset.index);
-  body.append(...keyed.map(([, row]) => row));
+  list.order = keyed.map(([, row]) => row);
+  body.replaceChildren(); // all at once: moving the rows one by one takes a minute for 10,000
+  body.append(...list.order);
   for (const head of heads) head.setAttribute("aria-sort", head.dataset.sort !== column ? "none" : descending ? "descending" : "ascending");
+  refresh();
 }
 
 function fits(row, wanted) {
@@ -37,16 +42,27 @@ function fits(row, wanted) {
   return (!wanted.scene || scene === wanted.scene) && wanted.words.every((word) => row.words.includes(word));
 }
 
-function applyFilter() {
+/** Shows the rows that fit the filter, as many as the limit allows. */
+function refresh() {
   const wanted = Object.fromEntries(new FormData(filter));
   wanted.words = wanted.text.toLowerCase().split(/\s+/).filter(Boolean);
-  let count = 0;
-  for (const row of allRows) if (!(row.hidden = !fits(row, wanted))) count += 1;
-  const all = allRows.length;
+  list.fitting = list.order.filter((row) => fits(row, wanted));
+  const shown = new Set(list.fitting.slice(0, list.limit));
+  for (const row of allRows) row.hidden = !shown.has(row);
+  const [count, all] = [list.fitting.length, allRows.length];
   filter.querySelector(".count").textContent = count === all ? `${all} episodes` : `${count} of ${all} episodes`;
   document.querySelector(".empty").hidden = count > 0;
+  const rest = count - shown.size, more = document.querySelector(".more");
+  more.hidden = rest === 0;
+  more.textContent = `Show ${Math.min(rest, PAGE)} more of ${rest}`;
 }
 
+function applyFilter() {
+  list.limit = PAGE;
+  refresh();
+}
+
+document.querySelector(".more").addEventListener("click", () => { list.limit += PAGE; refresh(); });
 for (const head of heads)
   head.querySelector("button").addEventListener("click", () => sortBy(head.dataset.sort, head.getAttribute("aria-sort") === "ascending"));
 filter.addEventListener("input", applyFilter);
@@ -67,7 +83,7 @@ const seen = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) { drawSmall(entry.target); seen.unobserve(entry.target); }
 }, { rootMargin: "400px" });
 for (const row of allRows) seen.observe(row);
-addEventListener("beforeprint", () => listedRows().forEach(drawSmall));
+addEventListener("beforeprint", () => list.fitting.slice(0, list.limit).forEach(drawSmall));
 
 /** #episode=ID shows an episode, #failure=KIND lists the failures of a kind. */
 function followAddress() {
