@@ -65,14 +65,14 @@ def success_by_length(records: Sequence[Record]) -> Chart | None:
 
 
 def error_histogram(records: Sequence[Record]) -> Chart | None:
-    """How far from the goal episodes ended; None without goals."""
+    """How far from the goal episodes ended; None without goals that can be reached."""
     judged = [record for record in records if record.get("navigation_error") is not None]
-    if not judged:
-        return None
     finite = [record for record in judged if math.isfinite(record["navigation_error"])]
+    if not finite:
+        return None
     errors = np.array([min(record["navigation_error"], _FARTHEST) for record in finite], dtype=np.float64)
     succeeded = np.array([bool(record["success"]) for record in finite])
-    last = _FARTHEST if errors.size and errors.max() >= _FARTHEST else max(math.floor(max(errors, default=0.0)), 4)
+    last = min(max(math.floor(errors.max()), 4), _FARTHEST)
     edges = np.arange(0.0, last + 2.0)
     good, bad = np.histogram(errors[succeeded], edges)[0], np.histogram(errors[~succeeded], edges)[0]
     highest = max(1.0, float((good + bad).max()))
