@@ -29,9 +29,12 @@ class Canvas:
         x_label: what the horizontal axis shows, with its unit.
         y_label: the same for the vertical one; written above it.
         height: of the picture, which is `WIDTH` wide.
+        names: of the horizontal axis' unit intervals, in place of numbers.
     """
 
-    def __init__(self, x: Range, y: Range, x_label: str, y_label: str, height: int = HEIGHT) -> None:
+    def __init__(
+        self, x: Range, y: Range, x_label: str, y_label: str, height: int = HEIGHT, names: Sequence[str] = ()
+    ) -> None:
         self._x, self._y, self._height = x, y, height
         self._bottom = height - _BOTTOM
         self._parts: list[str] = []
@@ -39,8 +42,9 @@ class Canvas:
             place = self.y(value)
             self._add(f'<path class="grid" d="M{_LEFT} {place}H{WIDTH - _RIGHT}"/>')
             self.text(_LEFT - 6, place + 4, f"{value:g}", "end")
-        for value in nice_ticks(*x, about=6):
-            self.text(self.x(value), self._bottom + 16, f"{value:g}", "middle")
+        numbers = [(value, f"{value:g}") for value in nice_ticks(*x, about=6)]
+        for value, name in [(k + 0.5, name) for k, name in enumerate(names)] or numbers:
+            self.text(self.x(value), self._bottom + 16, name, "middle")
         self.text((_LEFT + WIDTH - _RIGHT) / 2, height - 6, x_label, "middle", "label")
         self.text(4, 10, y_label, "start", "label")
 

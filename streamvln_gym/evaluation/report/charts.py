@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from streamvln_gym.evaluation.report.canvas import Canvas
-from streamvln_gym.evaluation.report.summary import Record, by_length
+from streamvln_gym.evaluation.report.run_files import Record
 from streamvln_gym.metrics import SUCCESS_DISTANCE
 
 _FARTHEST = 20.0  # metres: longer navigation errors share a bin
@@ -40,26 +40,30 @@ class Chart:
     body: Sequence[Sequence[str]]
 
 
-def success_by_length(records: Sequence[Record]) -> Chart | None:
-    """Success rate over the length of the described path; None without goals or paths."""
-    bins = [(edges, part) for edges, part in by_length(records) if part.success is not None]
-    if not bins:
+def success_by_length(by_length: Mapping[str, Mapping[str, Any]]) -> Chart | None:
+    """Success rate over the length of the described path; None without goals.
+
+    Args:
+        by_length: of the run's summary, see `summary.summarize_run`.
+    """
+    rated = {name: part for name, part in by_length.items() if "success" in part}
+    if not rated:
         return None
-    lowest, highest = bins[0][0][0], bins[-1][0][1]
-    canvas = Canvas((lowest, highest), (0.0, 100.0), "length of the described path (m)", "success rate (%)")
+    names = [name.removesuffix(" m") for name in rated]
+    canvas = Canvas((0.0, len(rated)), (0.0, 100.0), "described path (m)", "success rate (%)", names=names)
     body = []
-    for (low, high), part in bins:
-        assert part.success is not None
-        value, least, most = (100.0 * bound for bound in part.success)
-        hint = f"{part.name}: {value:.0f} % [{least:.0f}, {most:.0f}] of {part.episodes} episodes"
-        canvas.interval((low + high) / 2.0, least, value, most, hint)
-        body.append((part.name, str(part.episodes), f"{value:.1f} %", f"{least:.1f} – {most:.1f} %"))
+    for place, (name, part) in enumerate(rated.items()):
+        low, value, high = (100.0 * part[key] for key in ("success_low", "success", "success_high"))
+        episodes = str(part["episodes"])
+        hint = f"{name}: {value:.0f} % [{low:.0f}, {high:.0f}] of {episodes} episodes"
+        canvas.interval(place + 0.5, low, value, high, hint)
+        body.append((name, episodes, f"{value:.1f} %", f"[{low:.1f}, {high:.1f}]"))
     return Chart(
         "Success by path length",
         [canvas.svg("Success rate over the length of the described path, with 95 % intervals")],
         "Bars are Wilson's 95 % intervals.",
         (),
-        ("described path", "episodes", "SR", "95 % interval"),
+        ("described path", "episodes", "SR", "95 %"),
         body,
     )
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from streamvln_gym.episodes import scene_name
-from streamvln_gym.evaluation.failures import failure_kind
-from streamvln_gym.evaluation.report.run_files import key_of
-from streamvln_gym.evaluation.report.summary import MEASURES, Record, described_length
-from streamvln_gym.scene_graph import SceneGraph
+from streamvln_gym.evaluation.report.measures import MEASURES
+from streamvln_gym.evaluation.report.run_files import Record, key_of
+from streamvln_gym.geometry import path_length
 
 _ACTIONS = "SFLR"  # STOP, FORWARD, LEFT, RIGHT
 
@@ -28,7 +27,7 @@ class EpisodeRow:
         scene: short name.
         instruction: text.
         language: of the instruction, "" if the record does not say.
-        outcome: "success", a kind of failure, or "unjudged" (test splits).
+        outcome: see `outcome_of`.
         needs_memory: kind, "" if none is needed.
         values: the metrics as text, by name.
         sort: the metrics as numbers to sort by.
@@ -47,18 +46,11 @@ class EpisodeRow:
     length: float | None
 
 
-class Rooms(Protocol):
-    """Whoever knows the rooms of scenes."""
-
-    def graph(self, scene_id: str) -> SceneGraph | None: ...
-
-
-def outcome_of(record: Record, scenes: Rooms) -> str:
-    """How an episode ended; the record's own word for a failure counts, older records have none."""
+def outcome_of(record: Record) -> str:
+    """How an episode ended; "failed" is a failure without a kind (there is no described path to tell it by)."""
     if record.get("success") is None:
         return "unjudged"
-    kind = record["failure"] if "failure" in record else failure_kind(record, scenes.graph(record["scene_id"]))
-    return kind or "success"
+    return "success" if record["success"] else record["failure"] or "failed"
 
 
 def episode_row(record: Record, outcome: str) -> EpisodeRow:
@@ -82,7 +74,7 @@ def episode_row(record: Record, outcome: str) -> EpisodeRow:
         record.get("needs_memory") or "",
         values,
         {name: value if math.isfinite(value) else 1e9 for name, value in finite.items()},
-        described_length(record),
+        path_length(record["reference_path"]) if record["reference_path"] else None,
     )
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from streamvln_gym.episodes import scene_name
 from streamvln_gym.errors import SceneError
 from streamvln_gym.evaluation.failures import FAILURE_KINDS
-from streamvln_gym.evaluation.report import charts, summary
+from streamvln_gym.evaluation.report import charts
 from streamvln_gym.evaluation.report.episodes import episode_data, episode_row, outcome_of
-from streamvln_gym.evaluation.report.run_files import Run, key_of
+from streamvln_gym.evaluation.report.measures import MEASURES
+from streamvln_gym.evaluation.report.run_files import ReportedRun, key_of
 from streamvln_gym.evaluation.report.scene_maps import SceneFolders, scene_map
+from streamvln_gym.evaluation.summary import summarize_run
 from streamvln_gym.metrics import SUCCESS_DISTANCE
 from streamvln_gym.scene_graph import SceneGraph
 
@@ -28,15 +31,16 @@ _WORDS = {
     "overshot": "overshot",
     "stopped_early": "stopped early",
     "no_stop": "no stop",
+    "failed": "failed",
     "unjudged": "not judged",
 }
 
 
-def render(run: Run, scenes_dir: Path | None = None, videos: Mapping[str, str] | None = None) -> str:
+def render(run: ReportedRun, scenes_dir: Path | None = None, videos: Mapping[str, str] | None = None) -> str:
     """The page as text.
 
     Args:
-        run: see `run_files.Run`.
+        run: see `run_files.ReportedRun`.
         scenes_dir: see `ReportConfig`.
         videos: episode id -> address, relative to the page.
     """
@@ -51,11 +55,11 @@ def render(run: Run, scenes_dir: Path | None = None, videos: Mapping[str, str] |
     return environment.get_template("page.html.j2").render(**page_values(run, scenes_dir, videos or {}))
 
 
-def page_values(run: Run, scenes_dir: Path | None, videos: Mapping[str, str]) -> dict[str, Any]:
+def page_values(run: ReportedRun, scenes_dir: Path | None, videos: Mapping[str, str]) -> dict[str, Any]:
     """What the template shows."""
     records = run.records
     folders = _Folders(SceneFolders(str(run.identity.get("dataset", "")), scenes_dir))
-    outcomes = [outcome_of(record, folders) for record in records]
+    outcomes = [outcome_of(record) for record in records]
     rows = [episode_row(record, outcome) for record, outcome in zip(records, outcomes, strict=True)]
     data = [
         episode_data(record, run.timings.get(key_of(record)), videos.get(str(record["episode_id"])))
@@ -63,8 +67,10 @@ def page_values(run: Run, scenes_dir: Path | None, videos: Mapping[str, str]) ->
     ]
     maps = {scene_id: folders.map(scene_id) for scene_id in dict.fromkeys(r["scene_id"] for r in records)}
     counts = Counter(outcomes)
+    summary = summarize_run(records)
+    described = any(row.length is not None for row in rows)
     plots = [
-        charts.success_by_length(records),
+        charts.success_by_length(summary["by_length"]) if described else None,
         charts.error_histogram(records),
         charts.call_profile(run.timings.values()),
     ]
@@ -72,23 +78,23 @@ def page_values(run: Run, scenes_dir: Path | None, videos: Mapping[str, str]) ->
         "run": run,
         "identity": identity_rows(run),
         "is_flats": str(run.identity.get("dataset", "")).startswith("flats"),
-        "note": next((record["note"] for record in records if record.get("note")), ""),
+        "note": summary.get("note", ""),
         "problems": folders.problems,
-        "summary": summary.summary_rows(records),
+        "summary": summary,
         "charts": [plot for plot in plots if plot is not None],
-        "breakdowns": _breakdowns(records),
+        "breakdowns": _breakdowns(summary, described),
         "failures": [(kind, meaning, counts[kind]) for kind, meaning in FAILURE_KINDS.items()],
-        "failed": sum(counts[kind] for kind in FAILURE_KINDS),
+        "failed": sum(counts[kind] for kind in (*FAILURE_KINDS, "failed")),
         "succeeded": counts["success"],
         "judged": len(records) - counts["unjudged"],
         "cut_off": sum(not record.get("stopped", True) for record in records),
         "rows": rows,
-        "outcomes": [outcome for outcome in ("success", *FAILURE_KINDS, "unjudged") if counts[outcome]],
+        "outcomes": [outcome for outcome in _WORDS if counts[outcome]],
         "scenes": list(dict.fromkeys(row.scene for row in rows)),
         "memory": sorted({row.needs_memory for row in rows} - {""}),
         "columns": [name for name in _COLUMNS if any(name in row.values for row in rows)],
-        "measures": summary.MEASURES,
-        "has_length": any(row.length is not None for row in rows),
+        "measures": MEASURES,
+        "has_length": described,
         "words": _WORDS,
         "data": {
             "radius": round(100 * SUCCESS_DISTANCE),
@@ -103,7 +109,7 @@ def page_values(run: Run, scenes_dir: Path | None, videos: Mapping[str, str]) ->
     }
 
 
-def identity_rows(run: Run) -> list[tuple[str, str]]:
+def identity_rows(run: ReportedRun) -> list[tuple[str, str]]:
     """What was evaluated, as names and values; nested settings become names with a dot."""
     rows: list[tuple[str, str]] = []
 
@@ -146,11 +152,13 @@ class _Folders:
             return {}
 
 
-def _breakdowns(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
-    lengths = [part for _, part in summary.by_length(records)]
+def _breakdowns(summary: Mapping[str, Any], described: bool) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
+    """Tables of parts of the episodes: title, and the summary's parts by name; those that tell something."""
+    memory = {"no memory needed" if kind == "none" else kind: part for kind, part in summary["by_memory"].items()}
+    scenes = {scene_name(scene_id): part for scene_id, part in summary["by_scene"].items()}
     tables = [
-        ("Memory needed", summary.by_memory(records)),
-        ("Length of the described path", lengths),
-        ("Scene", summary.by_scene(records)),
+        ("Memory needed", memory, 2),
+        ("Described path", summary["by_length"] if described else {}, 1),
+        ("Scene", scenes, 1),
     ]
-    return [(title, found) for title, found in tables if found]
+    return [(title, parts) for title, parts, least in tables if len(parts) >= least]

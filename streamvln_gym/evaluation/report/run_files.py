@@ -1,41 +1,41 @@
-"""Reads what an evaluation left on disk, finished or not."""
+"""Reads a run for the report, finished or not; nothing is written, since workers may be at it."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streamvln_gym.errors import EvaluationError
+from streamvln_gym.evaluation.run_folder import SHARDS, read_run, read_run_file
+from streamvln_gym.evaluation.shards import EPISODES, TIMINGS, decode
 
+Record = Mapping[str, Any]
 Key = tuple[str, str, str]
 """Scene, episode and instruction of a record, as text."""
+_NEEDED = ("key", "scene_id", "episode_id", "instruction", "needs_memory", "failure", "reference_path", "steps")
 
 
 @dataclass(frozen=True)
-class Run:
-    """An evaluation's results.
+class ReportedRun:
+    """What a run has so far.
 
     Attributes:
-        folder: where they lie.
         identity: agent, checkpoint, dataset, split, simulator, settings, code version, ...
-        fingerprint: of the identity; every record carries it.
+        fingerprint: of the identity.
         planned: episodes that the run is to play.
         created: ISO time at which it began.
         records: one per finished episode, in the dataset's order (while the run goes on: by scene and episode).
         timings: what each episode's model calls took, by the record's key; those that are there.
-        merged: whether the records come from the final `episodes.jsonl`.
+        merged: whether the run has been closed.
     """
 
-    folder: Path
     identity: Mapping[str, Any]
     fingerprint: str
     planned: int
     created: str
-    records: tuple[Mapping[str, Any], ...]
+    records: tuple[Record, ...]
     timings: Mapping[Key, Mapping[str, Any]]
     merged: bool
 
@@ -45,108 +45,83 @@ class Run:
         return len(self.records) >= self.planned
 
 
+def read_reported_run(folder: Path) -> ReportedRun:
+    """Reads a run's folder.
+
+    Raises:
+        EvaluationError: there is no run, nothing has been played yet, or a file is damaged, of another run or written
+            by another version of the package.
+    """
+    about = read_run_file(folder)
+    if not isinstance(about["identity"], dict):
+        raise EvaluationError(f"run.json in {folder} does not say what was evaluated: evaluate into another folder")
+    merged = (folder / f"{EPISODES}.jsonl").exists()
+    records = read_run(folder).records if merged else _unfinished(folder, about["fingerprint"])
+    if not records:
+        raise EvaluationError(
+            f"the run {folder} has no finished episode yet: wait for the first one, or run its command again"
+        )
+    for record in records:
+        missing = [name for name in _NEEDED if name not in record]
+        if missing:
+            raise EvaluationError(
+                f"the result of episode {record.get('episode_id')!r} in {folder} has no {', '.join(missing)}: it was "
+                "written by another version of this package. Evaluate again into another folder"
+            )
+    return ReportedRun(
+        about["identity"],
+        str(about["fingerprint"]),
+        about["episodes"],
+        str(about.get("created", "")),
+        tuple(records),
+        _timings(folder),
+        merged,
+    )
+
+
 def key_of(line: Mapping[str, Any]) -> Key:
-    """A record's or a timing's key; episodes of a file may be numbers or text."""
+    """A record's or a timing's key."""
     scene, episode, instruction = line["key"]
     return str(scene), str(episode), str(instruction)
 
 
-def read_run(folder: Path) -> Run:
-    """Reads a run's folder.
-
-    Raises:
-        EvaluationError: there is no run, nothing has been played yet, or a file is corrupt or of another run.
-    """
-    about = _read_about(folder)
-    merged = folder / "episodes.jsonl"
-    files = [merged] if merged.exists() else sorted((folder / "shards").glob("episodes-*.jsonl"))
-    records: dict[Key, Mapping[str, Any]] = {}
-    for path in files:
-        for number, record in _lines(path, ("fingerprint", "key", "episode_id", "scene_id", "instruction", "steps")):
-            if record["fingerprint"] != about["fingerprint"]:
-                raise EvaluationError(
-                    f"line {number} of {path} belongs to another run (its fingerprint is {record['fingerprint']!r}, "
-                    f"run.json says {about['fingerprint']!r}): results of different settings must not be mixed. Move "
-                    "the file away, or evaluate into a folder of its own with --out."
-                )
-            records.setdefault(key_of(record), record)
-    if not records:
-        raise EvaluationError(
-            f"the run {folder} has no finished episode yet: wait for the first, or start it again with "
-            f"`streamvln-gym evaluate --out {folder}`"
-        )
-    found = list(records.values()) if merged.exists() else sorted(records.values(), key=_by_number)
-    return Run(
-        folder,
-        about["identity"],
-        about["fingerprint"],
-        about["episodes"],
-        str(about.get("created", "")),
-        tuple(found),
-        _read_timings(folder),
-        merged.exists(),
-    )
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    if not folder.is_dir() or not path.is_file():
-        missing = f"{path} is missing" if folder.is_dir() else f"{folder} is not a folder"
-        raise EvaluationError(
-            f"there is no evaluation in {folder}: {missing}. Name the folder that `streamvln-gym evaluate --out "
-            "FOLDER` wrote."
-        )
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        fits = isinstance(about["identity"], dict) and isinstance(about["episodes"], int) and about["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(f"cannot read {path}: {error!r}. {_ANOTHER_VERSION}") from error
-    if not fits:
-        raise EvaluationError(
-            f"{path} does not say what was evaluated (identity, fingerprint, episodes). {_ANOTHER_VERSION}"
-        )
-    return about
-
-
-_ANOTHER_VERSION = (
-    "The file is damaged or was written by another version of this package: put back a copy, or evaluate again into a "
-    "new folder."
-)
-
-
-def _lines(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The numbered records of a file; a last line without its end is still being written and left out."""
-    try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        message = f"cannot read {path}: {error}. Remove the file and evaluate again; the other files are kept."
-        raise EvaluationError(message) from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            missing = [name for name in wanted if name not in record]
-            if "key" not in missing:
-                key_of(record)
-        except (ValueError, TypeError) as error:
+def _unfinished(folder: Path, fingerprint: str) -> list[Record]:
+    """The records of the shards, each episode once."""
+    records: dict[Key, Record] = {}
+    for path, number, record in _lines(folder, EPISODES):
+        if record.get("fingerprint") != fingerprint:
             raise EvaluationError(
-                f"line {number} of {path} is not a record ({error}): remove this line and run the same `streamvln-gym "
-                "evaluate` again, which plays the missing episode"
-            ) from error
-        if missing:
-            raise EvaluationError(
-                f"line {number} of {path} has no {', '.join(map(repr, missing))}: it was written by another version of "
-                "this package or is damaged. Evaluate again into a new folder."
+                f"line {number} of {path} is of another evaluation (fingerprint {record.get('fingerprint')!r}, but "
+                f"this one has {fingerprint!r}): move that file out of the folder"
             )
-        yield number, {name: math.inf if value == "inf" else value for name, value in record.items()}
+        records.setdefault(key_of(record), record)
+    return [records[key] for key in sorted(records, key=_by_number)]
 
 
-def _read_timings(folder: Path) -> dict[Key, Mapping[str, Any]]:
-    merged = folder / "timings.jsonl"
-    files = [merged] if merged.exists() else sorted((folder / "shards").glob("timings-*.jsonl"))
-    return {key_of(timing): timing for path in files for _, timing in _lines(path, ("key", "calls"))}
+def _timings(folder: Path) -> dict[Key, Mapping[str, Any]]:
+    return {key_of(timing): timing for _, _, timing in _lines(folder, TIMINGS) if "calls" in timing}
 
 
-def _by_number(record: Mapping[str, Any]) -> tuple[str, int, str, str]:
+def _lines(folder: Path, name: str) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """File, number and content of every line of the merged file, or of the shards while there is none.
+
+    A last line without its end is still being written, and left out.
+    """
+    merged = folder / f"{name}.jsonl"
+    for path in [merged] if merged.exists() else sorted((folder / SHARDS).glob(f"{name}-*.jsonl")):
+        for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                line = decode(raw)
+                key_of(line)
+            except (ValueError, KeyError, TypeError) as error:
+                raise EvaluationError(
+                    f"line {number} of {path} is not a result ({error!r}): remove that line and run the evaluation's "
+                    "command again, which plays what is missing"
+                ) from error
+            yield path, number, line
+
+
+def _by_number(key: Key) -> tuple[str, int, str, str]:
     """Sorts episode 9 before episode 10."""
-    scene, episode, instruction = key_of(record)
+    scene, episode, instruction = key
     return scene, int(episode) if episode.isdigit() else -1, episode, instruction

@@ -41,10 +41,10 @@ def write_report(config: ReportConfig) -> Path:
         EvaluationError: there is no run, it is corrupt, or the page cannot be written; the message says what to do.
     """
     from streamvln_gym.evaluation.report.page import render  # the command line shows its help without these
-    from streamvln_gym.evaluation.report.run_files import read_run
+    from streamvln_gym.evaluation.report.run_files import read_reported_run
     from streamvln_gym.vlnce.json_files import write_atomically
 
-    run = read_run(config.run)
+    run = read_reported_run(config.run)
     page = _page_path(config)
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
