@@ -71,7 +71,9 @@ def test_episodes_that_are_not_the_same_are_left_out(tmp_path):
 
 
 def test_runs_without_goals_are_compared_in_what_they_have(tmp_path):
-    plain = [{k: v for k, v in record(n, 0.0).items() if k not in ("success", "spl", "navigation_error")} for n in (0, 1)]
+    plain = [
+        {k: v for k, v in record(n, 0.0).items() if k not in ("success", "spl", "navigation_error")} for n in (0, 1)
+    ]
     a = write_run(tmp_path / "a", [{**r, "steps": 4} for r in plain])
     b = write_run(tmp_path / "b", [{**r, "steps": 6} for r in plain])
     found = compare(a, b)

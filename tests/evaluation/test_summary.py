@@ -45,13 +45,19 @@ def test_one_goal_out_of_reach_is_counted_and_spoils_nothing():
 
 def test_a_split_without_goals_has_no_rates():
     records = [
-        {k: v for k, v in record(n, 0.0, 0.0, reference_path=[], failure=None).items() if k not in ("success", "spl", "navigation_error")}
+        {
+            k: v
+            for k, v in record(n, 0.0, 0.0, reference_path=[], failure=None).items()
+            if k not in ("success", "spl", "navigation_error")
+        }
         for n in range(3)
     ]
     summary = summarize_run(records)
     assert list(summary["metrics"]) == ["steps"] and "success_low" not in summary["by_scene"]["scene0"]
 
 
-@pytest.mark.parametrize(("length", "name"), [(0.0, "0-5 m"), (5.0, "5-10 m"), (29.9, "20-30 m"), (99.0, "30 m and more")])
+@pytest.mark.parametrize(
+    ("length", "name"), [(0.0, "0-5 m"), (5.0, "5-10 m"), (29.9, "20-30 m"), (99.0, "30 m and more")]
+)
 def test_classes_of_length(length, name):
     assert length_class(record(0, 1.0, length)) == name

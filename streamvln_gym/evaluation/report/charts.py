@@ -49,7 +49,7 @@ def success_by_length(by_length: Mapping[str, Mapping[str, Any]]) -> Chart | Non
     rated = {name: part for name, part in by_length.items() if "success" in part}
     if not rated:
         return None
-    names = [name.removesuffix(" m") for name in rated]
+    names = [name.replace(" m and more", "+").removesuffix(" m") for name in rated]
     canvas = Canvas((0.0, len(rated)), (0.0, 100.0), "described path (m)", "success rate (%)", names=names)
     body = []
     for place, (name, part) in enumerate(rated.items()):
