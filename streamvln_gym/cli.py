@@ -15,6 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from streamvln_gym.errors import StreamVLNGymError
 from streamvln_gym.evaluation.config import EvaluationConfig
+from streamvln_gym.evaluation.report.writer import ReportConfig
 from streamvln_gym.metrics import METRICS, SHORT_NAMES, summarize
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig
 from streamvln_gym.training.config import EstimateConfig, TrainConfig
@@ -170,6 +171,14 @@ class TrainCommand(TrainConfig):
         return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
 
 
+@dataclass(frozen=True)
+class ReportCommand(ReportConfig):
+    """What `report RUN` reads and writes; see `ReportConfig`."""
+
+    run: tyro.conf.Positional[Path]
+    videos: Flag = False
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Known errors end it with their message and exit code 1."""
     config = tyro.cli(
@@ -178,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             EvaluationConfig,
             tyro.conf.subcommand("evaluate", description="Play a whole split in parallel; goes on after any kill."),
         ]
+        | Annotated[ReportCommand, tyro.conf.subcommand("report", description="Write the page about an evaluation.")]
         | Annotated[CompareConfig, tyro.conf.subcommand("compare", description="Compare two evaluations.")]
         | Annotated[
             BuildFlatsConfig, tyro.conf.subcommand("build-flats", description="Build furnished flats and episodes.")
@@ -207,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands: dict[type, Callable[[Any], None]] = {
         RolloutConfig: _rollout,
         EvaluationConfig: _evaluate,
+        ReportCommand: _report,
         CompareConfig: _compare,
         BuildFlatsConfig: _build_flats,
         BuildNavmeshConfig: _build_navmesh,
@@ -264,6 +275,12 @@ def _compare(config: CompareConfig) -> None:
         print(json.dumps(comparison.to_json(), indent=2, ensure_ascii=False))
     else:
         print_comparison(comparison)
+
+
+def _report(config: ReportConfig) -> None:
+    from streamvln_gym.evaluation.report import write_report
+
+    print(f"report: {write_report(config).resolve()}")
 
 
 def _train_online(config: OnlineConfig) -> None:

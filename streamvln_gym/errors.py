@@ -33,7 +33,7 @@ class CheckpointError(StreamVLNGymError):
 
 
 class EvaluationError(StreamVLNGymError):
-    """An evaluation cannot start, go on or be compared; what is finished is kept."""
+    """An evaluation cannot start, go on, be compared or reported; what is finished is kept."""
 
 
 class TrainingError(StreamVLNGymError):

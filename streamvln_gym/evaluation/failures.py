@@ -9,12 +9,13 @@ The kind is the first of these questions that is answered with yes, so that ever
 4. It kept to the path and did not come to its end: `stopped_early` if it said STOP, else `no_stop`.
 
 "Where it started" is the room of the start where the scene's rooms are known, else a circle of 3 m around the start.
-"Left the described path" is farther than 3 m from it; where rooms are known, also 1 m from it in a room that it does
-not pass. Distances here are straight lines in three dimensions, so that another storey counts as elsewhere.
+"Left the described path" is farther than 3 m from it; where rooms are known, also 1 m deep in a room that it does not
+pass. Distances here are straight lines in three dimensions, so that another storey counts as elsewhere.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from streamvln_gym.flats.routes import resample
 from streamvln_gym.metrics import SUCCESS_DISTANCE
-from streamvln_gym.scene_graph import SceneGraph
+from streamvln_gym.scene_graph import Rect, SceneGraph
 
 NEVER_LEFT_ROOM = "never_left_room"
 WRONG_TURN = "wrong_turn"
@@ -34,8 +35,8 @@ NO_STOP = "no_stop"
 
 FAILURE_KINDS: Mapping[str, str] = MappingProxyType(
     {
-        NEVER_LEFT_ROOM: "It stayed in the room (or within 3 m) where it started.",
-        WRONG_TURN: "It left the described path (by more than 3 m, or by 1 m into a room that the path does not pass).",
+        NEVER_LEFT_ROOM: "It stayed in the room where it started (where rooms are not known: within 3 m of the start).",
+        WRONG_TURN: "It left the described path: by more than 3 m, or 1 m deep into a room that it does not pass.",
         OVERSHOT: "It was within reach of the goal, went on and said STOP elsewhere.",
         STOPPED_EARLY: "It followed the described path and said STOP before its end.",
         NO_STOP: "It followed the described path, or reached the goal, and never said STOP.",
@@ -44,9 +45,9 @@ FAILURE_KINDS: Mapping[str, str] = MappingProxyType(
 """Every kind with what it means, in the order in which things can go wrong on the way."""
 
 PATH_WIDTH = SUCCESS_DISTANCE
-"""Metres from the described path within which an agent follows it, and around the start within which it stayed there."""
+"""Metres from the described path within which an agent follows it, and from the start within which it stayed there."""
 STRAY = 1.0
-"""Metres from the described path at which a room that it does not pass counts as a wrong one (not the door's edge)."""
+"""Metres beyond the rooms that the described path passes, from which on a look into another room is a wrong turn."""
 
 
 def failure_kind(record: Mapping[str, Any], rooms: SceneGraph | None = None) -> str | None:
@@ -99,10 +100,22 @@ def _stayed(positions: NDArray[np.float64], described: NDArray[np.float64], room
 def _strayed(positions: NDArray[np.float64], described: NDArray[np.float64], rooms: SceneGraph | None) -> bool:
     """Whether the agent was off the described path at any time."""
     unique = np.unique(positions, axis=0)
-    distance = np.array([np.linalg.norm(described - point, axis=1).min() for point in unique])
-    if (distance > PATH_WIDTH).any():
+    if any(np.linalg.norm(described - point, axis=1).min() > PATH_WIDTH for point in unique):
         return True
-    return rooms is not None and not _visited(unique[distance > STRAY], rooms) <= _visited(described, rooms)
+    if rooms is None:
+        return False
+    passed = [rooms.rooms[room].rect for room in _visited(described, rooms)]
+    return any(
+        room is not None and min((_gap(point, rect) for rect in passed), default=0.0) > STRAY
+        for point, room in zip(unique, rooms.rooms_at(unique[:, [0, 2]]), strict=True)
+    )
+
+
+def _gap(point: NDArray[np.float64], rect: Rect) -> float:
+    """Metres on the floor from a position to a rectangle, 0 inside it."""
+    x0, z0, x1, z1 = rect
+    x, _, z = point
+    return math.hypot(max(x0 - x, 0.0, x - x1), max(z0 - z, 0.0, z - z1))
 
 
 def _visited(points: NDArray[np.float64], rooms: SceneGraph) -> set[int]:

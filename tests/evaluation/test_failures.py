@@ -73,8 +73,8 @@ def test_another_storey_is_another_way():
         ("never_left_room", [(1.0, 2.0), (3.9, 3.9), (0.1, 0.1)]),  # more than 3 m across, and still the hall
         ("never_left_room", [(1.0, 2.0), (4.1, 2.0)]),  # the door's opening is no other room
         ("stopped_early", [(1.0, 2.0), (6.0, 2.0)]),
-        ("wrong_turn", [(1.0, 2.0), (2.0, 5.0)]),  # 3.0 m off the path, in the office
-        ("wrong_turn", [(1.0, 2.0), (2.0, 4.5), (2.0, 2.0), (6.0, 2.0)]),
+        ("wrong_turn", [(1.0, 2.0), (2.0, 5.01)]),  # 1.01 m beyond the hall
+        ("wrong_turn", [(1.0, 2.0), (2.0, 5.2), (2.0, 2.0), (6.0, 2.0)]),
     ],
 )
 def test_kinds_by_rooms(kind, way):
@@ -82,16 +82,17 @@ def test_kinds_by_rooms(kind, way):
 
 
 def test_rooms_tell_what_geometry_alone_cannot():
-    """A neighbouring room 2.5 m from the path, and a small step out of the first room."""
-    office = record([(1.0, 2.0), (3.0, 2.0), (4.1, 2.0), (4.5, 2.0), (2.0, 4.5)], TO_KITCHEN)
+    """A neighbouring room less than 3 m from the path, and a small step out of the first room."""
+    path = [[1.0, 0.2, 2.6], [11.0, 0.2, 2.6]]
+    office = record([(1.0, 2.6), (4.5, 2.6), (2.0, 5.5)], path)
     assert failure_kind(office, ROOMS) == "wrong_turn" and failure_kind(office) == "stopped_early"
     doorway = record([(3.0, 2.0), (4.5, 2.0)], [[3.0, 0.2, 2.0], [11.0, 0.2, 2.0]])
     assert failure_kind(doorway, ROOMS) == "stopped_early" and failure_kind(doorway) == "never_left_room"
 
 
 def test_the_edge_of_a_wrong_room_is_no_wrong_turn():
-    close = [[1.0, 0.2, 3.8], [11.0, 0.2, 3.8]]  # the path itself passes 40 cm from the office
-    assert failure_kind(record([(1.0, 3.8), (2.0, 4.3), (2.0, 3.8), (6.0, 3.8)], close), ROOMS) == "stopped_early"
+    peek = [(1.0, 2.0), (2.0, 3.9), (2.0, 4.8), (2.0, 3.0), (6.0, 2.0)]
+    assert failure_kind(record(peek, TO_KITCHEN), ROOMS) == "stopped_early"
 
 
 def test_an_unknown_start_room_is_judged_by_distance():
