@@ -24,7 +24,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from streamvln_gym.episode_run import EpisodeRun, needs_picture
+from streamvln_gym.episode_run import EpisodeRun
 from streamvln_gym.evaluation import EvaluationConfig, evaluate
 from streamvln_gym.evaluation.player import Player
 
