@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "streamvln_gym/__init__.py"
 
 TRAIN = ["accelerate>=1.3", "peft>=0.15", "tensorboard"]
 RL = ["stable-baselines3>=2.6"]
+RAY = ["ray>=2.40"]
 # habitat-lab pins numpy 1.26.4, hence Python 3.10 to 3.12; habitat-sim comes by conda (docs/habitat.md).
 HABITAT = [
     "habitat-lab>=0.3.3,<0.4; python_version < '3.13'",
@@ -24,6 +25,7 @@ TEST = [
     "setuptools>=77",  # a test builds the wheel
     "embreex>=2.17.7.post6",  # ground truth of the renderer's depth
     "moviepy>=2.0",  # Gymnasium's RecordVideo
+    "playwright>=1.50",  # drives the Chromium that looks at reports, if there is one
     *RL,
     *TRAIN,
 ]
@@ -41,7 +43,7 @@ setup(
     # The top-level folder agents/ is the subpackage streamvln_gym.agents; nothing called `agents` is installed.
     packages=[*find_packages(include=["streamvln_gym", "streamvln_gym.*"]), "streamvln_gym.agents"],
     package_dir={"streamvln_gym": "streamvln_gym", "streamvln_gym.agents": "agents"},
-    package_data={"streamvln_gym": ["py.typed", "assets/**/*", "models/assets/**/*"]},
+    package_data={"streamvln_gym": ["py.typed", "assets/**/*", "models/assets/**/*", "evaluation/report/assets/*"]},
     install_requires=[
         "gymnasium>=1.1",
         "numpy>=1.26",
@@ -61,10 +63,12 @@ setup(
         "tqdm>=4.66",
         "tyro>=0.9",
         "rich>=13.0",
+        "jinja2>=3.1",
     ],
     extras_require={
         "train": TRAIN,
         "rl": RL,
+        "ray": RAY,
         "habitat": HABITAT,
         "test": TEST,
         "dev": DEV,

@@ -225,6 +225,19 @@ class StreamVLNAgent:
         """The latest model call of the single episode, None before the first; streams of a batch have their own."""
         return self.stream.last_call
 
+    @property
+    def needs_geometry(self) -> bool:
+        """Whether observations must have `depth`, `camera_pose` and `intrinsics` (the memory strategy "voxel")."""
+        return self._strategy.needs_geometry
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether the next `act` looks at the picture that it is shown; otherwise any earlier one will do.
+
+        Between two model calls decided actions are handed out, so a caller need not render what is seen there.
+        """
+        return self.stream.needs_picture
+
     def reset(self) -> None:
         """Forgets the episode, and the whole batch."""
         self.stream.reset()

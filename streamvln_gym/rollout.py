@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from streamvln_gym import __version__
 from streamvln_gym.devices import choose_device, one_torch_thread
+from streamvln_gym.episode_run import EpisodeRun, needs_picture
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.selection import source_of
-from streamvln_gym.video import VideoWriter
 from streamvln_gym.vlnce.predictions import TRAJECTORY, check_predictions, trajectory_record, write_predictions
 
 AgentName = Literal["streamvln", "oracle", "random", "forward"]
@@ -30,8 +30,8 @@ _SMALL_NETWORK = 50_000_000  # parameters
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
-    """What `rollout` plays and writes.
+class PlayConfig:
+    """Who plays which episodes: what `rollout` and `evaluate` have in common.
 
     Attributes:
         agent: who plays.
@@ -48,11 +48,6 @@ class RolloutConfig:
         episodes: how many; they are taken in turn from the scenes. 0 plays the whole split.
         seed: shuffles the episodes and seeds the agent; default: file order.
         max_steps: actions after which an episode is cut off.
-        video: folder for one MP4 per episode; None writes none.
-        json: file for one JSON line per episode; an existing file is added to, and the episodes it has are not played
-            again.
-        predictions: file for the predictions that the leaderboards of the test splits take: .json in the VLN-CE
-            challenge's format (R2R-CE), .jsonl in the RxR-Habitat challenge's; with `json`, a stopped run goes on.
         device: of the StreamVLN agent, "auto", "cpu" or "cuda".
     """
 
@@ -66,13 +61,29 @@ class RolloutConfig:
     languages: tuple[str, ...] = ()
     episode_ids: tuple[str, ...] = ()
     role: Literal["guide", "follower", "all"] = "guide"
-    episodes: int = 3
+    episodes: int = 0
     seed: int | None = None
     max_steps: int = 500
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class RolloutConfig(PlayConfig):
+    """What `rollout` plays and writes.
+
+    Attributes:
+        episodes: how many; they are taken in turn from the scenes. 0 plays the whole split.
+        video: folder for one MP4 per episode; None writes none.
+        json: file for one JSON line per episode; an existing file is added to, and the episodes it has are not played
+            again.
+        predictions: file for the predictions that the leaderboards of the test splits take: .json in the VLN-CE
+            challenge's format (R2R-CE), .jsonl in the RxR-Habitat challenge's; with `json`, a stopped run goes on.
+    """
+
+    episodes: int = 3
     video: Path | None = Path("videos")
     json: Path | None = None
     predictions: Path | None = None
-    device: str = "auto"
 
 
 def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
@@ -82,10 +93,9 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         StreamVLNGymError: data, checkpoint or simulator cannot be had; the message says what to do.
         ValueError: the seed is negative, or the results cannot be written.
     """
-    if config.seed is not None and config.seed < 0:
-        raise ValueError(f"the seed must not be negative, got {config.seed}")
+    check_seed(config.seed)
     _check_writable(config)
-    env = gym.make(config.env, render_mode="rgb_array" if config.video else None, **_env_options(config))
+    env = gym.make(config.env, render_mode="rgb_array" if config.video else None, **env_options(config))
     try:
         dataset = env.unwrapped.dataset  # type: ignore[attr-defined]
         if config.predictions:
@@ -127,7 +137,13 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         env.close()
 
 
-def _env_options(config: RolloutConfig) -> dict[str, Any]:
+def check_seed(seed: int | None) -> None:
+    """Refuses a negative seed."""
+    if seed is not None and seed < 0:
+        raise ValueError(f"the seed must not be negative, got {seed}")
+
+
+def env_options(config: PlayConfig) -> dict[str, Any]:
     """The environment's arguments."""
     options: dict[str, Any] = {
         name: getattr(config, name) or None for name in ("scenes", "languages", "episode_ids")
@@ -152,21 +168,32 @@ def _check_writable(config: RolloutConfig) -> None:
             raise ValueError(f"cannot write into the folder {folder}: give another one with --{option}")
 
 
-def make_agent(config: RolloutConfig, env: gym.Env) -> tuple[Any, str]:
-    """The agent, and what has to be said about it wherever its numbers appear ("" if nothing)."""
-    import streamvln_gym.agents as agents
-
+def check_agent(config: PlayConfig) -> None:
+    """Refuses an agent that there is not, and a checkpoint for one that takes none."""
+    if config.agent not in get_args(AgentName):
+        raise ValueError(f"unknown agent {config.agent!r}: use streamvln, oracle, random or forward")
     if config.checkpoint is not None and config.agent != "streamvln":
         raise ValueError(f"a checkpoint is for the agent 'streamvln', not for {config.agent!r}: leave one of them out")
+
+
+def make_agent(config: PlayConfig, env: gym.Env | None, device: str | None = None) -> tuple[Any, str]:
+    """The agent, and what has to be said about it wherever its numbers appear ("" if nothing).
+
+    Args:
+        config: who plays.
+        env: where; only the oracle needs one.
+        device: in place of the configuration's.
+    """
+    import streamvln_gym.agents as agents
+
+    check_agent(config)
     if config.agent == "oracle":
         return agents.OracleAgent(env), ""
     if config.agent == "random":
         return random_agent(config.seed, ""), ""
     if config.agent == "forward":
         return agents.ForwardAgent(), ""
-    if config.agent != "streamvln":
-        raise ValueError(f"unknown agent {config.agent!r}: use streamvln, oracle, random or forward")
-    agent = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=choose_device(config.device))
+    agent = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=choose_device(device or config.device))
     return agent, "" if agent.trained else UNTRAINED
 
 
@@ -214,21 +241,16 @@ def play(env: gym.Env, agent: Any, episode_id: str, video: Path | None = None, l
     Returns:
         The record: ids, dataset, split, simulator, instruction, actions, and every metric under its name.
     """
-    observation, info = env.reset(options={"episode_id": episode_id})
-    agent.reset()
-    actions: list[int] = []
-    intrinsics = info["intrinsics"]
-    file = None if video is None else video / f"{info['dataset']}_{info['split']}_{info['episode_id']}.mp4"
-    with VideoWriter(file, label) as film:
-        film.shoot(env)
-        finished = False
-        while not finished:
-            action = agent.act({**observation, "intrinsics": intrinsics})
-            observation, _, terminated, truncated, info = env.step(action)
-            actions.append(int(action))
-            film.shoot(env)
-            finished = terminated or truncated
-    return episode_record(env.unwrapped.episode, info, actions)  # type: ignore[attr-defined]
+    file = None
+    if video is not None:
+        dataset: EpisodeDataset = env.unwrapped.dataset  # type: ignore[attr-defined]
+        file = video / f"{dataset.name}_{dataset.split}_{episode_id}.mp4"
+    with EpisodeRun(env, episode_id, file, label) as run:
+        agent.reset()
+        while not run.finished:
+            action = agent.act(run.observation)
+            run.step(action, needs_picture(agent))
+    return episode_record(run.episode, run.info, run.actions)
 
 
 def episode_record(episode: Episode, info: Mapping[str, Any], actions: Sequence[int]) -> dict[str, Any]:

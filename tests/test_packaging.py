@@ -50,6 +50,7 @@ def test_the_wheel_installs_one_package_with_the_agents_inside(wheel):
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"streamvln_gym"}
     assert "streamvln_gym/agents/streamvln.py" in names
     assert "streamvln_gym/py.typed" in names
+    assert "streamvln_gym/evaluation/report/assets/page.html.j2" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

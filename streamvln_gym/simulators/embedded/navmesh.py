@@ -183,6 +183,12 @@ class NavigationMesh:
             raise SceneError(f"the navigation mesh {path} cannot be read ({error}); {remedy}") from error
 
     @property
+    def corners(self) -> list[NDArray[np.float64]]:
+        """The corners (N, 3) of every polygon, metres."""
+        vertices = self.vertices.astype(np.float64)
+        return [vertices[row[:count]] for row, count in zip(self.polygons, self.vertex_counts, strict=True)]
+
+    @property
     def largest_island(self) -> int:
         """The island with the largest area."""
         return int(np.argmax(self.island_areas))

@@ -39,21 +39,44 @@ def scene_navmesh(scene: Path) -> NavigationMesh:
     Raises:
         SceneError: a file cannot be read, the mesh of a generated flat is missing, or nothing is walkable.
     """
-    own, habitats = scene.with_name(f"{scene.stem}.navmesh.npz"), scene.with_name(f"{scene.stem}.navmesh")
-    if own.exists():
-        return NavigationMesh.load(own)
-    if habitats.exists():
-        return read_navmesh(habitats)
+    mesh = stored_navmesh(scene)
+    if mesh is not None:
+        return mesh
+    own = _own_file(scene)
     if scene.with_name(f"{scene.stem}.scene_graph.json").exists():
         raise SceneError(
             f"the generated flat {scene} has no navigation mesh for the embedded simulator: {own} is missing. Build "
             "the flat again with `streamvln-gym build-flats`."
         )
     settings = NavMeshSettings()
-    cached = cache_dir() / CACHE_FOLDER / f"{scene.stem}.{_key(Stage.of(scene), settings)}.npz"
-    if cached.exists():
-        return NavigationMesh.load(cached)
-    return _build_and_keep(scene, load_scene(scene).triangles, settings, own, cached)
+    return _build_and_keep(scene, load_scene(scene).triangles, settings, own, _cached_file(scene, settings))
+
+
+def stored_navmesh(scene: Path) -> NavigationMesh | None:
+    """The navigation mesh of a scene if it is on disk, see `scene_navmesh`; None if it would have to be built.
+
+    Raises:
+        SceneError: a file cannot be read.
+    """
+    own, habitats = _own_file(scene), scene.with_name(f"{scene.stem}.navmesh")
+    if own.exists():
+        return NavigationMesh.load(own)
+    if habitats.exists():
+        return read_navmesh(habitats)
+    if not Stage.of(scene).path.exists():
+        return None
+    cached = _cached_file(scene, NavMeshSettings())
+    return NavigationMesh.load(cached) if cached.exists() else None
+
+
+def _own_file(scene: Path) -> Path:
+    """This package's file, beside the scene."""
+    return scene.with_name(f"{scene.stem}.navmesh.npz")
+
+
+def _cached_file(scene: Path, settings: NavMeshSettings) -> Path:
+    """This package's file in the cache, for scenes in folders that cannot be written to."""
+    return cache_dir() / CACHE_FOLDER / f"{scene.stem}.{_key(Stage.of(scene), settings)}.npz"
 
 
 def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["navmesh", "npz"] = "navmesh") -> Path:
@@ -77,7 +100,7 @@ def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["
     path = folder / f"{scene.stem}.navmesh{'.npz' if kind == 'npz' else ''}"
     if path.exists():
         raise SceneError(f"{path} exists already; delete it first, or write into another folder with --out")
-    own = scene.with_name(f"{scene.stem}.navmesh.npz")
+    own = _own_file(scene)
     if own.exists() and kind == "navmesh":
         write_navmesh(path, NavigationMesh.load(own))
         return path

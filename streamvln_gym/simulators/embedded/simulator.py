@@ -174,9 +174,7 @@ class EmbeddedSimulator:
     @property
     def floor_polygons(self) -> list[NDArray[np.float64]]:
         """The navigation mesh's polygons, each (N, 3) metres."""
-        mesh = self._loaded.mesh
-        vertices = mesh.vertices.astype(np.float64)
-        return [vertices[corners[:count]] for corners, count in zip(mesh.polygons, mesh.vertex_counts, strict=True)]
+        return self._loaded.mesh.corners
 
     def geodesic_distance(self, position: ArrayLike, goals: ArrayLike) -> float:
         """Metres of the shortest walkable path from `position` (3,) to the nearest of `goals`; inf if there is none."""
