@@ -121,6 +121,7 @@ class Player:
             "start": _millimetres(states[0].position),
             "goal": _millimetres(episode.goals[0].position) if episode.goals else None,
             "reference_path": [_millimetres(point) for point in episode.reference_path],
+            "via": [_millimetres(point) for point in episode.via],
             "geodesic_distance": episode.geodesic_distance,
         }
         if self._label:
