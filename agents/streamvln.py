@@ -21,6 +21,7 @@ from streamvln_gym.agents.patch_geometry import PatchGeometry
 from streamvln_gym.agents.sb3 import draw_by_noise, encode_instruction, read_batch
 from streamvln_gym.agents.slow_memory import SlowMemory
 from streamvln_gym.agents.stream import Call, Moment, Stream, StreamStats
+from streamvln_gym.agents.view import WatchedAgent
 from streamvln_gym.models.batched_streaming import BatchedStreamingSession
 from streamvln_gym.models.decoding import ActionGrammar, AnswerRules, LogitsProcessor
 from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder
@@ -224,6 +225,10 @@ class StreamVLNAgent:
     def last_call(self) -> Call | None:
         """The latest model call of the single episode, None before the first; streams of a batch have their own."""
         return self.stream.last_call
+
+    def watch(self) -> WatchedAgent:
+        """This agent as one that can be looked at after every `act`, for videos and viewers."""
+        return WatchedAgent(self)
 
     def reset(self) -> None:
         """Forgets the episode, and the whole batch."""
