@@ -21,6 +21,9 @@ class Agent(Protocol):
         while not done:
             obs, reward, terminated, truncated, info = env.step(agent.act(obs))
             done = terminated or truncated
+
+    An agent may have a bool `needs_picture`: False says that the next `act` does not look at the observation's
+    pictures, so that they need not be rendered.
     """
 
     def reset(self) -> None:

@@ -19,6 +19,8 @@ class OracleAgent:
         along_reference: follow the reference path; otherwise take the shortest way that the episode allows.
     """
 
+    needs_picture = False
+
     def __init__(self, env: Any, along_reference: bool = True) -> None:
         self._env = env.unwrapped
         self._along_reference = along_reference

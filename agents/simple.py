@@ -23,6 +23,8 @@ class RandomAgent:
         ValueError: the probabilities are not four numbers that sum to 1.
     """
 
+    needs_picture = False
+
     def __init__(
         self, seed: int | None = None, probabilities: tuple[float, float, float, float] = (0.02, 0.68, 0.15, 0.15)
     ) -> None:
@@ -44,6 +46,8 @@ class ForwardAgent:
     Args:
         steps: FORWARD actions before STOP.
     """
+
+    needs_picture = False
 
     def __init__(self, steps: int = MEAN_FORWARD_STEPS) -> None:
         if steps < 0:

@@ -152,6 +152,16 @@ class SlowMemory:
         nearest = np.searchsorted(steps, history_steps(t0, self.num_history), side="right") - 1
         return [past[max(int(index), 0)] for index in nearest]
 
+    def may_show(self, step: int) -> bool:
+        """Whether a window may show the frame of `step` although no call encodes it.
+
+        Where not, its picture is never looked at (see `add`). Beyond `max_steps` only encoded frames are kept; the
+        latest frame counts there too, but only a memory of more frames than half the episode shows it.
+        """
+        if step >= self.max_steps:
+            return step < 2 * self.num_history
+        return bool(self._last_use[step] > step)
+
     def window_opened(self, t0: int) -> None:
         """Drops what only the window that has just opened at step `t0` needed."""
         self._next_window = (t0 // self.window_steps + 1) * self.window_steps

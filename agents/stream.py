@@ -95,6 +95,11 @@ class Stream:
         self.queue.clear()
         self.conjunctions.reset()
 
+    @property
+    def needs_picture(self) -> bool:
+        """Whether the picture of the present step is looked at, now or in a later window's memory."""
+        return not self.queue or self.memory.may_show(self.step)
+
     def expect(self, sight: Sight, n_executed: int | None = None, starts: bool = False) -> int:
         """The step at which `sight` was seen; nothing changes yet.
 

@@ -212,6 +212,10 @@ class StreamVLNAgent:
         self.model.save_pretrained(str(path))
         self.processor.save_pretrained(path)
 
+    def watch(self) -> WatchedAgent:
+        """This agent as one that can be looked at after every `act`, for videos and viewers."""
+        return WatchedAgent(self)
+
     @property
     def device(self) -> torch.device:
         return self.model.lm_head.weight.device
@@ -226,9 +230,13 @@ class StreamVLNAgent:
         """The latest model call of the single episode, None before the first; streams of a batch have their own."""
         return self.stream.last_call
 
-    def watch(self) -> WatchedAgent:
-        """This agent as one that can be looked at after every `act`, for videos and viewers."""
-        return WatchedAgent(self)
+    @property
+    def needs_picture(self) -> bool:
+        """Whether the next `act` looks at the picture that it is shown; otherwise any earlier one of the episode will do.
+
+        Between two model calls decided actions are handed out, so a caller need not render what is seen there.
+        """
+        return self.stream.needs_picture
 
     def reset(self) -> None:
         """Forgets the episode, and the whole batch."""

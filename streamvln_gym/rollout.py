@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from streamvln_gym import __version__
 from streamvln_gym.devices import choose_device, one_torch_thread
+from streamvln_gym.episode_run import EpisodeRun, needs_picture
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.selection import source_of
-from streamvln_gym.video import VideoWriter
 from streamvln_gym.vlnce.predictions import TRAJECTORY, check_predictions, trajectory_record, write_predictions
 
 AgentName = Literal["streamvln", "oracle", "random", "forward"]
@@ -214,21 +214,16 @@ def play(env: gym.Env, agent: Any, episode_id: str, video: Path | None = None, l
     Returns:
         The record: ids, dataset, split, simulator, instruction, actions, and every metric under its name.
     """
-    observation, info = env.reset(options={"episode_id": episode_id})
-    agent.reset()
-    actions: list[int] = []
-    intrinsics = info["intrinsics"]
-    file = None if video is None else video / f"{info['dataset']}_{info['split']}_{info['episode_id']}.mp4"
-    with VideoWriter(file, label) as film:
-        film.shoot(env)
-        finished = False
-        while not finished:
-            action = agent.act({**observation, "intrinsics": intrinsics})
-            observation, _, terminated, truncated, info = env.step(action)
-            actions.append(int(action))
-            film.shoot(env)
-            finished = terminated or truncated
-    return episode_record(env.unwrapped.episode, info, actions)  # type: ignore[attr-defined]
+    file = None
+    if video is not None:
+        dataset: EpisodeDataset = env.unwrapped.dataset  # type: ignore[attr-defined]
+        file = video / f"{dataset.name}_{dataset.split}_{episode_id}.mp4"
+    with EpisodeRun(env, episode_id, file, label) as run:
+        agent.reset()
+        while not run.finished:
+            action = agent.act(run.observation)
+            run.step(action, needs_picture(agent))
+    return episode_record(run.episode, run.info, run.actions)
 
 
 def episode_record(episode: Episode, info: Mapping[str, Any], actions: Sequence[int]) -> dict[str, Any]:
