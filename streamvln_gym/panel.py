@@ -115,7 +115,7 @@ def _draw_headings(canvas: _Canvas, view: AgentView) -> None:
     x = _LEFT + canvas.text((_LEFT, _HEADING), "Slow memory", MEMORY_COLOUR, 19) + 12
     canvas.text((x, _HEADING), memory_caption(view), FAINT, 17)
     canvas.text((_RIGHT, _HEADING), window_caption(view), WINDOW_COLOUR, 19, "rs")
-    canvas.text((_COSTS, _HEADING), "Next actions", INK, 19)
+    canvas.text((_COSTS, _HEADING), "Action queue", INK, 19)
 
 
 def memory_caption(view: AgentView) -> str:
@@ -197,7 +197,9 @@ def _draw_memory(canvas: _Canvas, view: AgentView) -> None:
         frame = frames[slot]
         foot, mark = (x + width / 2, top + height), line.centre(frame.step)
         knee = _TIMELINE[0] - 3
-        canvas.line([foot, (foot[0], foot[1] + 5), (mark, knee), (mark, _TIMELINE[0] + 6)], _dim(MEMORY_COLOUR, 0.7), 1.5)
+        canvas.line(
+            [foot, (foot[0], foot[1] + 5), (mark, knee), (mark, _TIMELINE[0] + 6)], _dim(MEMORY_COLOUR, 0.7), 1.5
+        )
         canvas.disc(mark, sum(_TIMELINE) / 2, 4.5, MEMORY_COLOUR)
         if frame.picture is not None:
             picture = Image.fromarray(frame.picture).resize((round(width), round(height)), Image.Resampling.BICUBIC)

@@ -6,7 +6,9 @@ import importlib.util
 import io
 import math
 import os
+import shutil
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +34,7 @@ PIP_LINE = "pip install 'streamvln-gym[viewer]'"
 _CAMERA_AXES = np.array([1.0, -1.0, -1.0])  # signs of the columns: the camera's x right, y down, z forward
 _JPEG_QUALITY = 90
 _REFERENCE, _TRAVELLED, _GOAL, _FLOOR = (64, 120, 216), (214, 96, 32), (34, 150, 70), (150, 148, 140)
+_MEMORY, _WINDOW = (243, 178, 66), (106, 172, 246)  # as in the panel
 
 
 class ViewerError(StreamVLNGymError):
@@ -86,13 +89,15 @@ class RunViewer:
         self._stream = rr.RecordingStream(APPLICATION)
         sinks: list[Any] = []
         if self._live:
-            self._stream.spawn(connect=False)
+            self._open_viewer()
             sinks.append(rr.GrpcSink())
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             sinks.append(rr.FileSink(str(self._file)))
         self._stream.set_sinks(*sinks, default_blueprint=_blueprint())
         self._log("world", rr.ViewCoordinates.RIGHT_HAND_Y_UP, static=True)
+        self._log("agent/kv_length", rr.SeriesLines(colors=[_WINDOW], widths=[2.0]), static=True)
+        self._log("agent/prefill_length", rr.SeriesPoints(colors=[_MEMORY], marker_sizes=[3.0]), static=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -108,8 +113,9 @@ class RunViewer:
         rr, base = self._rr, env.unwrapped
         episode, camera = base.episode, base.camera  # type: ignore[attr-defined]
         self._set_time()
-        for root in ("world/camera", "world/path", "agent", "metrics"):
-            self._log(root, rr.Clear(recursive=True))
+        if self._frame:
+            for root in ("agent", "metrics"):
+                self._log(root, rr.Clear(recursive=True))
         self._memory_shown = ()
         heading = f"**{base.dataset.name}/{base.dataset.split}**, episode {episode.episode_id}"  # type: ignore[attr-defined]
         memory = f", needs memory: {episode.needs_memory}" if episode.needs_memory else ""
@@ -121,14 +127,13 @@ class RunViewer:
         polygons = getattr(base.simulator, "floor_polygons", [])  # type: ignore[attr-defined]
         outlines = [np.concatenate([polygon, polygon[:1]]) for polygon in map(np.asarray, polygons)]
         self._log("world/floor", rr.LineStrips3D(outlines, colors=[_FLOOR], radii=[0.004]))
-        size = [camera.width, camera.height]
         pinhole = rr.Pinhole(
             image_from_camera=camera.intrinsics,
-            resolution=size,
+            resolution=[camera.width, camera.height],
             camera_xyz=rr.ViewCoordinates.RDF,
             image_plane_distance=0.4,
         )
-        self._log("world/camera", pinhole)
+        self._log("world/camera", pinhole, static=True)
 
     def log(
         self, env: gym.Env, observation: Mapping[str, Any], info: Mapping[str, Any], view: AgentView | None = None
@@ -183,6 +188,14 @@ class RunViewer:
                 if frame.picture is not None:
                     self._log(f"agent/memory/{place}", rr.Image(frame.picture).compress(jpeg_quality=_JPEG_QUALITY))
             self._memory_shown = steps
+
+    def _open_viewer(self) -> None:
+        if shutil.which("rerun") is None:  # a virtual environment that is used without being activated
+            os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
+        try:
+            self._stream.spawn(connect=False)
+        except RuntimeError as error:
+            raise ViewerError(f"Rerun's viewer did not open; record with --rerun NAME.rrd instead ({error})") from error
 
     def _line(self, entity: str, points: NDArray[np.float64], colour: tuple[int, int, int]) -> None:
         """A path, a little above the floor."""
