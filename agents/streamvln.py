@@ -232,7 +232,7 @@ class StreamVLNAgent:
 
     @property
     def needs_picture(self) -> bool:
-        """Whether the next `act` looks at the picture that it is shown; otherwise any earlier one of the episode will do.
+        """Whether the next `act` looks at the picture that it is shown; otherwise any earlier one of the episode does.
 
         Between two model calls decided actions are handed out, so a caller need not render what is seen there.
         """

@@ -121,6 +121,8 @@ class WatchedAgent:
 
     def __init__(self, agent: StreamVLNAgent) -> None:
         self.agent = agent
+        self.view: AgentView | None
+        self._chunk: tuple[int, ...]
         self._forget()
 
     def reset(self) -> None:
@@ -145,9 +147,9 @@ class WatchedAgent:
         return action
 
     def _forget(self) -> None:
-        self.view: AgentView | None = None
+        self.view = None
         self._calls: deque[TimedCall] = deque(maxlen=CALLS_SHOWN)
-        self._chunk: tuple[int, ...] = ()
+        self._chunk = ()
         self._pictures: dict[int, NDArray[np.uint8]] = {}
         self._shown: tuple[MemoryPicture, ...] = ()
         self._tokens = 0

@@ -1,4 +1,4 @@
-"""The strip below an episode's picture that shows a streaming agent at work: memory, window, queue, cost of its calls."""
+"""The strip below an episode's picture that shows a streaming agent at work: memory, window, queue, calls."""
 
 from __future__ import annotations
 

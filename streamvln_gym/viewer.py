@@ -7,8 +7,10 @@ import io
 import math
 import os
 import shutil
+import socket
 import sys
 import sysconfig
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +35,7 @@ PIP_LINE = "pip install 'streamvln-gym[viewer]'"
 
 _CAMERA_AXES = np.array([1.0, -1.0, -1.0])  # signs of the columns: the camera's x right, y down, z forward
 _JPEG_QUALITY = 90
+_PORT = 9876  # the viewer's own
 _REFERENCE, _TRAVELLED, _GOAL, _FLOOR = (64, 120, 216), (214, 96, 32), (34, 150, 70), (150, 148, 140)
 _MEMORY, _WINDOW = (243, 178, 66), (106, 172, 246)  # as in the panel
 
@@ -80,29 +83,31 @@ class RunViewer:
             )
         self._file, self._live = file, live
         self._frame = 0
+        self._recordings: list[Any] = []
+        self._viewer: Any = None
         self._memory_shown: tuple[int, ...] = ()
 
     def __enter__(self) -> RunViewer:
         import rerun as rr
 
         self._rr = rr
-        self._stream = rr.RecordingStream(APPLICATION)
-        sinks: list[Any] = []
         if self._live:
-            self._open_viewer()
-            sinks.append(rr.GrpcSink())
+            self._recordings.append(self._open_viewer())
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            sinks.append(rr.FileSink(str(self._file)))
-        self._stream.set_sinks(*sinks, default_blueprint=_blueprint())
+            recording = rr.RecordingStream(APPLICATION)
+            recording.save(self._file, default_blueprint=_blueprint())
+            self._recordings.append(recording)
         self._log("world", rr.ViewCoordinates.RIGHT_HAND_Y_UP, static=True)
         self._log("agent/kv_length", rr.SeriesLines(colors=[_WINDOW], widths=[2.0]), static=True)
         self._log("agent/prefill_length", rr.SeriesPoints(colors=[_MEMORY], marker_sizes=[3.0]), static=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._stream.flush()
-        self._stream.disconnect()
+        self._drop_closed_viewer()
+        for recording in self._recordings:
+            recording.flush()
+            recording.disconnect()
 
     def begin(self, env: gym.Env) -> None:
         """An episode begins: what stays the same in it; whatever an earlier one showed is cleared.
@@ -189,31 +194,49 @@ class RunViewer:
                     self._log(f"agent/memory/{place}", rr.Image(frame.picture).compress(jpeg_quality=_JPEG_QUALITY))
             self._memory_shown = steps
 
-    def _open_viewer(self) -> None:
+    def _open_viewer(self) -> Any:
+        """A recording that goes to the viewer, which is opened where none is."""
+        recording = self._rr.RecordingStream(APPLICATION)
         if shutil.which("rerun") is None:  # a virtual environment that is used without being activated
             os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
+        remedy = "record with --rerun NAME.rrd instead, and open that file later (rerun NAME.rrd)"
         try:
-            self._stream.spawn(connect=False)
+            recording.spawn(port=_PORT, connect=False)
         except RuntimeError as error:
-            raise ViewerError(f"Rerun's viewer did not open; record with --rerun NAME.rrd instead ({error})") from error
+            raise ViewerError(f"Rerun's viewer did not open: {remedy} ({error})") from error
+        if not _listens(_PORT):  # whatever is logged would wait for it
+            raise ViewerError(f"Rerun's viewer does not answer on port {_PORT}: {remedy}")
+        recording.connect_grpc(default_blueprint=_blueprint())
+        self._viewer = recording
+        return recording
+
+    def _drop_closed_viewer(self) -> None:
+        """Goes on without the viewer once its window was closed: whatever is logged then waits for it."""
+        if self._viewer is not None and not _listens(_PORT):
+            warnings.warn("Rerun's viewer was closed; the run goes on without it", stacklevel=3)
+            self._recordings.remove(self._viewer)
+            self._viewer = None
 
     def _line(self, entity: str, points: NDArray[np.float64], colour: tuple[int, int, int]) -> None:
         """A path, a little above the floor."""
-        raised = points.reshape(-1, 3) + (0.0, 0.03, 0.0)
+        raised = points.reshape(-1, 3) + np.array((0.0, 0.03, 0.0))
         self._log(entity, self._rr.LineStrips3D([raised], colors=[colour], radii=[0.02]))
 
     def _set_time(self) -> None:
-        self._stream.set_time(TIMELINE, sequence=self._frame)
+        self._drop_closed_viewer()
+        for recording in self._recordings:
+            recording.set_time(TIMELINE, sequence=self._frame)
 
     def _log(self, entity: str, what: Any, static: bool = False) -> None:
-        self._stream.log(entity, what, static=static)
+        for recording in self._recordings:
+            recording.log(entity, what, static=static)
 
 
 def camera_transform(state: AgentState, camera: CameraConfig) -> Any:
     """The camera's pose as a `rerun.Transform3D`, in the simulator's world (metres, Y up)."""
     import rerun as rr
 
-    position = np.asarray(state.position) + (0.0, camera.mount_height, 0.0)
+    position = state.position + np.array((0.0, camera.mount_height, 0.0))
     return rr.Transform3D(translation=position, mat3x3=yaw_matrix(state.yaw) * _CAMERA_AXES)
 
 
@@ -252,6 +275,15 @@ def _blueprint() -> Any:
         rrb.BlueprintPanel(state="collapsed"),
         rrb.SelectionPanel(state="collapsed"),
     )
+
+
+def _listens(port: int) -> bool:
+    """Whether something on this machine takes connections on a port."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5.0):
+            return True
+    except OSError:
+        return False
 
 
 def _has_screen() -> bool:

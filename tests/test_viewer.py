@@ -111,7 +111,8 @@ def test_pictures_pose_and_depth_are_the_environments(tiny_flats: TinyFlats, tmp
         picture = np.asarray(Image.open(io.BytesIO(bytes(rgb["blob"][0])))).astype(int)
         assert np.abs(picture - shown["rgb"]).mean() < 6.0
     pinhole = next(row for row in rows["/world/camera"] if "image_from_camera" in row)
-    assert np.array(pinhole["image_from_camera"][0]).reshape(3, 3).T == pytest.approx(env.camera.intrinsics, rel=1e-6)
+    intrinsics = np.array(pinhole["image_from_camera"][0]).reshape(3, 3).T
+    assert intrinsics == pytest.approx(env.camera.intrinsics, rel=1e-6)
     assert not [entity for entity in rows if entity.startswith("/agent") and any(TIMELINE in r for r in rows[entity])]
 
 
