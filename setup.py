@@ -16,6 +16,7 @@ HABITAT = [
     "opencv-python<5; python_version < '3.13'",
     "setuptools; python_version == '3.12'",  # gym 0.23 imports distutils
 ]
+VIEWER = ["rerun-sdk>=0.41; python_version >= '3.11'"]  # live viewer and recordings (docs/watching.md)
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -26,6 +27,7 @@ TEST = [
     "moviepy>=2.0",  # Gymnasium's RecordVideo
     *RL,
     *TRAIN,
+    *VIEWER,
 ]
 DEV = [*TEST, "ruff>=0.9", "mypy>=1.11", "pre-commit>=3.7", "build>=1.2"]
 
@@ -66,6 +68,7 @@ setup(
         "train": TRAIN,
         "rl": RL,
         "habitat": HABITAT,
+        "viewer": VIEWER,
         "test": TEST,
         "dev": DEV,
     },
