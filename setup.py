@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "streamvln_gym/__init__.py"
 
 TRAIN = ["accelerate>=1.3", "peft>=0.15", "tensorboard"]
 RL = ["stable-baselines3>=2.6"]
+RAY = ["ray>=2.40"]
 # habitat-lab pins numpy 1.26.4, hence Python 3.10 to 3.12; habitat-sim comes by conda (docs/habitat.md).
 HABITAT = [
     "habitat-lab>=0.3.3,<0.4; python_version < '3.13'",
@@ -67,6 +68,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "rl": RL,
+        "ray": RAY,
         "habitat": HABITAT,
         "viewer": VIEWER,
         "test": TEST,

@@ -231,8 +231,13 @@ class StreamVLNAgent:
         return self.stream.last_call
 
     @property
+    def needs_geometry(self) -> bool:
+        """Whether observations must have `depth`, `camera_pose` and `intrinsics` (the memory strategy "voxel")."""
+        return self._strategy.needs_geometry
+
+    @property
     def needs_picture(self) -> bool:
-        """Whether the next `act` looks at the picture that it is shown; otherwise any earlier one of the episode does.
+        """Whether the next `act` looks at the picture that it is shown; otherwise any earlier one will do.
 
         Between two model calls decided actions are handed out, so a caller need not render what is seen there.
         """

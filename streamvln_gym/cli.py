@@ -14,25 +14,13 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from streamvln_gym.errors import StreamVLNGymError
-from streamvln_gym.metrics import METRICS, summarize
+from streamvln_gym.evaluation.config import EvaluationConfig
+from streamvln_gym.metrics import METRICS, SHORT_NAMES, summarize
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig
 from streamvln_gym.training.config import EstimateConfig, TrainConfig
 from streamvln_gym.training.dagger_config import DAggerConfig
 from streamvln_gym.training.online.config import OnlineConfig
 from streamvln_gym.training.recorder import RecordConfig
-
-_COLUMNS = {
-    "navigation_error": "NE (m)",
-    "oracle_success": "OS",
-    "success": "SR",
-    "spl": "SPL",
-    "ndtw": "nDTW",
-    "sdtw": "SDTW",
-    "cls": "CLS",
-    "path_length": "path (m)",
-    "steps": "steps",
-    "collisions": "coll.",
-}
 
 
 @dataclass(frozen=True)
@@ -164,6 +152,21 @@ class RolloutCommand(RolloutConfig):
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """What `compare A B` compares.
+
+    Attributes:
+        first: folder of a finished evaluation, A.
+        second: of another one, B.
+        json: print JSON.
+    """
+
+    first: tyro.conf.Positional[Path]
+    second: tyro.conf.Positional[Path]
+    json: Flag = False
+
+
+@dataclass(frozen=True)
 class TrainCommand(TrainConfig):
     """What `train` does.
 
@@ -184,6 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Known errors end it with their message and exit code 1."""
     config = tyro.cli(
         Annotated[RolloutCommand, tyro.conf.subcommand("rollout", description="Play episodes with an agent.")]
+        | Annotated[
+            EvaluationConfig,
+            tyro.conf.subcommand("evaluate", description="Play a whole split in parallel; goes on after any kill."),
+        ]
+        | Annotated[CompareConfig, tyro.conf.subcommand("compare", description="Compare two evaluations.")]
         | Annotated[
             BuildFlatsConfig, tyro.conf.subcommand("build-flats", description="Build furnished flats and episodes.")
         ]
@@ -211,6 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands: dict[type, Callable[[Any], None]] = {
         RolloutCommand: _rollout,
+        EvaluationConfig: _evaluate,
+        CompareConfig: _compare,
         BuildFlatsConfig: _build_flats,
         BuildNavmeshConfig: _build_navmesh,
         RecordConfig: _record,
@@ -247,6 +257,30 @@ def _rollout(config: RolloutConfig) -> None:
         print(f"predictions of {len(records)} episodes: {config.predictions.resolve()}")
 
 
+def _evaluate(config: EvaluationConfig) -> None:
+    from streamvln_gym.evaluation.engines.ranks import is_main
+    from streamvln_gym.evaluation.evaluator import evaluate
+    from streamvln_gym.evaluation.tables import print_run
+
+    result = evaluate(config)
+    if is_main():
+        print_run(result.summary)
+        print(f"results: {config.out.resolve()}")
+
+
+def _compare(config: CompareConfig) -> None:
+    import json
+
+    from streamvln_gym.evaluation.comparison import compare
+    from streamvln_gym.evaluation.tables import print_comparison
+
+    comparison = compare(config.first, config.second)
+    if config.json:
+        print(json.dumps(comparison.to_json(), indent=2, ensure_ascii=False))
+    else:
+        print_comparison(comparison)
+
+
 def _train_online(config: OnlineConfig) -> None:
     from streamvln_gym.training.online.trainer import train_online
 
@@ -268,7 +302,7 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
     table.add_column("episode", no_wrap=True)
     present = [name for name in METRICS if any(name in record for record in records)]
     for name in present:
-        table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
+        table.add_column(SHORT_NAMES[name], justify="right", no_wrap=True)
     for record in records[:20]:
         table.add_row(record["episode_id"], *(_cell(name, record.get(name)) for name in present))
     if len(records) > 20:

@@ -32,5 +32,9 @@ class CheckpointError(StreamVLNGymError):
     """A model checkpoint is missing, corrupt or does not fit the model."""
 
 
+class EvaluationError(StreamVLNGymError):
+    """An evaluation cannot start, go on or be compared; what is finished is kept."""
+
+
 class TrainingError(StreamVLNGymError):
     """Training cannot start, go on or be resumed."""

@@ -43,6 +43,20 @@ METRICS = (
 )
 """Names under which `EpisodeMetrics` reports: NE, OS, SR, SPL, nDTW, SDTW, CLS and the rest."""
 
+SHORT_NAMES = {
+    "navigation_error": "NE (m)",
+    "oracle_success": "OS",
+    "success": "SR",
+    "spl": "SPL",
+    "ndtw": "nDTW",
+    "sdtw": "SDTW",
+    "cls": "CLS",
+    "path_length": "path (m)",
+    "steps": "steps",
+    "collisions": "coll.",
+}
+"""The metrics' names in tables."""
+
 
 def drop_repeats(positions: ArrayLike) -> NDArray[np.float64]:
     """The positions (N, 3) without those equal to the one before (turns, blocked steps)."""

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -32,8 +32,8 @@ _SMALL_NETWORK = 50_000_000  # parameters
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
-    """What `rollout` plays and writes.
+class PlayConfig:
+    """Who plays which episodes: what `rollout` and `evaluate` have in common.
 
     Attributes:
         agent: who plays.
@@ -50,14 +50,6 @@ class RolloutConfig:
         episodes: how many; they are taken in turn from the scenes. 0 plays the whole split.
         seed: shuffles the episodes and seeds the agent; default: file order.
         max_steps: actions after which an episode is cut off.
-        video: folder for one MP4 per episode; None writes none.
-        panel: draw below the videos what a StreamVLN agent remembers, decided and paid, see docs/watching.md.
-        viewer: show the run live in Rerun's viewer.
-        rerun: file (.rrd) to record the run into, for Rerun's viewer.
-        json: file for one JSON line per episode; an existing file is added to, and the episodes it has are not played
-            again.
-        predictions: file for the predictions that the leaderboards of the test splits take: .json in the VLN-CE
-            challenge's format (R2R-CE), .jsonl in the RxR-Habitat challenge's; with `json`, a stopped run goes on.
         device: of the StreamVLN agent, "auto", "cpu" or "cuda".
     """
 
@@ -71,16 +63,35 @@ class RolloutConfig:
     languages: tuple[str, ...] = ()
     episode_ids: tuple[str, ...] = ()
     role: Literal["guide", "follower", "all"] = "guide"
-    episodes: int = 3
+    episodes: int = 0
     seed: int | None = None
     max_steps: int = 500
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class RolloutConfig(PlayConfig):
+    """What `rollout` plays and writes.
+
+    Attributes:
+        episodes: how many; they are taken in turn from the scenes. 0 plays the whole split.
+        video: folder for one MP4 per episode; None writes none.
+        panel: draw below the videos what a StreamVLN agent remembers, decided and paid, see docs/watching.md.
+        viewer: show the run live in Rerun's viewer.
+        rerun: file (.rrd) to record the run into, for Rerun's viewer.
+        json: file for one JSON line per episode; an existing file is added to, and the episodes it has are not played
+            again.
+        predictions: file for the predictions that the leaderboards of the test splits take: .json in the VLN-CE
+            challenge's format (R2R-CE), .jsonl in the RxR-Habitat challenge's; with `json`, a stopped run goes on.
+    """
+
+    episodes: int = 3
     video: Path | None = Path("videos")
     panel: bool = True
     viewer: bool = False
     rerun: Path | None = None
     json: Path | None = None
     predictions: Path | None = None
-    device: str = "auto"
 
 
 def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
@@ -90,11 +101,10 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         StreamVLNGymError: data, checkpoint, simulator or viewer cannot be had; the message says what to do.
         ValueError: the seed is negative, or the results cannot be written.
     """
-    if config.seed is not None and config.seed < 0:
-        raise ValueError(f"the seed must not be negative, got {config.seed}")
+    check_seed(config.seed)
     _check_writable(config)
     viewer = RunViewer(config.rerun, config.viewer) if config.rerun or config.viewer else None
-    env = gym.make(config.env, render_mode="rgb_array" if config.video else None, **_env_options(config))
+    env = gym.make(config.env, render_mode="rgb_array" if config.video else None, **env_options(config))
     try:
         dataset = env.unwrapped.dataset  # type: ignore[attr-defined]
         if config.predictions:
@@ -139,7 +149,13 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         env.close()
 
 
-def _env_options(config: RolloutConfig) -> dict[str, Any]:
+def check_seed(seed: int | None) -> None:
+    """Refuses a negative seed."""
+    if seed is not None and seed < 0:
+        raise ValueError(f"the seed must not be negative, got {seed}")
+
+
+def env_options(config: PlayConfig) -> dict[str, Any]:
     """The environment's arguments."""
     options: dict[str, Any] = {
         name: getattr(config, name) or None for name in ("scenes", "languages", "episode_ids")
@@ -164,21 +180,32 @@ def _check_writable(config: RolloutConfig) -> None:
             raise ValueError(f"cannot write into the folder {folder}: give another one with --{option}")
 
 
-def make_agent(config: RolloutConfig, env: gym.Env) -> tuple[Any, str]:
-    """The agent, and what has to be said about it wherever its numbers appear ("" if nothing)."""
-    import streamvln_gym.agents as agents
-
+def check_agent(config: PlayConfig) -> None:
+    """Refuses an agent that there is not, and a checkpoint for one that takes none."""
+    if config.agent not in get_args(AgentName):
+        raise ValueError(f"unknown agent {config.agent!r}: use streamvln, oracle, random or forward")
     if config.checkpoint is not None and config.agent != "streamvln":
         raise ValueError(f"a checkpoint is for the agent 'streamvln', not for {config.agent!r}: leave one of them out")
+
+
+def make_agent(config: PlayConfig, env: gym.Env | None, device: str | None = None) -> tuple[Any, str]:
+    """The agent, and what has to be said about it wherever its numbers appear ("" if nothing).
+
+    Args:
+        config: who plays.
+        env: where; only the oracle needs one.
+        device: in place of the configuration's.
+    """
+    import streamvln_gym.agents as agents
+
+    check_agent(config)
     if config.agent == "oracle":
         return agents.OracleAgent(env), ""
     if config.agent == "random":
         return random_agent(config.seed, ""), ""
     if config.agent == "forward":
         return agents.ForwardAgent(), ""
-    if config.agent != "streamvln":
-        raise ValueError(f"unknown agent {config.agent!r}: use streamvln, oracle, random or forward")
-    agent = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=choose_device(config.device))
+    agent = agents.StreamVLNAgent.from_pretrained(config.checkpoint, device=choose_device(device or config.device))
     return agent, "" if agent.trained else UNTRAINED
 
 

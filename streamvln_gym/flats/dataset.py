@@ -139,11 +139,12 @@ class FlatsDataset:
         """Whether a scene of this split and its episodes are there already."""
         return episode_file(self.root, self.split, self._seed_by_scene[scene_id]).exists()
 
-    def build(self, workers: int | None = None) -> None:
-        """Builds every scene that is missing, in parallel, with a progress bar."""
+    def build(self, workers: int | None = None, scene_ids: Collection[str] | None = None) -> None:
+        """Builds every scene that is missing (of `scene_ids`), in parallel, with a progress bar."""
         from streamvln_gym.flats import building
 
-        building.build_scenes(self.root, self.split, self.seeds, workers)
+        seeds = self.seeds if scene_ids is None else [self._seed_by_scene[scene_id] for scene_id in sorted(scene_ids)]
+        building.build_scenes(self.root, self.split, seeds, workers)
 
     def __len__(self) -> int:
         return len(self.episode_ids)

@@ -71,6 +71,14 @@ class CameraConfig:
                 f"CameraConfig needs 0 <= min_depth < max_depth, got {self.min_depth!r} and {self.max_depth!r}"
             )
 
+    @classmethod
+    def of_size(cls, width: int, height: int, supersampling: int = 1) -> CameraConfig:
+        """The view of the default camera, in pictures of any size."""
+        view = cls()
+        vfov = 2.0 * math.degrees(math.atan2(view.height / 2.0, view.focal_lengths[1]))
+        square = width * view.height == height * view.width
+        return cls(width, height, view.hfov, None if square else vfov, supersampling=supersampling)
+
     @property
     def focal_lengths(self) -> tuple[float, float]:
         """(fx, fy) in pixels."""

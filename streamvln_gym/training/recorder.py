@@ -7,7 +7,6 @@ was killed and started again. `run.json` in it says what was recorded; a run wit
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,12 +106,7 @@ class RecordConfig:
     @property
     def camera(self) -> CameraConfig:
         """The camera: the view of the published data's, in pictures of any size."""
-        view = CameraConfig()
-        vfov = 2.0 * math.degrees(math.atan2(view.height / 2.0, view.focal_lengths[1]))
-        square = self.width * view.height == self.height * view.width
-        return CameraConfig(
-            self.width, self.height, view.hfov, None if square else vfov, supersampling=self.supersampling
-        )
+        return CameraConfig.of_size(self.width, self.height, self.supersampling)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Who plays the episodes: processes of this machine, torchrun's ranks, or actors of a Ray cluster."""

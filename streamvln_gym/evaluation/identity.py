@@ -1,0 +1,152 @@
+"""What makes two evaluations the same: data, weights, code and settings, and a fingerprint of all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from streamvln_gym import __version__
+from streamvln_gym.episodes import Episode, EpisodeDataset
+from streamvln_gym.evaluation.config import EvaluationConfig
+from streamvln_gym.models.shipped import SHIPPED_NAME
+from streamvln_gym.selection import source_of
+
+_PIECE = 1 << 24
+_CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model")
+
+
+def identity_of(
+    config: EvaluationConfig, dataset: EpisodeDataset, simulator: str, wanted: Sequence[str]
+) -> dict[str, Any]:
+    """Everything that a result depends on, and nothing else (not the number of workers).
+
+    Args:
+        config: of the evaluation.
+        dataset: its data.
+        simulator: its name.
+        wanted: the ids of the episodes that are played.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    network = config.agent == "streamvln"
+    checkpoint = (config.checkpoint or SHIPPED_NAME) if network else None
+    return {
+        "agent": config.agent,
+        "checkpoint": checkpoint,
+        "checkpoint_sha256": checkpoint_digest(checkpoint) if checkpoint else None,
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "source": source_of(dataset),
+        "dataset_sha256": episodes_digest(dataset.episode(episode_id) for episode_id in wanted),
+        "simulator": simulator,
+        "seed": config.seed,
+        "max_steps": config.max_steps,
+        "camera": asdict(config.camera) if network else None,
+        "envs_per_worker": config.batch,
+        "device": _device_kind(config.device) if network else None,
+        "torch": _torch_version() if network else None,
+        "code_version": code_version(),
+    }
+
+
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """sha256 of the identity's canonical JSON, the first 16 hexadecimal digits."""
+    canonical = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between two identities: both values by name."""
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return {name: (one.get(name), other.get(name)) for name in names}
+
+
+def episodes_digest(episodes: Iterable[Episode]) -> str:
+    """sha256 of what is played and measured against: episodes with their instructions, paths and ground truth.
+
+    The content counts, not the file's bytes: compressed anew, or with other episodes beside these, it stays the same.
+    """
+    digest = hashlib.sha256()
+    for episode in episodes:
+        digest.update(json.dumps(asdict(episode), sort_keys=True, ensure_ascii=False, default=repr).encode())
+    return digest.hexdigest()
+
+
+def checkpoint_digest(name: str) -> str:
+    """sha256 of a checkpoint's configuration, weights and tokenizer.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    from streamvln_gym.agents.checkpoint import find_folder
+
+    folder = find_folder(name)
+    files = sorted({path for pattern in _CHECKPOINT_FILES for path in folder.glob(pattern)})
+    return files_digest(files)
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """sha256 of files' names and contents."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """The package's version, with the last commit that changed its sources where it runs from a repository.
+
+    Sources that differ from the commit, or that no commit says anything about, are named by a digest of their own.
+    """
+    package = Path(__file__).resolve().parents[1]
+    folders = _source_folders(package)
+    commit = _git(package, "log", "-1", "--format=%h", "--abbrev=12", "--", *folders)
+    if commit and _git(package, "status", "--porcelain", "--", *folders) == "":
+        return f"{__version__}+{commit}"
+    return f"{__version__}+{f'{commit}.' if commit else ''}sources-{sources_digest()[:12]}"
+
+
+def sources_digest() -> str:
+    """sha256 of the package's Python files."""
+    folders = _source_folders(Path(__file__).resolve().parents[1])
+    return files_digest(sorted(path for folder in folders for path in Path(folder).rglob("*.py")))
+
+
+def _source_folders(package: Path) -> list[str]:
+    import streamvln_gym.agents as agents
+
+    return [str(package), str(Path(str(agents.__file__)).resolve().parent)]
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says about `folder`, None where it says nothing (no git, no repository)."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _device_kind(name: str) -> str:
+    from streamvln_gym.devices import choose_device
+
+    return choose_device(name).split(":")[0]
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)

@@ -1,0 +1,121 @@
+"""Tables of a run and of two runs, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from streamvln_gym.episodes import scene_name
+from streamvln_gym.evaluation.comparison import Comparison
+from streamvln_gym.metrics import METRICS, SHORT_NAMES
+
+_SUBSETS = {"by_memory": "memory needed", "by_length": "path", "by_scene": "scene"}
+_MOST_SCENES = 12
+
+
+def print_run(summary: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints a run's summary: metrics with intervals, kinds of failure, and the success rate by subset."""
+    console = console or Console()
+    identity = summary["identity"]
+    note = f" ({summary['note']})" if "note" in summary else ""
+    title = (
+        f"{identity['agent']}{note} on {identity['dataset']}/{identity['split']}, simulator {identity['simulator']}: "
+        f"{summary['episodes']} episodes of {summary['scenes']} scenes"
+    )
+    table = _table(escape(title), "", "mean", "95 % interval")
+    for name, found in summary["metrics"].items():
+        table.add_row(SHORT_NAMES[name], _number(name, found["mean"]), _interval(name, found["low"], found["high"]))
+    console.print(table)
+    if summary["unreachable"]:
+        console.print(f"{summary['unreachable']} goals could not be reached; NE is the mean over the others.")
+    failures = [f"{kind} {count}" for kind, count in summary["failures"].items() if count]
+    if failures:
+        console.print(f"failures: {', '.join(failures)}")
+    for key, heading in _SUBSETS.items():
+        parts = summary[key]
+        if len(parts) > 1 and (key != "by_scene" or len(parts) <= _MOST_SCENES):
+            _print_subsets(console, heading, parts)
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Prints what two runs' comparison found."""
+    console = console or Console()
+    if comparison.settings:
+        console.print("The runs differ in:")
+        for name, (one, other) in comparison.settings.items():
+            console.print(f"  {name}: A {one!r}, B {other!r}", markup=False)
+    left_out = {
+        f"that only {comparison.first} has": comparison.only_first,
+        f"that only {comparison.second} has": comparison.only_second,
+        "whose instruction, start, goal or path is not the same in both": comparison.unlike,
+    }
+    for what, count in left_out.items():
+        if count:
+            console.print(f"left out: {count} episodes {what}", markup=False)
+    table = _table(
+        escape(f"{comparison.episodes} episodes; A = {comparison.first}, B = {comparison.second}"),
+        "",
+        "A",
+        "B",
+        "B - A",
+        "95 % interval",
+    )
+    for name in METRICS:
+        found = comparison.metrics.get(name)
+        if found is None:
+            continue
+        sure = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+        table.add_row(
+            SHORT_NAMES[name],
+            _number(name, found.first),
+            _number(name, found.second),
+            f"{found.difference:+.3f}",
+            _interval(name, found.low, found.high, "+"),
+            style="bold" if sure else None,
+        )
+    console.print(table)
+    if comparison.p_value is not None:
+        console.print(
+            f"A alone succeeded in {comparison.first_alone} episodes, B alone in {comparison.second_alone}: McNemar's "
+            f"exact p = {comparison.p_value:.2g}"
+        )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), title_justify="left")
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="right" if k else "left", no_wrap=True)
+    return table
+
+
+def _print_subsets(console: Console, heading: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    table = _table("", heading, "episodes", "SR", "95 % interval", "SPL", "NE (m)")
+    for name, means in parts.items():
+        if "success" not in means:
+            return
+        error = means["navigation_error"]
+        table.add_row(
+            escape(scene_name(name) if heading == "scene" else name),
+            f"{means['episodes']}",
+            f"{means['success']:.3f}",
+            _interval("success", means["success_low"], means["success_high"]),
+            f"{means['spl']:.3f}",
+            error if error == "inf" else f"{error:.2f}",
+        )
+    console.print(table)
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.1f}" if name in ("steps", "collisions") else f"{value:.3f}"
+
+
+def _interval(name: str, low: float | None, high: float | None, sign: str = "") -> str:
+    if low is None or high is None:
+        return "-"
+    digits = 1 if name in ("steps", "collisions") else 3
+    return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]".replace("[", "\\[")
