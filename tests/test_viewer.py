@@ -127,6 +127,24 @@ def test_what_was_logged_before_an_error_can_be_read(tiny_flats: TinyFlats, tmp_
     assert scalars(read(tmp_path / "run.rrd"), "/metrics/steps") == [0.0]
 
 
+@needs_rerun
+def test_the_run_goes_on_without_a_closed_viewer(
+    tiny_flats: TinyFlats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = tiny_flats.make()
+    observation, info = env.reset()
+    with RunViewer(tmp_path / "run.rrd") as viewer:
+        viewer.begin(env)
+        closed = object()  # nothing can be logged to it
+        viewer._viewer = closed
+        viewer._recordings.append(closed)
+        monkeypatch.setattr("streamvln_gym.viewer._listens", lambda port: False)
+        with pytest.warns(UserWarning, match="viewer was closed"):
+            viewer.log(env, observation, info)
+        viewer.log(env, observation, info)
+    assert scalars(read(tmp_path / "run.rrd"), "/metrics/steps") == [0.0, 0.0]
+
+
 def test_without_rerun_the_pip_line_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "rerun" else find(name, *rest))
