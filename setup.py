@@ -17,6 +17,7 @@ HABITAT = [
     "opencv-python<5; python_version < '3.13'",
     "setuptools; python_version == '3.12'",  # gym 0.23 imports distutils
 ]
+VIEWER = ["rerun-sdk>=0.41; python_version >= '3.11'"]  # live viewer and recordings (docs/watching.md)
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -28,6 +29,7 @@ TEST = [
     "playwright>=1.50",  # drives the Chromium that looks at reports, if there is one
     *RL,
     *TRAIN,
+    *VIEWER,
 ]
 DEV = [*TEST, "ruff>=0.9", "mypy>=1.11", "pre-commit>=3.7", "build>=1.2"]
 
@@ -70,6 +72,7 @@ setup(
         "rl": RL,
         "ray": RAY,
         "habitat": HABITAT,
+        "viewer": VIEWER,
         "test": TEST,
         "dev": DEV,
     },

@@ -23,6 +23,8 @@ _LAZY = {
     "ActionQueue": "action_queue",
     "StreamVLNAgent": "streamvln",
     "StreamVLNAgentConfig": "streamvln",
+    "AgentView": "view",
+    "WatchedAgent": "view",
 }
 __all__ = sorted(_LAZY)
 _load = lazy_exports(__name__, _LAZY)

@@ -21,6 +21,7 @@ from streamvln_gym.agents.patch_geometry import PatchGeometry
 from streamvln_gym.agents.sb3 import draw_by_noise, encode_instruction, read_batch
 from streamvln_gym.agents.slow_memory import SlowMemory
 from streamvln_gym.agents.stream import Call, Moment, Stream, StreamStats
+from streamvln_gym.agents.view import WatchedAgent
 from streamvln_gym.models.batched_streaming import BatchedStreamingSession
 from streamvln_gym.models.decoding import ActionGrammar, AnswerRules, LogitsProcessor
 from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder
@@ -210,6 +211,10 @@ class StreamVLNAgent:
         """Writes weights, configuration and tokenizer into a folder that `from_pretrained` reads."""
         self.model.save_pretrained(str(path))
         self.processor.save_pretrained(path)
+
+    def watch(self) -> WatchedAgent:
+        """This agent as one that can be looked at after every `act`, for videos and viewers."""
+        return WatchedAgent(self)
 
     @property
     def device(self) -> torch.device:

@@ -140,6 +140,19 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class RolloutCommand(RolloutConfig):
+    """What `rollout` does.
+
+    Attributes:
+        panel: draw below the videos what a StreamVLN agent remembers, decided and paid.
+        viewer: show the run live in Rerun's viewer.
+    """
+
+    panel: Flag = True
+    viewer: Flag = False
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """What `compare A B` compares.
 
@@ -182,7 +195,7 @@ class ReportCommand(ReportConfig):
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Known errors end it with their message and exit code 1."""
     config = tyro.cli(
-        Annotated[RolloutConfig, tyro.conf.subcommand("rollout", description="Play episodes with an agent.")]
+        Annotated[RolloutCommand, tyro.conf.subcommand("rollout", description="Play episodes with an agent.")]
         | Annotated[
             EvaluationConfig,
             tyro.conf.subcommand("evaluate", description="Play a whole split in parallel; goes on after any kill."),
@@ -215,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config=(tyro.conf.FlagConversionOff,),
     )
     commands: dict[type, Callable[[Any], None]] = {
-        RolloutConfig: _rollout,
+        RolloutCommand: _rollout,
         EvaluationConfig: _evaluate,
         ReportCommand: _report,
         CompareConfig: _compare,
@@ -247,6 +260,8 @@ def _rollout(config: RolloutConfig) -> None:
     print_table(records)
     if config.video:
         print(f"videos: {config.video.resolve()}")
+    if config.rerun:
+        print(f"recording: {config.rerun.resolve()} (open it with: rerun {config.rerun})")
     if config.json:
         print(f"records: {config.json.resolve()}")
     if config.predictions:

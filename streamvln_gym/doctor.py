@@ -36,6 +36,7 @@ _OPTIONAL = {
     "stable-baselines3": "reinforcement learning: pip install 'streamvln-gym[rl]'",
     "accelerate": "training: pip install 'streamvln-gym[train]'",
     "peft": "training with LoRA: pip install 'streamvln-gym[train]'",
+    "rerun-sdk": "live viewer and recordings: pip install 'streamvln-gym[viewer]'",
 }
 
 

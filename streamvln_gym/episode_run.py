@@ -5,13 +5,17 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
 from streamvln_gym.episodes import Episode
 from streamvln_gym.simulators.base import Action
 from streamvln_gym.video import VideoWriter
+
+if TYPE_CHECKING:
+    from streamvln_gym.agents.view import AgentView
+    from streamvln_gym.viewer import RunViewer
 
 
 class EpisodeRun:
@@ -22,6 +26,8 @@ class EpisodeRun:
         episode_id: of the environment's dataset.
         video: an MP4 to write; needs an environment with render_mode="rgb_array".
         label: written into the video's frames.
+        viewer: shown every step as well.
+        panel: whether the agent's view is drawn into the video.
 
     Attributes:
         actions: executed so far.
@@ -30,11 +36,20 @@ class EpisodeRun:
         stopped: whether the last action was a STOP.
     """
 
-    def __init__(self, env: gym.Env, episode_id: str, video: Path | None = None, label: str = "") -> None:
+    def __init__(
+        self,
+        env: gym.Env,
+        episode_id: str,
+        video: Path | None = None,
+        label: str = "",
+        viewer: RunViewer | None = None,
+        panel: bool = True,
+    ) -> None:
         self.env = env
         self.base: Any = env.unwrapped
-        self._film = VideoWriter(video, label)
-        self._filming = video is not None
+        self._film = VideoWriter(video, label, panel)
+        self._viewer = viewer
+        self._shown = video is not None or viewer is not None
         self._observation, self.info = env.reset(options={"episode_id": episode_id})
         self._intrinsics = self.info["intrinsics"]
         self.actions: list[int] = []
@@ -42,7 +57,8 @@ class EpisodeRun:
 
     def __enter__(self) -> EpisodeRun:
         self._film.__enter__()
-        self._film.shoot(self.env)
+        if self._viewer is not None:
+            self._viewer.begin(self.env)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -62,21 +78,31 @@ class EpisodeRun:
     def stopped(self) -> bool:
         return bool(self.actions) and self.actions[-1] == Action.STOP
 
-    def step(self, action: int, picture: bool = True) -> None:
+    def step(self, action: int, picture: bool = True, view: AgentView | None = None) -> None:
         """Executes an action.
+
+        Film and viewer show what the agent saw together with what it made of it, and the end once more.
 
         Args:
             action: the agent's.
             picture: whether the agent looks at the next picture; otherwise it gets the last one, and nothing is
-                rendered (unless a film is shot).
+                rendered (unless the episode is filmed or viewed).
+            view: of the agent that chose the action, None if it has none.
         """
         action = int(action)
-        wanted = self._filming or (picture and action != Action.STOP)
+        self._show(view)
+        wanted = self._shown or (picture and action != Action.STOP)
         with nullcontext() if wanted else self.base.without_rendering():
             self._observation, _, terminated, truncated, self.info = self.env.step(action)
         self.actions.append(action)
-        self._film.shoot(self.env)
         self.finished = terminated or truncated
+        if self.finished:
+            self._show(view)
+
+    def _show(self, view: AgentView | None) -> None:
+        self._film.shoot(self.env, view)
+        if self._viewer is not None:
+            self._viewer.log(self.env, self._observation, self.info, view)
 
 
 def needs_picture(agent: Any) -> bool:

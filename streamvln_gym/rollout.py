@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +23,7 @@ from streamvln_gym.metrics import METRICS
 from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.selection import source_of
+from streamvln_gym.viewer import RunViewer
 from streamvln_gym.vlnce.predictions import TRAJECTORY, check_predictions, trajectory_record, write_predictions
 
 AgentName = Literal["streamvln", "oracle", "random", "forward"]
@@ -74,6 +76,9 @@ class RolloutConfig(PlayConfig):
     Attributes:
         episodes: how many; they are taken in turn from the scenes. 0 plays the whole split.
         video: folder for one MP4 per episode; None writes none.
+        panel: draw below the videos what a StreamVLN agent remembers, decided and paid, see docs/watching.md.
+        viewer: show the run live in Rerun's viewer.
+        rerun: file (.rrd) to record the run into, for Rerun's viewer.
         json: file for one JSON line per episode; an existing file is added to, and the episodes it has are not played
             again.
         predictions: file for the predictions that the leaderboards of the test splits take: .json in the VLN-CE
@@ -82,6 +87,9 @@ class RolloutConfig(PlayConfig):
 
     episodes: int = 3
     video: Path | None = Path("videos")
+    panel: bool = True
+    viewer: bool = False
+    rerun: Path | None = None
     json: Path | None = None
     predictions: Path | None = None
 
@@ -90,11 +98,12 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
     """Plays the episodes and returns one record per episode (the JSON lines).
 
     Raises:
-        StreamVLNGymError: data, checkpoint or simulator cannot be had; the message says what to do.
+        StreamVLNGymError: data, checkpoint, simulator or viewer cannot be had; the message says what to do.
         ValueError: the seed is negative, or the results cannot be written.
     """
     check_seed(config.seed)
     _check_writable(config)
+    viewer = RunViewer(config.rerun, config.viewer) if config.rerun or config.viewer else None
     env = gym.make(config.env, render_mode="rgb_array" if config.video else None, **env_options(config))
     try:
         dataset = env.unwrapped.dataset  # type: ignore[attr-defined]
@@ -119,11 +128,14 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         wanted = choose_episodes(dataset, config.episodes, config.seed)
         records = [done[episode_id] for episode_id in wanted if episode_id in done]
         missing = [episode_id for episode_id in wanted if episode_id not in done]
-        with one_torch_thread(_is_small(agent)):
+        small = _is_small(agent)
+        if hasattr(agent, "watch") and (viewer or (config.video and config.panel)):
+            agent = agent.watch()
+        with one_torch_thread(small), viewer or nullcontext():
             for episode_id in tqdm(missing, desc=f"{config.agent} on {dataset.name}/{dataset.split}", unit="episode"):
                 if config.agent == "random":  # drawn anew for every episode: a run taken up again gives the same
                     agent = random_agent(config.seed, episode_id)
-                record = {**identity, **play(env, agent, episode_id, config.video, label)}
+                record = {**identity, **play(env, agent, episode_id, config.video, label, viewer, config.panel)}
                 if config.predictions:
                     run: Any = env.unwrapped
                     record |= trajectory_record(run.episode, run.trajectory)
@@ -155,7 +167,7 @@ def env_options(config: PlayConfig) -> dict[str, Any]:
 
 def _check_writable(config: RolloutConfig) -> None:
     """Finds out before the first episode whether its results can be written."""
-    files = (("json", config.json), ("predictions", config.predictions))
+    files = (("json", config.json), ("predictions", config.predictions), ("rerun", config.rerun))
     for option, folder in (("video", config.video), *((option, file and file.parent) for option, file in files)):
         if folder is None:
             continue
@@ -228,15 +240,25 @@ def choose_episodes(dataset: EpisodeDataset, count: int, seed: int | None = None
     return turns[:count] if count else turns
 
 
-def play(env: gym.Env, agent: Any, episode_id: str, video: Path | None = None, label: str = "") -> dict[str, Any]:
+def play(
+    env: gym.Env,
+    agent: Any,
+    episode_id: str,
+    video: Path | None = None,
+    label: str = "",
+    viewer: RunViewer | None = None,
+    panel: bool = True,
+) -> dict[str, Any]:
     """Plays one episode.
 
     Args:
         env: a `VLNEnv`, wrapped or not.
-        agent: with `reset()` and `act(obs)`.
+        agent: with `reset()` and `act(obs)`; where it has a `view` (see `StreamVLNAgent.watch`), that is shown too.
         episode_id: of the environment's dataset.
         video: folder for an MP4; needs an environment with render_mode="rgb_array".
         label: written into the video's frames.
+        viewer: shown every step as well.
+        panel: whether the agent's view is drawn into the video.
 
     Returns:
         The record: ids, dataset, split, simulator, instruction, actions, and every metric under its name.
@@ -245,11 +267,11 @@ def play(env: gym.Env, agent: Any, episode_id: str, video: Path | None = None, l
     if video is not None:
         dataset: EpisodeDataset = env.unwrapped.dataset  # type: ignore[attr-defined]
         file = video / f"{dataset.name}_{dataset.split}_{episode_id}.mp4"
-    with EpisodeRun(env, episode_id, file, label) as run:
+    with EpisodeRun(env, episode_id, file, label, viewer, panel) as run:
         agent.reset()
         while not run.finished:
             action = agent.act(run.observation)
-            run.step(action, needs_picture(agent))
+            run.step(action, needs_picture(agent), getattr(agent, "view", None))
     return episode_record(run.episode, run.info, run.actions)
 
 

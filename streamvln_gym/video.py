@@ -1,14 +1,17 @@
-"""Films an episode."""
+"""Films an episode: the environment's picture and, below it, what a watched agent has in mind."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from streamvln_gym.agents.view import AgentView
 
 _FRAMES_PER_SECOND = 8
 
@@ -21,11 +24,13 @@ class VideoWriter:
     Args:
         path: of the MP4; None films nothing.
         label: written into every frame ("" for none).
+        panel: whether the agent's view is drawn below each picture.
     """
 
-    def __init__(self, path: Path | None, label: str = "") -> None:
+    def __init__(self, path: Path | None, label: str = "", panel: bool = True) -> None:
         self._path = path
         self._label = label
+        self._panel = panel
         self._writer: Any = None
 
     def __enter__(self) -> VideoWriter:
@@ -44,11 +49,16 @@ class VideoWriter:
             )
         return self
 
-    def shoot(self, env: gym.Env) -> None:
-        """Adds one picture of `env`, which needs render_mode="rgb_array"."""
+    def shoot(self, env: gym.Env, view: AgentView | None = None) -> None:
+        """Adds one picture of `env`, which needs render_mode="rgb_array".
+
+        Args:
+            env: what the agent sees.
+            view: of the agent, drawn below; all pictures of a video have one, or none has.
+        """
         if self._writer is None:
             return
-        frame: Any = env.render()
+        frame = picture_of(env, view if self._panel else None)
         self._writer.append_data(_labelled(frame, self._label) if self._label else frame)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -59,6 +69,21 @@ class VideoWriter:
             self._partial.replace(self._path)
         else:
             self._partial.unlink(missing_ok=True)
+
+
+def picture_of(env: gym.Env, view: AgentView | None = None) -> NDArray[np.uint8]:
+    """`env.render()`, and the agent's panel below it, uint8 (height, width, 3).
+
+    Args:
+        env: with render_mode="rgb_array".
+        view: of the agent; None leaves the panel out.
+    """
+    frame: Any = env.render()
+    if view is None:
+        return frame
+    from streamvln_gym.panel import draw_panel
+
+    return np.concatenate([frame, draw_panel(view)])
 
 
 def _labelled(frame: NDArray[np.uint8], label: str) -> NDArray[np.uint8]:

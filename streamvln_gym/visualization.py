@@ -23,9 +23,9 @@ _METRICS = (570, 218, 850, 420)
 _MAP = (860, 0, 1280, 420)
 _TEXT = (14, 432, 1266, 592)
 
-_BACKGROUND = (24, 26, 30)
-_INK = (236, 236, 236)
-_FAINT = (160, 164, 170)
+BACKGROUND = (24, 26, 30)
+INK = (236, 236, 236)
+FAINT = (160, 164, 170)
 _PAPER = (245, 244, 240)
 _FLOOR = (216, 214, 206)
 _OBJECT = (190, 180, 166)
@@ -174,7 +174,7 @@ class EpisodeFrame:
         points = [episode.start_position, *self._goals, *self._reference]
         self._map = TopDownMap(simulator, (x1 - x0, y1 - y0), points)
         self._max_depth = simulator.camera.max_depth
-        self._base = Image.new("RGB", (WIDTH, HEIGHT), _BACKGROUND)
+        self._base = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)
         self._write_instruction(ImageDraw.Draw(self._base))
 
     def draw(
@@ -201,34 +201,34 @@ class EpisodeFrame:
         """The instruction, in the largest size that fits."""
         x0, y0, x1, y1 = _TEXT
         for size in (26, 22, 19, 16, 14, 12, 10):
-            font = _font(size)
+            font = font_of(size)
             lines = _wrapped(self._episode.instruction.text, font, x1 - x0)
             if len(lines) * size * 1.3 <= y1 - y0 - 24:
                 break
-        draw.multiline_text((x0, y0), "\n".join(lines), fill=_INK, font=font, spacing=size * 0.3)
+        draw.multiline_text((x0, y0), "\n".join(lines), fill=INK, font=font, spacing=size * 0.3)
         kind = f"   needs memory: {self._episode.needs_memory}" if self._episode.needs_memory else ""
         caption = f"{self._episode.scene_id}   episode {self._episode.episode_id}{kind}"
-        draw.text((x0, y1 - 3), caption, fill=_FAINT, font=_font(14), anchor="ls")
+        draw.text((x0, y1 - 3), caption, fill=FAINT, font=font_of(14), anchor="ls")
         legend = (("reference path", _REFERENCE), ("travelled", _TRAVELLED), ("goal", _GOAL))
         x = float(x1)
         for text, colour in reversed(legend + ((("via", _VIA),) if self._episode.via else ())):
-            draw.text((x, y1 - 3), text, fill=_FAINT, font=_font(14), anchor="rs")
-            x -= _font(14).getlength(text) + 8
+            draw.text((x, y1 - 3), text, fill=FAINT, font=font_of(14), anchor="rs")
+            x -= font_of(14).getlength(text) + 8
             draw.rectangle((x - 12, y1 - 14, x, y1 - 2), fill=colour)
             x -= 30
 
     def _write_metrics(self, draw: ImageDraw.ImageDraw, metrics: Mapping) -> None:
         x0, y0, x1, _ = _METRICS
-        font = _font(17)
+        font = font_of(17)
         shown = [(label, form.format(metrics[name])) for label, name, form in _SHOWN if name in metrics]
         for row, (label, value) in enumerate(shown):
-            draw.text((x0 + 6, y0 + 22 * row), label, fill=_FAINT, font=font)
-            draw.text((x1 - 10, y0 + 22 * row), value, fill=_INK, font=font, anchor="ra")
+            draw.text((x0 + 6, y0 + 22 * row), label, fill=FAINT, font=font)
+            draw.text((x1 - 10, y0 + 22 * row), value, fill=INK, font=font, anchor="ra")
 
 
 def _label(text: str) -> Image.Image:
     """A room's name with an outline, RGBA, in oversampled pixels."""
-    font, stroke = _font(12 * _OVERSAMPLE), _OVERSAMPLE
+    font, stroke = font_of(12 * _OVERSAMPLE), _OVERSAMPLE
     probe = ImageDraw.Draw(Image.new("RGBA", (1, 1)))
     left, top, right, bottom = probe.multiline_textbbox((0, 0), text, font=font, align="center", stroke_width=stroke)
     label = Image.new("RGBA", (int(right - left) + 2, int(bottom - top) + 2), (*_FLOOR, 0))
@@ -262,7 +262,8 @@ def _paste(frame: Image.Image, picture: Image.Image, box: tuple[int, int, int, i
 
 
 @lru_cache(maxsize=32)
-def _font(size: float) -> Any:
+def font_of(size: float) -> Any:
+    """Pillow's own font, so that pictures look the same everywhere."""
     return ImageFont.load_default(size=size)
 
 

@@ -120,6 +120,17 @@ def test_the_label_is_in_the_video(tiny_flats, tmp_path):
     assert difference[8:36, 8:180].mean() > 20 > difference[100:400, 900:1200].mean()
 
 
+@pytest.mark.parametrize(("panel", "height"), [(True, 800), (False, 600)])
+def test_streamvln_is_filmed_with_its_panel(tiny_flats, tmp_path, panel, height):
+    settings = {"agent": "streamvln", "device": "cpu", "episodes": 1, "max_steps": 5}
+    (record,) = rollout(config(tiny_flats, video=tmp_path, panel=panel, **settings))
+    assert [record] == rollout(config(tiny_flats, **settings))
+    (film,) = tmp_path.iterdir()
+    frames = imageio.mimread(film, memtest=False)
+    assert len(frames) == len(record["actions"]) + 1
+    assert {frame.shape for frame in frames} == {(height, 1280, 3)}
+
+
 def test_no_half_written_video_is_left(tiny_flats, tmp_path, monkeypatch):
     from streamvln_gym.agents import ForwardAgent
 
