@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from streamvln_gym import __version__
-from streamvln_gym.devices import choose_device, one_torch_thread
+from streamvln_gym.devices import choose_device, is_small, one_torch_thread
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.models.shipped import SHIPPED_NAME
@@ -26,7 +26,6 @@ from streamvln_gym.vlnce.predictions import TRAJECTORY, check_predictions, traje
 
 AgentName = Literal["streamvln", "oracle", "random", "forward"]
 UNTRAINED = "untrained weights"
-_SMALL_NETWORK = 50_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         wanted = choose_episodes(dataset, config.episodes, config.seed)
         records = [done[episode_id] for episode_id in wanted if episode_id in done]
         missing = [episode_id for episode_id in wanted if episode_id not in done]
-        with one_torch_thread(_is_small(agent)):
+        with one_torch_thread(is_small(agent)):
             for episode_id in tqdm(missing, desc=f"{config.agent} on {dataset.name}/{dataset.split}", unit="episode"):
                 if config.agent == "random":  # drawn anew for every episode: a run taken up again gives the same
                     agent = random_agent(config.seed, episode_id)
@@ -175,14 +174,6 @@ def random_agent(seed: int | None, episode_id: str) -> Any:
     from streamvln_gym.agents import RandomAgent
 
     return RandomAgent(seed=zlib.crc32(f"{seed}/{episode_id}".encode()))
-
-
-def _is_small(agent: Any) -> bool:
-    """Whether the agent has a small network on the CPU: more threads wait for each other and for the video encoder."""
-    model = getattr(agent, "model", None)
-    if model is None or agent.device.type != "cpu":
-        return False
-    return sum(p.numel() for p in model.parameters()) <= _SMALL_NETWORK
 
 
 def choose_episodes(dataset: EpisodeDataset, count: int, seed: int | None = None) -> list[str]:
