@@ -1,12 +1,13 @@
-"""A robot without torch asks a server what to do; here the embedded environment plays the robot.
+"""A robot without torch asks a server what to do; here the embedded environment plays the robot (docs/robots.md).
 
 Start `streamvln-gym serve` where the network is, and `python examples/robot_client.py` on the robot. The client needs
-numpy, msgpack and websockets, and Pillow for JPEG. docs/robots.md: protocol, velocity commands, checks before moving.
+numpy, msgpack and websockets, and Pillow for JPEG.
 """
 
 import io
-import os
+import struct
 import time
+from socket import SO_SNDTIMEO, SOL_SOCKET
 
 import msgpack
 import numpy as np
@@ -15,7 +16,7 @@ from websockets.sync.client import connect
 
 
 class RobotClient:
-    """`reset`, then `observe` again and again. Whatever goes wrong, `stop` (velocity zero) is called first.
+    """`reset`, then `observe` again and again. Whatever goes wrong on the way, `stop` (velocity zero) is called first.
 
     `camera`: width, height, fx, fy, cx, cy, pixels. `timeout`: seconds. A refusal is a RuntimeError(code, message).
     """
@@ -25,7 +26,8 @@ class RobotClient:
         self.connect()
 
     def connect(self):
-        self.socket = connect(self.url, open_timeout=self.timeout, close_timeout=1, compression=None, proxy=None)
+        self.socket = connect(self.url, open_timeout=self.timeout, close_timeout=1, proxy=None).__enter__()
+        self.socket.socket.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack("ll", 1, 0))  # sending, too, ends in time
         actions = {"forward_metres": 0.25, "turn_degrees": 15.0}  # what this robot executes
         self.ask("hello", version=1, token=self.token, camera=self.camera, actions=actions)
 
@@ -43,10 +45,8 @@ class RobotClient:
         self.session, self.seq = self.ask("reset", instruction=instruction, episode=episode)["session"], 0
 
     def observe(self, rgb, n_executed, depth=None):
-        """The next actions (0 STOP, 1 FORWARD, 2 LEFT, 3 RIGHT), after `n_executed` of the last ones were executed.
-
-        `rgb`: uint8 (height, width, 3); `depth`: metres (height, width) or None.
-        """
+        """The next actions (0 STOP, 1 FORWARD, 2 LEFT, 3 RIGHT) for what is seen after `n_executed` of the last ones:
+        `rgb` uint8 (height, width, 3), `depth` metres (height, width) or None."""
         from PIL import Image  # without it: "frame": {"encoding": "raw", "data": rgb.tobytes()}
 
         jpeg = io.BytesIO()
@@ -71,15 +71,14 @@ class RobotClient:
         raise ConnectionError(f"{self.url} does not come back")
 
 
-def main(url="ws://127.0.0.1:8765/stream", execute=4, **options):
+def main(url="ws://127.0.0.1:8765/stream", token=None, execute=4, **options):
     import gymnasium
 
     env = gymnasium.make("streamvln_gym:StreamVLN-Flats-v0", **options)  # this is the robot
     seen, info = env.reset()
     (fx, _, cx), (_, fy, cy), _ = info["intrinsics"].tolist()
-    height, width, _ = seen["rgb"].shape
-    camera = {"width": width, "height": height, "fx": fx, "fy": fy, "cx": cx, "cy": cy}
-    client = RobotClient(url, camera, lambda: print("velocity zero"), os.environ.get("STREAMVLN_GYM_TOKEN"))
+    camera = {"width": seen["rgb"].shape[1], "height": seen["rgb"].shape[0], "fx": fx, "fy": fy, "cx": cx, "cy": cy}
+    client = RobotClient(url, camera, lambda: print("velocity zero"), token)
     client.reset(seen["instruction"])
     actions, finished = [], False
     while not finished:
