@@ -56,7 +56,7 @@ def is_loopback(host: str) -> bool:
         ValueError: the name cannot be resolved.
     """
     try:
-        found = socket.getaddrinfo(host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ValueError(f"the host {host!r} cannot be resolved ({error}): give an address of this machine") from error
     return all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_loopback for address in found)

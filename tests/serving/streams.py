@@ -145,10 +145,10 @@ def play_alone(agent: StreamVLNAgent, stream: int, calls: int) -> list[list[int]
     return played.chunks
 
 
-def play_served(client: Client, played: Played, encoding: str = "raw") -> None:
-    """One observation more of a stream."""
+def play_served(client: Client, played: Played, encoding: str = "raw", stay: bool = False) -> None:
+    """One observation more of a stream; after every second episode it leaves the server, unless it is to stay."""
     if played.seq == 0:
-        if played.episode % 2:
+        if played.episode % 2 and not stay:
             client.ask("close")  # the stream joins anew, wherever there is room
         assert client.reset(played.instruction, episode=str(played.episode))["next_seq"] == 0
     answer = client.observe(played.seq, played.n_executed, played.rgb, encoding)
