@@ -25,10 +25,12 @@ INSTRUCTIONS = ("Go to the bed.", "Leave the bedroom, turn left and wait by the 
 
 
 @contextmanager
-def running(agent: StreamVLNAgent, token: str | None = None, **settings: Any) -> Iterator[tuple[PolicyServer, str]]:
-    """A server on a free port and its address; afterwards all of it has ended."""
+def running(
+    agent: StreamVLNAgent, token: str | None = None, port: int = 0, **settings: Any
+) -> Iterator[tuple[PolicyServer, str]]:
+    """A server and its address; afterwards all of it has ended."""
     server = PolicyServer(agent, ServeConfig(**{"messages_per_second": 1e6, **settings}), token)
-    door = listen("127.0.0.1", 0)
+    door = listen("127.0.0.1", port)
     web = server.uvicorn()
     thread = threading.Thread(target=web.run, kwargs={"sockets": [door]})
     thread.start()
@@ -37,12 +39,12 @@ def running(agent: StreamVLNAgent, token: str | None = None, **settings: Any) ->
         yield server, f"ws://127.0.0.1:{door.getsockname()[1]}/stream"
     finally:
         web.should_exit = True
-        thread.join(20)
+        thread.join(60)
         door.close()
         assert not thread.is_alive()
 
 
-def wait_until(happened: Any, what: str, seconds: float = 10.0) -> None:
+def wait_until(happened: Any, what: str, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"

@@ -1,6 +1,7 @@
 """Connections that are lost, resumed, taken over; servers that are full; who may come in."""
 
 import json
+import time
 import urllib.request
 
 import msgpack
@@ -30,7 +31,7 @@ def test_a_client_killed_in_an_episode_resumes_it(new_agent):
         client, played, resumed = Client(url), Played(0), 0
         session = client.reset(played.instruction)["session"]
         for number in range(20):
-            if number % 4 == 1:
+            if number % 2:
                 client.vanish()
                 client = Client(url)
                 answer = client.ask("resume", session=session)
@@ -116,11 +117,15 @@ def test_observations_need_an_episode(new_agent):
         assert refused["code"] == "bad_state" and "reset" in refused["message"]
 
 
-def test_silence_ends_a_connection(new_agent):
-    with running(new_agent(), hello_seconds=0.2, idle_seconds=0.3, resume_seconds=0.2) as (server, url):
-        silent = Client(url, greet=False)
-        answer = silent.hear()
+def test_silence_before_hello_ends_a_connection(new_agent):
+    with running(new_agent(), hello_seconds=0.2) as (server, url):
+        answer = Client(url, greet=False).hear()
         assert answer["code"] == "timeout" and "no hello" in answer["message"]
+        wait_until(lambda: server._connections == 0, "the connection is gone")
+
+
+def test_silence_in_an_episode_frees_its_stream(new_agent):
+    with running(new_agent(), idle_seconds=0.5, resume_seconds=0.2) as (server, url):
         client = Client(url)
         client.reset()
         assert client.hear()["code"] == "timeout"
@@ -128,17 +133,12 @@ def test_silence_ends_a_connection(new_agent):
 
 
 def test_a_flood_is_slowed_down(new_agent):
-    import time
-
     with running(new_agent(), messages_per_second=20.0) as (_, url):
-        client, other = Client(url), Client(url)
+        client = Client(url)
         begun = time.monotonic()
         for _ in range(30):
             client.ask("ping")
         assert time.monotonic() - begun > 0.4, "20 at once, 10 more in half a second"
-        begun = time.monotonic()
-        other.ask("ping")
-        assert time.monotonic() - begun < 0.4, "the others are not"
 
 
 @pytest.mark.parametrize("entries", [{}, {"token": ""}, {"token": TOKEN[:-1]}, {"token": TOKEN + "x"}, {"token": "é"}])
