@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "streamvln_gym/__init__.py"
 
 TRAIN = ["accelerate>=1.3", "peft>=0.15", "tensorboard"]
 RL = ["stable-baselines3>=2.6"]
+SERVE = ["fastapi>=0.115", "uvicorn>=0.35", "websockets>=15", "msgpack>=1.0.5"]
 # habitat-lab pins numpy 1.26.4, hence Python 3.10 to 3.12; habitat-sim comes by conda (docs/habitat.md).
 HABITAT = [
     "habitat-lab>=0.3.3,<0.4; python_version < '3.13'",
@@ -25,6 +26,7 @@ TEST = [
     "embreex>=2.17.7.post6",  # ground truth of the renderer's depth
     "moviepy>=2.0",  # Gymnasium's RecordVideo
     *RL,
+    *SERVE,
     *TRAIN,
 ]
 DEV = [*TEST, "ruff>=0.9", "mypy>=1.11", "pre-commit>=3.7", "build>=1.2"]
@@ -65,6 +67,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "rl": RL,
+        "serve": SERVE,
         "habitat": HABITAT,
         "test": TEST,
         "dev": DEV,
