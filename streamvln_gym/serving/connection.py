@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -239,19 +239,24 @@ class Connection:
         return event
 
     async def _send(self, data: bytes) -> None:
-        if self._socket.application_state is not WebSocketState.CONNECTED:
-            raise WebSocketDisconnect(1006)
+        await self._tell(self._socket.send_bytes(data))
+
+    async def _tell(self, sending: Coroutine[Any, Any, None]) -> None:
         try:
-            await asyncio.wait_for(self._socket.send_bytes(data), SEND_SECONDS)
+            await asyncio.wait_for(sending, SEND_SECONDS)
         except asyncio.TimeoutError:
             raise WebSocketDisconnect(1006, "the client does not read") from None
+        except RuntimeError:
+            if self._socket.application_state is WebSocketState.CONNECTED:
+                raise
+            raise WebSocketDisconnect(1006, "closed meanwhile, by `displace`") from None
 
     async def _end(self, code: int, error: ProtocolError) -> None:
         """Says why and closes, if the client still listens."""
         try:
             await self._send(ProtocolError(error.code, str(error), True).pack())
-            await asyncio.wait_for(self._socket.close(code, error.code), SEND_SECONDS)
-        except (WebSocketDisconnect, asyncio.TimeoutError):
+            await self._tell(self._socket.close(code, error.code))
+        except WebSocketDisconnect:
             _logger.debug("%s: was gone before it could hear %s", self._name, error.code)
 
 

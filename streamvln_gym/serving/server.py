@@ -164,5 +164,6 @@ def serve(config: ServeConfig | None = None) -> None:
             f"ws://{host}:{door.getsockname()[1]}{PATH}; {told}",
             flush=True,
         )
-        with one_torch_thread(is_small(agent)):
+        # after it has ended in good order on Ctrl-C, uvicorn raises that again
+        with one_torch_thread(is_small(agent)), contextlib.suppress(KeyboardInterrupt):
             server.uvicorn().run(sockets=[door])

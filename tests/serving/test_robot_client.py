@@ -4,11 +4,14 @@ import importlib.util
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
+import msgpack
 import numpy as np
 import pytest
+from websockets.sync.server import serve
 
 from tests.conftest import SMALL_CAMERA
 from tests.serving.streams import CAMERA, frame, running, wait_until
@@ -136,3 +139,34 @@ def test_a_refusal_stops_the_robot(example, new_agent):
         assert len(stops) == 2
     with pytest.raises(OSError):
         example.RobotClient("ws://127.0.0.1:9/stream", CAMERA, lambda: None)
+
+
+def test_a_server_that_reads_no_more_stops_the_robot(example):
+    """Not only waiting for the answer has an end, sending has one, too."""
+    release = threading.Event()
+
+    def stall(connection) -> None:
+        for answer in ({"type": "welcome"}, {"type": "ready", "session": "x"}):
+            connection.recv()
+            connection.send(msgpack.packb(answer))
+        with connection.protocol_mutex:  # from here on its thread takes nothing in
+            release.wait(60)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop() -> None:
+        raise StoppedError
+
+    with serve(stall, "127.0.0.1", 0, max_size=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        client = example.RobotClient(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", CAMERA, stop)
+        client.reset("Go.")
+        begun = time.monotonic()
+        with pytest.raises(StoppedError):
+            client.observe(np.zeros((60, 80, 3), np.uint8), 0, np.ones((3000, 3000), np.float32))
+        assert time.monotonic() - begun < 15
+        release.set()
+        server.shutdown()
+        thread.join()
