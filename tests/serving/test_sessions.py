@@ -1,5 +1,6 @@
 """Connections that are lost, resumed, taken over; servers that are full; who may come in."""
 
+import gc
 import json
 import time
 import urllib.request
@@ -10,6 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from streamvln_gym.serving import connection as connection_module
+from streamvln_gym.serving.sessions import Session
 from tests.serving.streams import (
     CAMERA,
     MEANING,
@@ -198,3 +200,33 @@ def test_a_fault_of_the_server_ends_one_connection_only(new_agent, monkeypatch, 
         assert "a fault" not in msgpack.packb(answer).decode(errors="replace"), "that is for the log"
         assert "KeyError" in caplog.text
         assert other.observe(0, 0, frame(0, 0, 0))["type"] == "actions"
+
+
+def test_nothing_is_left_of_those_who_went(new_agent):
+    def left() -> int:
+        gc.collect()
+        return sum(type(thing) in (connection_module.Connection, Session) for thing in gc.get_objects())
+
+    before = left()
+    with running(new_agent(), resume_seconds=0.1, max_streams=4) as (server, url):
+        for number in range(24):
+            client = Client(url)
+            session = client.reset()["session"]
+            client.observe(0, 0, frame(0, 0, 0))
+            if number % 4 == 0:
+                client.ask("close")
+                client.socket.close()
+            elif number % 4 == 1:
+                client.send(b"no message")
+                client.vanish()
+            elif number % 4 == 2:
+                client.socket.send(observation(1, 1, frame(0, 0, 1)))  # the answer reaches nobody
+                client.vanish()
+            else:
+                other = Client(url)
+                other.ask("resume", session=session)
+                other.vanish()
+            wait_until(lambda: len(server.sessions) < 4, "there is room")
+        wait_until(lambda: not server._connections and not len(server.sessions), "all are gone")
+        assert len(server.worker._pool) == 0
+        wait_until(lambda: left() == before, "no connection and no session is kept")
