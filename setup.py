@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "streamvln_gym/__init__.py"
 TRAIN = ["accelerate>=1.3", "peft>=0.15", "tensorboard"]
 RL = ["stable-baselines3>=2.6"]
 RAY = ["ray>=2.40"]
+SERVE = ["fastapi>=0.115", "uvicorn>=0.35", "websockets>=15", "msgpack>=1.0.5"]
 # habitat-lab pins numpy 1.26.4, hence Python 3.10 to 3.12; habitat-sim comes by conda (docs/habitat.md).
 HABITAT = [
     "habitat-lab>=0.3.3,<0.4; python_version < '3.13'",
@@ -28,6 +29,7 @@ TEST = [
     "moviepy>=2.0",  # Gymnasium's RecordVideo
     "playwright>=1.50",  # drives the Chromium that looks at reports, if there is one
     *RL,
+    *SERVE,
     *TRAIN,
     *VIEWER,
 ]
@@ -71,6 +73,7 @@ setup(
         "train": TRAIN,
         "rl": RL,
         "ray": RAY,
+        "serve": SERVE,
         "habitat": HABITAT,
         "viewer": VIEWER,
         "test": TEST,

@@ -21,6 +21,7 @@ from streamvln_gym.agents.patch_geometry import PatchGeometry
 from streamvln_gym.agents.sb3 import draw_by_noise, encode_instruction, read_batch
 from streamvln_gym.agents.slow_memory import SlowMemory
 from streamvln_gym.agents.stream import Call, Moment, Stream, StreamStats
+from streamvln_gym.agents.stream_pool import StreamPool
 from streamvln_gym.agents.view import WatchedAgent
 from streamvln_gym.models.batched_streaming import BatchedStreamingSession
 from streamvln_gym.models.decoding import ActionGrammar, AnswerRules, LogitsProcessor
@@ -221,6 +222,11 @@ class StreamVLNAgent:
         return self.model.lm_head.weight.device
 
     @property
+    def chunk_size(self) -> int:
+        """Actions of one full answer."""
+        return self._chunk_size
+
+    @property
     def step(self) -> int:
         """Actions executed since `reset`, as far as the agent knows."""
         return self.stream.step
@@ -338,6 +344,15 @@ class StreamVLNAgent:
         """
         starts = read_mask("episode_starts", episode_starts)
         return self._batch(starts).predict(observations, starts, n_executed, active)
+
+    def open_pool(self, capacity: int) -> StreamPool:
+        """Places for streams that join and leave at any time, as a server has them; apart from all other streams.
+
+        Args:
+            capacity: streams at once; the KV cache has a row for each.
+        """
+        session = BatchedStreamingSession(self.model, capacity, self._closing_id)
+        return StreamPool([self._new_stream() for _ in range(capacity)], session, self._caller, self._geometry)
 
     def tokenize(self, instruction: str) -> list[int]:
         """An instruction's ids, for `SB3Observation(env, agent.tokenize)`; `predict` reads them.

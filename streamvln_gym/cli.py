@@ -18,6 +18,7 @@ from streamvln_gym.evaluation.config import EvaluationConfig
 from streamvln_gym.evaluation.report.writer import ReportConfig
 from streamvln_gym.metrics import METRICS, SHORT_NAMES, summarize
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig
+from streamvln_gym.serving.config import ServeConfig
 from streamvln_gym.training.config import EstimateConfig, TrainConfig
 from streamvln_gym.training.dagger_config import DAggerConfig
 from streamvln_gym.training.online.config import OnlineConfig
@@ -218,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             OnlineConfig,
             tyro.conf.subcommand("online-dagger", description="Train in environments that run beside the training."),
         ]
+        | Annotated[ServeConfig, tyro.conf.subcommand("serve", description="Serve an agent to robots (WebSocket).")]
         | Annotated[BudgetConfig, tyro.conf.subcommand("budget", description="Count what frames cost the model.")]
         | Annotated[ConvertConfig, tyro.conf.subcommand("convert", description="Convert a published checkpoint.")]
         | Annotated[DataConfig, tyro.conf.subcommand("data", description="Check downloaded episodes and scans.")]
@@ -238,6 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         TrainCommand: _train,
         DAggerConfig: _dagger,
         OnlineConfig: _train_online,
+        ServeConfig: _serve,
         ConvertConfig: _convert,
         BudgetConfig: _budget,
         DataConfig: _data,
@@ -306,6 +309,17 @@ def _train_online(config: OnlineConfig) -> None:
     train_online(config)
     print(f"checkpoint: {(config.out / 'checkpoint').resolve()}")
     print(f"log: {(config.out / 'log.jsonl').resolve()}")
+
+
+def _serve(config: ServeConfig) -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        from streamvln_gym.serving.server import serve
+    except ImportError as error:
+        sys.exit(f"streamvln-gym: {error}")
+    serve(config)
 
 
 def print_table(records: Sequence[dict[str, Any]]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+_SMALL_NETWORK = 50_000_000  # parameters
 
 
 def cores() -> int:
@@ -17,6 +20,14 @@ def choose_device(name: str) -> str:
     import torch
 
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def is_small(agent: Any) -> bool:
+    """Whether the agent has a small network on the CPU: more threads wait for each other and for the video encoder."""
+    model = getattr(agent, "model", None)
+    if model is None or agent.device.type != "cpu":
+        return False
+    return sum(p.numel() for p in model.parameters()) <= _SMALL_NETWORK
 
 
 @contextmanager

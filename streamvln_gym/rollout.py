@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from streamvln_gym import __version__
-from streamvln_gym.devices import choose_device, one_torch_thread
+from streamvln_gym.devices import choose_device, is_small, one_torch_thread
 from streamvln_gym.episode_run import EpisodeRun, needs_picture
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.metrics import METRICS
@@ -28,7 +28,6 @@ from streamvln_gym.vlnce.predictions import TRAJECTORY, check_predictions, traje
 
 AgentName = Literal["streamvln", "oracle", "random", "forward"]
 UNTRAINED = "untrained weights"
-_SMALL_NETWORK = 50_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         wanted = choose_episodes(dataset, config.episodes, config.seed)
         records = [done[episode_id] for episode_id in wanted if episode_id in done]
         missing = [episode_id for episode_id in wanted if episode_id not in done]
-        small = _is_small(agent)
+        small = is_small(agent)
         if hasattr(agent, "watch") and (viewer or (config.video and config.panel)):
             agent = agent.watch()
         with one_torch_thread(small), viewer or nullcontext():
@@ -214,14 +213,6 @@ def random_agent(seed: int | None, episode_id: str) -> Any:
     from streamvln_gym.agents import RandomAgent
 
     return RandomAgent(seed=zlib.crc32(f"{seed}/{episode_id}".encode()))
-
-
-def _is_small(agent: Any) -> bool:
-    """Whether the agent has a small network on the CPU: more threads wait for each other and for the video encoder."""
-    model = getattr(agent, "model", None)
-    if model is None or agent.device.type != "cpu":
-        return False
-    return sum(p.numel() for p in model.parameters()) <= _SMALL_NETWORK
 
 
 def choose_episodes(dataset: EpisodeDataset, count: int, seed: int | None = None) -> list[str]:
