@@ -27,6 +27,8 @@ TEST = [
     *RL,
     *TRAIN,
 ]
+# The site of docs/; the Material theme and mkdocstrings are plug-ins of mkdocs 1.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings-python>=1.16"]
 DEV = [*TEST, "ruff>=0.9", "mypy>=1.11", "pre-commit>=3.7", "build>=1.2"]
 
 setup(
@@ -67,6 +69,7 @@ setup(
         "rl": RL,
         "habitat": HABITAT,
         "test": TEST,
+        "docs": DOCS,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["streamvln-gym=streamvln_gym.cli:main"]},

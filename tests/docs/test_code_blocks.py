@@ -28,7 +28,8 @@ from tests.docs.blocks import Block, MarkerError, read_blocks
 ROOT = Path(__file__).parents[2]
 # Those with most code first, so that two processes end at about the same time.
 PAGES = sorted(
-    [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")], key=lambda page: (-page.read_text("utf-8").count("```"), page)
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")],
+    key=lambda page: (-page.read_text(encoding="utf-8").count("```"), page),
 )
 # Prints the commands of a script, words apart by \x1f, instead of running any.
 ECHO = "PATH=/nonexistent\ncommand_not_found_handle() { printf '%s\\x1f' \"$@\"; echo; }\n"
