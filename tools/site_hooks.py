@@ -1,7 +1,8 @@
-"""What mkdocs.yml cannot say: `agents/` is documented under the name that it is installed under."""
+"""What mkdocs.yml cannot say: where `agents/` is installed, and what lies outside `docs/`."""
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,3 +23,14 @@ def on_config(config: Any) -> Any:
     handlers.setdefault("python", {})["paths"] = [scratch.name]
     config["scratch"] = scratch  # goes when the build ends
     return config
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links from a page to the repository's other files (`../examples/rollout.py`), which the site lacks, become text."""
+    if "/" in page.file.src_uri:
+        return markdown
+
+    def text_of(link: re.Match[str]) -> str:
+        return link[1] if (ROOT / link[2]).exists() else link[0]
+
+    return re.sub(r"\[([^\]]*)\]\(\.\./([^)#]+)\)", text_of, markdown)

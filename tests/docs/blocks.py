@@ -14,6 +14,7 @@ REASONS = (
     "needs a GPU",
     "needs habitat",
     "needs a robot",
+    "needs several machines",
     "needs downloaded data",
     "needs a published checkpoint",
     "installs packages",

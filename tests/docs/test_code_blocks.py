@@ -32,7 +32,7 @@ PAGES = sorted(
     key=lambda page: (-page.read_text(encoding="utf-8").count("```"), page),
 )
 # Prints the commands of a script, words apart by \x1f, instead of running any.
-ECHO = "PATH=/nonexistent\ncommand_not_found_handle() { printf '%s\\x1f' \"$@\"; echo; }\n"
+ECHO = "PATH=/nonexistent\nsource() { :; }\ncommand_not_found_handle() { printf '%s\\x1f' \"$@\"; echo; }\n"
 
 
 def name_of(page: Path) -> str:
@@ -45,6 +45,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for folder in ("examples", "benchmarks", "tools"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     for name in ("HF_HUB_OFFLINE", "PIP_NO_INDEX", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
@@ -70,12 +71,12 @@ def local_only(connect: Any) -> Any:
 def run_bash(block: Block) -> None:
     """Runs a block; the first command that fails ends it.
 
-    Where there is nothing but the package's own commands, with the words that bash makes of them, they run in this
-    process, which spares them the seconds that torch takes to be imported.
+    Where every line is a command of the package and nothing else, these run in this process, with the words that bash
+    makes of them: it spares them the seconds that torch takes to be imported.
     """
-    commands = commands_of(block)
-    if not re.search(r"[|;&<>]", block.source) and all(words[0] == "streamvln-gym" for words in commands):
-        for words in commands:
+    lines = [line for line in block.source.replace("\\\n", " ").splitlines() if line.strip()]
+    if all(re.match(r"streamvln-gym [^|;&<>`]*$", line) for line in lines):
+        for words in commands_of(block):
             run_command(block, words)
         return
     command = ["bash", "-euo", "pipefail", "-c", block.source]
@@ -96,19 +97,19 @@ def run_python(block: Block, namespace: dict[str, Any]) -> None:
     exec(compile(padded, str(block.page), "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_a_page_runs_from_top_to_bottom(page: Path, reader: Path) -> None:
+@pytest.mark.parametrize("document", PAGES, ids=name_of)
+def test_a_page_runs_from_top_to_bottom(document: Path, reader: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for block in read_blocks(page):
+    for block in read_blocks(document):
         if block.reason is None and block.language == "bash":
             run_bash(block)
         elif block.reason is None and block.language == "python":
             run_python(block, namespace)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_unexecuted_python_imports_what_is_there(page: Path) -> None:
-    for block in read_blocks(page):
+@pytest.mark.parametrize("document", PAGES, ids=name_of)
+def test_unexecuted_python_imports_what_is_there(document: Path) -> None:
+    for block in read_blocks(document):
         if block.language != "python" or block.reason is None:
             continue
         for node in ast.walk(ast.parse(block.source)):
@@ -118,8 +119,8 @@ def test_unexecuted_python_imports_what_is_there(page: Path) -> None:
                 assert not missing, f"{block.place}: {node.module} has no {missing}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_unexecuted_commands_have_options_and_files_that_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", PAGES, ids=name_of)
+def test_unexecuted_commands_have_options_and_files_that_exist(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[Any] = []
     parse = tyro.cli
 
@@ -128,7 +129,7 @@ def test_unexecuted_commands_have_options_and_files_that_exist(page: Path, monke
         raise SystemExit("parsed")  # before anything is done
 
     monkeypatch.setattr(cli.tyro, "cli", parse_only)
-    for block in read_blocks(page):
+    for block in read_blocks(document):
         if block.language != "bash" or block.reason is None:
             continue
         for words in commands_of(block):
@@ -152,9 +153,9 @@ def commands_of(block: Block) -> list[list[str]]:
     return commands
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_json_blocks_are_json(page: Path) -> None:
-    for block in read_blocks(page):
+@pytest.mark.parametrize("document", PAGES, ids=name_of)
+def test_json_blocks_are_json(document: Path) -> None:
+    for block in read_blocks(document):
         if block.language == "json":
             json.loads(block.source)
 
