@@ -58,8 +58,8 @@ def read_blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order.
 
     Raises:
-        MarkerError: a block without a language that is known here, or with an unknown reason; a fence inside an indented
-            block, which nothing would execute.
+        MarkerError: a block without a language that is known here, or with an unknown reason; a fence inside an
+            indented block, which nothing would execute.
     """
     blocks = []
     comment = ""
