@@ -26,7 +26,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links from a page to the repository's other files (`../examples/rollout.py`), which the site lacks, become text."""
+    """Links from a page to the repository's other files (`../examples/x.py`), which the site lacks, become text."""
     if "/" in page.file.src_uri:
         return markdown
 
