@@ -33,6 +33,8 @@ TEST = [
     *TRAIN,
     *VIEWER,
 ]
+# The site of docs/; the Material theme and mkdocstrings are plug-ins of mkdocs 1.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings-python>=1.16"]
 DEV = [*TEST, "ruff>=0.9", "mypy>=1.11", "pre-commit>=3.7", "build>=1.2"]
 
 setup(
@@ -77,6 +79,7 @@ setup(
         "habitat": HABITAT,
         "viewer": VIEWER,
         "test": TEST,
+        "docs": DOCS,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["streamvln-gym=streamvln_gym.cli:main"]},

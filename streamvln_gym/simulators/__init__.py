@@ -1,0 +1,1 @@
+"""What renders and moves: the protocol, the embedded simulator, habitat-sim, and the choice between them."""
