@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -102,8 +102,9 @@ class DeviceFrameEncoder(FrameEncoder):
 
     def _check_place(self) -> None:
         """Forgets the recordings where the weights have moved."""
-        tower = list(self.model.vision_tower.parameters())
-        place = [part.data_ptr() for part in (tower[0], tower[-1], self.model.projector.linear_2.weight)]
+        tower: Any = self.model.vision_tower
+        parts = tower.embeddings.patch_embedding, tower.encoder.layers[-1].mlp.fc2, self.model.projector.linear_2
+        place = [(type(part), part.weight.data_ptr()) for part in parts]
         if place != self._place:
             self._place = place
             self.calls.clear()
