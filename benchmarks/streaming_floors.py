@@ -110,5 +110,3 @@ class ChunkFlops:
         weights = text.hidden_size * (2 * heads + 2 * kv_heads) * size + 3 * text.hidden_size * text.intermediate_size
         attention = 2 * heads * size * (past + (length + 1) / 2)
         return 2.0 * length * text.num_hidden_layers * (weights + attention)
-
-
