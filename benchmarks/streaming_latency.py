@@ -434,8 +434,7 @@ def run(bench: Bench) -> None:
         bench.attempt(f"batch fast {count}", lambda count=count: measure_batch(bench, count, True, options.steps))
         print(bench.results.get(f"batch fast {count}"), flush=True)
         if count == streams[0]:
-            steps = options.steps
-            bench.attempt(f"batch eager {count}", lambda count=count: measure_batch(bench, count, False, steps))
+            bench.attempt(f"batch eager {count}", lambda count=count: measure_batch(bench, count, False, options.steps))
             single = bench.results.get(f"batch fast {count}")
             if single is not None:
                 inside = single["prefills"][0]
