@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamvln_gym.agents.model_calls import STOP, ModelCaller
+from streamvln_gym.agents.model_calls import STOP, Dialogues, ModelCaller
 from streamvln_gym.agents.observation import read_sight, split_observations
 from streamvln_gym.agents.patch_geometry import PatchGeometry
 from streamvln_gym.agents.stream import Moment, Stream
-from streamvln_gym.models.batched_streaming import BatchedStreamingSession
 
 Observations = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 
@@ -32,7 +31,7 @@ class StreamBatch:
     def __init__(
         self,
         streams: list[Stream],
-        session: BatchedStreamingSession,
+        session: Dialogues,
         caller: ModelCaller,
         geometry: PatchGeometry | None = None,
     ) -> None:

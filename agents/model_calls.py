@@ -15,6 +15,7 @@ from streamvln_gym.agents.stream import Call, Moment, StreamStats
 from streamvln_gym.models.batched_streaming import Answer, Turn
 from streamvln_gym.models.decoding import AnswerRules
 from streamvln_gym.models.dialogue import DialogueBuilder
+from streamvln_gym.models.frame_encoder import FrameEncoder
 from streamvln_gym.models.memory_strategies import MemoryStrategy
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
@@ -64,6 +65,7 @@ class ModelCaller:
         strategy: what is kept of frames, and shown.
         rules: gives the decoding rules; asked for each call, so that a changed generation configuration counts at once.
         stats: counters.
+        frames: encodes pictures; None means `FrameEncoder`.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class ModelCaller:
         strategy: MemoryStrategy,
         rules: Callable[[], AnswerRules],
         stats: StreamStats,
+        frames: FrameEncoder | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
+        self.frames = frames or FrameEncoder(model, processor)
         self.dialogue = dialogue
         self.strategy = strategy
         self.rules = rules
@@ -155,7 +159,7 @@ class ModelCaller:
         frames = {id(frame): frame for part in history for frame in part if frame.tokens is None}
         missing = [(frame, frame.picture) for frame in frames.values() if frame.picture is not None]
         pictures = [picture for _, picture in missing] + [moment.sight.rgb for moment in moments]
-        pooled, kept = self._encode_pictures([self.processor.resize(picture) for picture in pictures])
+        pooled, kept = self._encode_pictures(pictures)
         for (frame, _), tokens in zip(missing, kept, strict=False):
             frame.tokens, frame.picture = tokens, None
         self.stats.history_frames += len(missing)
@@ -166,11 +170,8 @@ class ModelCaller:
         """Per frame the pooled tokens (tokens_per_frame, hidden), and what the memory keeps (kept, hidden)."""
         features: list[Tensor] = []
         kept: list[Tensor] = []
-        weight = self.model.lm_head.weight
         for begin in range(0, len(pictures), TOWER_FRAMES):
-            pixels = torch.from_numpy(self.processor.pixel_values(pictures[begin : begin + TOWER_FRAMES]))
-            patches = self.model.encode_patches(pixels.to(weight.device, self.model.dtype))
-            pooled = self.model.pool(patches)
+            patches, pooled = self.frames.encode(pictures[begin : begin + TOWER_FRAMES])
             features += pooled.unbind()
             # Copies: a view would keep the whole batch alive for as long as one of its frames.
             kept += [tokens.clone() for tokens in self.strategy.frame_tokens(patches, pooled)]

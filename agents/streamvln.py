@@ -15,7 +15,7 @@ from streamvln_gym.agents.base import Observation
 from streamvln_gym.agents.batch import Observations, StreamBatch, read_mask
 from streamvln_gym.agents.checkpoint import LoadOptions, load_checkpoint
 from streamvln_gym.agents.fast_window import FastWindow
-from streamvln_gym.agents.model_calls import ModelCaller, OneDialogue
+from streamvln_gym.agents.model_calls import Dialogues, ModelCaller, OneDialogue
 from streamvln_gym.agents.observation import read_sight
 from streamvln_gym.agents.patch_geometry import PatchGeometry
 from streamvln_gym.agents.sb3 import draw_by_noise, encode_instruction, read_batch
@@ -26,6 +26,8 @@ from streamvln_gym.agents.view import WatchedAgent
 from streamvln_gym.models.batched_streaming import BatchedStreamingSession
 from streamvln_gym.models.decoding import ActionGrammar, AnswerRules, LogitsProcessor
 from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder
+from streamvln_gym.models.fast_streaming import FastSession, why_not_fast
+from streamvln_gym.models.frame_encoder import DeviceFrameEncoder, FrameEncoder
 from streamvln_gym.models.memory_strategies import make_strategy
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
@@ -35,6 +37,8 @@ from streamvln_gym.models.voxel_pruning import VoxelPruning, token_centres
 
 # An unrestricted answer may be longer than a chunk, so a window's first call may come that much later.
 ANSWER_SLACK = 4
+# Tokens of words, generously: of a turn, and of the first turn besides.
+TURN_TEXT, OPENING_TEXT = 32, 320
 # The published loop sets no limit of its own beyond this one.
 PUBLISHED_MAX_NEW_TOKENS = 10_000
 
@@ -59,6 +63,8 @@ class StreamVLNAgentConfig:
         voxel_pruning: how much the strategy "voxel" prunes.
         intrinsics: (3, 3) camera matrix for the depth picture's size, which "voxel" reads in place of
             `obs["intrinsics"]` (a robot's camera).
+        fast: answer with `FastSession` and send pictures to the device as they are. None: on a GPU, where
+            `why_not_fast` finds nothing against it; True raises what it finds.
     """
 
     num_history: int | None = None
@@ -75,6 +81,7 @@ class StreamVLNAgentConfig:
     memory_strategy: str | None = None
     voxel_pruning: VoxelPruning | None = None
     intrinsics: ArrayLike | None = None
+    fast: bool | None = None
 
     def __post_init__(self) -> None:
         for name, least in {
@@ -112,6 +119,8 @@ class StreamVLNAgent:
         stats: counters, see `StreamStats`.
         stream: the state of the single episode.
         batch: the streams of `act_batch`, None before its first call.
+        fast: whether answers come from `FastSession`.
+        fast_session: in place of `session`, where they do.
     """
 
     def __init__(
@@ -142,8 +151,11 @@ class StreamVLNAgent:
         self._logits_processor = tuple(logits_processor)
         self._drawing = False
         self._closing_id = processor.turn_end_id if style == "trained" else None
-        self._caller = ModelCaller(model, processor, dialogue, self._strategy, self._answer_rules, self.stats)
+        self.fast = self._choose_fast()
+        frames = DeviceFrameEncoder(model, processor) if self.fast else FrameEncoder(model, processor)
+        self._caller = ModelCaller(model, processor, dialogue, self._strategy, self._answer_rules, self.stats, frames)
         self.session = StreamingSession(model, self._answer_rules(), self._closing_id)
+        self.fast_session = FastSession(model, 1, self._longest_window()) if self.fast else None
         self.stream = self._new_stream()
         self.batch: StreamBatch | None = None
 
@@ -252,7 +264,7 @@ class StreamVLNAgent:
     def reset(self) -> None:
         """Forgets the episode, and the whole batch."""
         self.stream.reset()
-        self.session.restart()
+        self._dialogue().restart([0])
         self.batch = None
 
     def act(self, obs: Observation) -> int:
@@ -272,8 +284,9 @@ class StreamVLNAgent:
             ValueError: an entry is missing or malformed, or the instruction changed without a `reset`.
         """
         moment = self._look(obs)
-        self._caller.prepare(moment, self.session)
-        return self._caller.act([moment], OneDialogue(self.session))[0]
+        if not self.fast:
+            self._caller.prepare(moment, self.session)
+        return self._caller.act([moment], self._dialogue())[0]
 
     def predict_chunk(self, obs: Observation, n_executed: int | None = None) -> list[int]:
         """Calls the model now and returns its whole answer; actions pending from `act` are dropped.
@@ -291,7 +304,7 @@ class StreamVLNAgent:
             TypeError: an entry of `obs` has the wrong type.
             ValueError: as in `act`; or `n_executed` is negative, or 0 although the agent has already seen this step.
         """
-        return self._caller.predict([self._look(obs, n_executed)], OneDialogue(self.session))[0]
+        return self._caller.predict([self._look(obs, n_executed)], self._dialogue())[0]
 
     def act_batch(
         self, observations: Observations, episode_starts: ArrayLike, active: ArrayLike | None = None
@@ -407,6 +420,31 @@ class StreamVLNAgent:
             self._drawing = False
         return (actions[0] if single else actions), self.batch
 
+    def _dialogue(self) -> Dialogues:
+        """The single stream's."""
+        return self.fast_session or OneDialogue(self.session)
+
+    def _longest_window(self) -> int:
+        """Positions that a dialogue takes at most, unless its instruction is very long."""
+        config = self.model.config
+        frames, tokens = self._setting("num_history"), config.tokens_per_frame
+        memory = self._strategy.most_tokens(frames, config.patches_per_side**2, tokens)
+        turns = -(-self._setting("window_steps") // self._chunk_size)
+        return memory + turns * (tokens + TURN_TEXT) + OPENING_TEXT
+
+    def _choose_fast(self) -> bool:
+        """Whether answers come from `FastSession`.
+
+        Raises:
+            ValueError: it was asked for and cannot be.
+        """
+        if self.config.fast is False or (self.config.fast is None and self.device.type != "cuda"):
+            return False
+        reason = why_not_fast(self.model, self._answer_rules())
+        if reason is not None and self.config.fast:
+            raise ValueError(f"fast=True cannot be had: {reason}")
+        return reason is None
+
     def _look(self, obs: Observation, n_executed: int | None = None) -> Moment:
         sight = read_sight(obs, self._geometry)
         return Moment(self.stream, sight, self.stream.expect(sight, n_executed))
@@ -415,7 +453,11 @@ class StreamVLNAgent:
         """The streams of the batch; new ones where their number is new."""
         count = len(episode_starts)
         if self.batch is None or (len(self.batch) != count and episode_starts.all()):
-            session = BatchedStreamingSession(self.model, count, self._closing_id)
+            session: Dialogues = (
+                FastSession(self.model, count, self._longest_window())
+                if self.fast and not self._drawing
+                else BatchedStreamingSession(self.model, count, self._closing_id)
+            )
             streams = [self._new_stream() for _ in range(count)]
             self.batch = StreamBatch(streams, session, self._caller, self._geometry)
         elif len(self.batch) != count:

@@ -118,7 +118,7 @@ class BatchedStreamingSession:
         if len({turn.slot for turn in turns}) != len(turns):
             raise ValueError(f"a dialogue can be answered once at a time, got turns of {[turn.slot for turn in turns]}")
         self.restart([turn.slot for turn in turns if turn.opens])
-        rows = sorted((_Row(turn, self.carried_ids[turn.slot]) for turn in turns), key=lambda row: row.turn.slot)
+        rows = sorted((Row(turn, self.carried_ids[turn.slot]) for turn in turns), key=lambda row: row.turn.slot)
         before = {row.turn.slot: self.kv_lengths[row.turn.slot] for row in rows}
         for row in rows:
             row.extend_by_force(rules)
@@ -139,10 +139,10 @@ class BatchedStreamingSession:
         done = {row.turn.slot: row for row in rows}
         return [self._report(done[turn.slot], before[turn.slot]) for turn in turns]
 
-    def _report(self, row: _Row, kv_before: int) -> Answer:
+    def _report(self, row: Row, kv_before: int) -> Answer:
         return Answer(row.answer, row.prompt_ids, row.prompt_length, kv_before, self.kv_lengths[row.turn.slot])
 
-    def _prefill(self, rows: list[_Row], rules: AnswerRules) -> Tensor:
+    def _prefill(self, rows: list[Row], rules: AnswerRules) -> Tensor:
         """The prompts, those of similar length together; (rows, hidden) after each."""
         prompts = [row.take_prompt(rules) for row in rows]
         order: list[int] = []
@@ -153,7 +153,7 @@ class BatchedStreamingSession:
             order += group
         return parts[0] if len(parts) == 1 else torch.cat(parts)[self._index(np.argsort(order))]
 
-    def _feed(self, rows: list[_Row], ids: list[list[int]]) -> Tensor:
+    def _feed(self, rows: list[Row], ids: list[list[int]]) -> Tensor:
         """One pass; `ids` have special ids repeated as often as they take embeddings."""
         counts = [len(row) for row in ids]
         slots = [row.turn.slot for row in rows]
@@ -189,7 +189,7 @@ class BatchedStreamingSession:
         return torch.as_tensor(np.asarray(numbers, dtype=np.int64)).to(self.model.device)
 
 
-class _Row:
+class Row:
     """A turn on its way to its answer.
 
     Attributes:
@@ -203,7 +203,7 @@ class _Row:
     def __init__(self, turn: Turn, carried: Sequence[int]) -> None:
         self.turn = turn
         self.prompt_ids = [*carried, *turn.ids]
-        self._expanded = _expand(turn, self.prompt_ids)
+        self._expanded = expand_ids(turn, self.prompt_ids)
         self.prompt_length = len(self._expanded)
         self.answer: list[int] = []
         self.fed = 0
@@ -226,7 +226,7 @@ class _Row:
         return self._expanded if rules.ends(self.answer) else self._expanded + self.take_unfed()
 
 
-def _expand(turn: Turn, prompt_ids: list[int]) -> list[int]:
+def expand_ids(turn: Turn, prompt_ids: list[int]) -> list[int]:
     """Repeats special ids once per embedding that takes their place."""
     images = 0 if turn.image_features is None else len(turn.image_features)
     memories = 0 if turn.memory_features is None else 1

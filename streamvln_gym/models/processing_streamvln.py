@@ -16,7 +16,7 @@ from streamvln_gym.models.dialogue import TURN_END, TURN_START
 from streamvln_gym.models.shipped import SHIPPED_FOLDER
 
 # Level -> network input, rounded as the published preprocessing rounds: in float64, then float32.
-_LEVELS = ((np.arange(256) * (1 / 255)).astype(np.float32) - np.float32(0.5)) / np.float32(0.5)
+LEVELS = ((np.arange(256) * (1 / 255)).astype(np.float32) - np.float32(0.5)) / np.float32(0.5)
 
 
 class StreamVLNProcessor:
@@ -60,7 +60,7 @@ class StreamVLNProcessor:
 
     def pixel_values(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Pictures that `resize` made to (frames, 3, image_size, image_size) float32 in [-1, 1] (u8 / 127.5 - 1)."""
-        return np.ascontiguousarray(_LEVELS[np.stack(pictures)].transpose(0, 3, 1, 2))
+        return np.ascontiguousarray(LEVELS[np.stack(pictures)].transpose(0, 3, 1, 2))
 
     def images(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Camera pictures (height, width, 3) uint8 to network inputs."""

@@ -1,0 +1,295 @@
+"""The fast path gives what the eager one gives; recorded on a GPU (marked gpu), with plain calls elsewhere."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.models import ActionGrammar, AnswerRules
+from streamvln_gym.models.fast_streaming import FastSession, why_not_fast
+from streamvln_gym.models.look_ahead import MoveTree
+from streamvln_gym.models.packed_language import PackedLanguageModel
+from streamvln_gym.models.packed_ops import Places, TorchOps
+from streamvln_gym.models.packed_plan import pack_rows
+from streamvln_gym.models.pil_bicubic import resize
+from streamvln_gym.models.stream_cache import StreamCache
+from tests.agents.test_act_batch import check_against_singles, observe
+from tests.thin_network import thin_parts
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return thin_parts(0.1)
+
+
+def compare(parts, chunks: int, episode_steps: int = 80, **settings) -> int:
+    """Plays frames to a fast and to an eager agent; the number of different answers."""
+    fast, eager = StreamVLNAgent(*parts, fast=True, **settings), StreamVLNAgent(*parts, fast=False, **settings)
+    answers, episode = set(), 0
+    while eager.stats.calls < chunks:
+        fast.reset()
+        eager.reset()
+        for step in range(episode_steps):
+            obs = observe(0, episode, step)
+            assert fast.act(obs) == eager.act(obs), f"episode {episode}, step {step}"
+            assert fast.last_call == eager.last_call
+            answers.add(tuple(eager.last_call.answer_ids))
+        episode += 1
+    assert fast.stats == eager.stats
+    return len(answers)
+
+
+def test_500_chunks_as_the_eager_path(parts):
+    assert compare(parts, 500) > 20
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompt_style": "published", "constrained": True},
+        {"repetition_penalty": 1.3},
+        {"chunk_size": 6},
+        {"chunk_size": 1},
+        {"memory_strategy": "full"},
+    ],
+    ids=str,
+)
+def test_other_settings(parts, settings):
+    assert compare(parts, 40, **settings) > 2
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_every_depth_gives_the_same(parts, depth):
+    model, processor = parts
+    fast, eager = StreamVLNAgent(*parts, fast=True), StreamVLNAgent(*parts, fast=False)
+    fast.fast_session = FastSession(model, 1, 64, depth=depth)  # which has to grow, too
+    for step in range(80):
+        obs = observe(1, 0, step)
+        assert fast.act(obs) == eager.act(obs)
+        assert fast.last_call == eager.last_call
+
+
+@pytest.mark.parametrize(("strategy", "pass_tokens"), [("pooled", 16_384), ("voxel", 200)])
+def test_batch_equals_single_agents(parts, strategy, pass_tokens, monkeypatch):
+    """Random starts, ends and gaps, memories of different lengths; passes are cut where they get long."""
+    monkeypatch.setattr("streamvln_gym.models.fast_streaming.PASS_TOKENS", pass_tokens)
+    made = []
+
+    def make(*arguments, **settings):
+        made.append(StreamVLNAgent(*arguments, fast=not made, **settings))
+        return made[-1]
+
+    monkeypatch.setattr("tests.agents.test_act_batch.StreamVLNAgent", make)
+    check_against_singles(parts, 6, 60, memory_strategy=strategy)
+    session = made[0].batch.session
+    assert isinstance(session, FastSession)
+
+
+def test_slots_are_reused(parts):
+    agent = StreamVLNAgent(*parts, fast=True)
+    places = set()
+    for episode in range(3):
+        for step in range(0, 40, 4):
+            agent.predict_chunk_batch([observe(n, episode, step) for n in range(3)], [step == 0] * 3, [4] * 3)
+            places.add(agent.batch.session.cache.memory.data_ptr())
+    assert len(places) == 1
+
+
+def reference_logits(model, prompt: torch.Tensor, path: list[int]) -> torch.Tensor:
+    cache = model.new_cache()
+    fed = torch.cat([prompt, model.embed(path)], 1) if path else prompt
+    return model.lm_head(model.extend(fed, cache))[0]
+
+
+@torch.inference_mode()
+def check_logits(model, ops, tolerance: float, record: bool = False) -> None:
+    """A packed pass over rows with a past gives every node of every tree the logits that it has alone."""
+    generator = torch.Generator().manual_seed(0)
+    device, hidden = model.device, model.config.text_config.hidden_size
+
+    def draw(length: int) -> torch.Tensor:
+        return (0.1 * torch.randn(1, length, hidden, generator=generator)).to(device, model.dtype)
+
+    moves, tree, slots = [5, 6, 7], MoveTree(3, 2), [3, 0, 2]
+    pasts, prompts = [draw(9), draw(70), draw(1)], [draw(33), draw(1), draw(5)]
+    cache, network = StreamCache(model, 4, 128), PackedLanguageModel(model, ops)
+    group = model.config.text_config.num_attention_heads // cache.kv_heads
+    for rows, ahead in ((pasts, MoveTree(3, 0)), (prompts, tree)):
+        arrays = pack_rows([part.shape[1] for part in rows], slots, 4, ahead, group, recorded=True)
+        plan = arrays.plan(torch.from_numpy(arrays.numbers).to(device))
+        leaves = model.embed(ahead.ids(moves))[0] if ahead.nodes else draw(1)[0, :0]
+        x = torch.cat([torch.cat([part[0], leaves]) for part in rows])
+        x = torch.cat([x, x.new_zeros(len(plan.row) - len(x), hidden)])
+        output = network(x, plan, cache)
+        cache.lengths[plan.slots[:-1]] += plan.known
+    logits = model.lm_head(output).view(3, 1 + tree.nodes, -1)
+    for row in range(3):
+        whole = torch.cat([pasts[row], prompts[row]], 1)
+        for node in range(1 + tree.nodes):
+            path, at = [], node
+            while at:
+                path.insert(0, moves[(at - 1) % 3])
+                at = (at - 1) // 3
+            expected = reference_logits(model, whole, path)
+            torch.testing.assert_close(logits[row, node], expected, rtol=tolerance, atol=tolerance)
+
+
+def test_logits(parts):
+    check_logits(parts[0], TorchOps(), 1e-4)
+
+
+def test_weights_stay_loadable(tmp_path):
+    model, _ = thin_parts(0.1)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    PackedLanguageModel(model, TorchOps())
+    layer = model.language_model.layers[0].self_attn
+    assert layer.q_proj.weight.untyped_storage().data_ptr() == layer.v_proj.weight.untyped_storage().data_ptr()
+    storages = [layer.q_proj.weight.data_ptr()]
+    PackedLanguageModel(model, TorchOps())
+    assert storages == [layer.q_proj.weight.data_ptr()], "joined once"
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).state_dict()
+    for name, weight in before.items():
+        assert torch.equal(loaded[name], weight), name
+
+
+def test_moved_weights_are_noticed():
+    model, processor = thin_parts(0.1)
+    fast, eager = StreamVLNAgent(model, processor, fast=True), StreamVLNAgent(model, processor, fast=False)
+    for number in range(2):
+        fast.reset()
+        eager.reset()
+        for step in range(0, 12, 4):
+            assert fast.predict_chunk(observe(0, 0, step), 4) == eager.predict_chunk(observe(0, 0, step), 4)
+        if not number:
+            for weight in model.parameters():
+                weight.data = weight.data.flip(0).clone()
+
+
+def test_what_is_not_served(parts):
+    model, processor = parts
+    grammar = ActionGrammar(4, (5, 6, 7), 8)
+    assert why_not_fast(model, AnswerRules((8,), 8, grammar)) is None
+    assert "grammar" in why_not_fast(model, AnswerRules((8,), 8))
+    assert "processors" in why_not_fast(model, AnswerRules((8,), 8, grammar, logits_processor=(lambda i, s: s,)))
+    assert "end" in why_not_fast(model, AnswerRules((8,), 4, grammar))
+    with pytest.raises(ValueError, match="fast=True cannot be had: answers are not held"):
+        StreamVLNAgent(*parts, fast=True, constrained=False)
+    with pytest.raises(ValueError, match="62 at most"):
+        MoveTree(3, 4)
+
+
+@pytest.mark.parametrize("shape", [(480, 640, 384), (48, 64, 112), (300, 112, 112), (1, 7, 16)])
+def test_resizing_is_pillows(shape):
+    height, width, size = shape
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+    pictures[1] = 255 * (pictures[1] > 127)
+    for ours, picture in zip(resize(torch.from_numpy(pictures), size), pictures, strict=True):
+        theirs = np.asarray(Image.fromarray(picture).resize((size, size), resample=Image.Resampling.BICUBIC))
+        assert np.array_equal(ours.permute(1, 2, 0).numpy(), theirs)
+
+
+def ops_case(heads, kv_heads, size, counts, past, slots, depth, recorded, dtype=torch.float32, device="cpu"):
+    """Inputs of `PackedOps` at random, the same for everyone."""
+    generator = torch.Generator().manual_seed(1)
+    tree, length, count = MoveTree(3, depth), 1 + max(past) + max(counts) + 40, max(slots) + 1
+    arrays = pack_rows(counts, slots, count, tree, heads // kv_heads, recorded)
+    plan = arrays.plan(torch.from_numpy(arrays.numbers).to(device))
+    lengths = torch.zeros(count + 1, dtype=torch.long)
+    lengths[slots] = torch.tensor(past)
+    held, base = lengths.to(device)[plan.slots], plan.slots * length
+    before = held[plan.row]
+    angle = ((before + plan.position)[:, None] * torch.rand(size // 2, generator=generator).to(device)).to(dtype)
+    places = Places(plan, held, base, base[plan.row] + before + plan.place, angle.cos(), angle.sin())
+    shapes = ((len(plan.row), (heads + 2 * kv_heads) * size), *2 * ((count * length + 1, kv_heads, size),))
+    qkv, keys, values = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
+    return qkv, keys, values, places
+
+
+CASES = (
+    (4, 4, 64, [3, 17], [0, 5], [2, 0], 3, True),
+    (7, 1, 32, [1, 1, 1], [70, 64, 130], [2, 0, 4], 1, False),
+    (14, 2, 16, [1, 40, 7], [0, 129, 200], [1, 3, 4], 0, True),
+)
+
+
+def check_ops(case, tolerance: float, **where) -> None:
+    from streamvln_gym.models.triton_ops import TritonOps
+
+    found = []
+    for ops in (TorchOps(), TritonOps()):
+        qkv, keys, values, places = ops_case(*case, **where)
+        given = qkv.clone()
+        ops.rotate_and_store(qkv, keys, values, places)
+        real = places.plan.row < len(places.plan.start)
+        seen = ops.attend(qkv, keys, values, places)[real]
+        queries = qkv[:, : case[0] * case[2]]
+        found.append([queries, keys[:-1], values[:-1], seen, ops.rms_norm(given, given[0], 1e-6), ops.gated(given)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_triton_kernels_in_the_interpreter():
+    """In a process of its own: Triton reads the variable when it is imported."""
+    pytest.importorskip("triton")
+    code = "from tests.models.test_fast_streaming import CASES, check_ops\nfor case in CASES: check_ops(case, 1e-5)"
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+cuda = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+class TestOnAGPU:
+    pytestmark = cuda
+
+    @pytest.fixture(autouse=True)
+    def exact(self, monkeypatch):
+        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+    @pytest.fixture(scope="class")
+    def parts(self):
+        model, processor = thin_parts(0.1)
+        return model.cuda(), processor
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+    @pytest.mark.parametrize("case", [*CASES, (28, 4, 128, [213, 5], [1900, 64], [1, 0], 3, True)])
+    def test_kernels(self, case, dtype):
+        check_ops(case, 1e-4 if dtype == torch.float32 else 3e-2, dtype=dtype, device="cuda")
+
+    def test_logits(self, parts):
+        from streamvln_gym.models.triton_ops import TritonOps
+
+        check_logits(parts[0], TritonOps(), 1e-3)
+
+    def test_recorded_chunks_as_the_eager_path(self, parts):
+        compare(parts, 500)
+
+    def test_recorded_batch(self, parts, monkeypatch):
+        made = []
+
+        def make(*arguments, **settings):
+            made.append(StreamVLNAgent(*arguments, fast=not made, **settings))
+            return made[-1]
+
+        monkeypatch.setattr("tests.agents.test_act_batch.StreamVLNAgent", make)
+        check_against_singles(parts, 6, 60)
+        assert len(made[0].batch.session.calls) > 0
+
+    def test_resizing_is_pillows(self):
+        picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        ours = resize(torch.from_numpy(picture)[None].cuda(), 384)[0].permute(1, 2, 0).cpu().numpy()
+        theirs = np.asarray(Image.fromarray(picture).resize((384, 384), resample=Image.Resampling.BICUBIC))
+        assert np.array_equal(ours, theirs)
