@@ -31,7 +31,6 @@ TEST = [
     *RL,
     *SERVE,
     *TRAIN,
-    *VIEWER,
 ]
 # The site of docs/; the Material theme and mkdocstrings are plug-ins of mkdocs 1.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings-python>=1.16"]
