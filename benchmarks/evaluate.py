@@ -24,7 +24,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from streamvln_gym.episode_run import EpisodeRun, needs_picture
+from streamvln_gym.episode_run import EpisodeRun
 from streamvln_gym.evaluation import EvaluationConfig, evaluate
 from streamvln_gym.evaluation.player import Player
 
@@ -110,7 +110,9 @@ def main() -> None:
     together = 1 / (1 / rates["render bound"] + 1 / rates["model bound"])
     for name, rate in rates.items():
         print(f"{name:14} {rate:8.1f} steps/s")
-    print(f"{len(records)} episodes, {steps} steps, {options.workers} processes; with loading {steps / wall:.1f} steps/s")
+    print(
+        f"{len(records)} episodes, {steps} steps, {options.workers} processes; with loading {steps / wall:.1f} steps/s"
+    )
     print(f"fraction of the smaller bound {rates['evaluation'] / least:.3f}, of the two together ", end="")
     print(f"{rates['evaluation'] / together:.3f}")
     if options.json:

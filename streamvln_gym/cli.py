@@ -262,6 +262,8 @@ def _evaluate(config: EvaluationConfig) -> None:
     if is_main():
         print_run(result.summary)
         print(f"results: {config.out.resolve()}")
+        if config.report:
+            print(f"report: {(config.out / 'report.html').resolve()}")
 
 
 def _compare(config: CompareConfig) -> None:

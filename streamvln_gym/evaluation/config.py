@@ -29,6 +29,7 @@ class EvaluationConfig(PlayConfig):
             actors of a Ray cluster; "auto": ranks where torchrun started this process, else local.
         ray_address: of the cluster; default: the one that Ray itself finds, else one of this machine alone.
         attempts: how often an episode is tried whose worker is killed each time.
+        report: also write the page about the run, as `streamvln-gym report` does.
     """
 
     out: Path
@@ -41,8 +42,11 @@ class EvaluationConfig(PlayConfig):
     engine: EngineName = "auto"
     ray_address: str | None = None
     attempts: int = 3
+    report: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("out", "data_dir"):
+            object.__setattr__(self, name, Path(getattr(self, name)))  # a str will do
         check_agent(self)
         check_seed(self.seed)
         least = {"episodes": 0, "max_steps": 1, "envs_per_worker": 1, "attempts": 1}

@@ -88,7 +88,7 @@ class Evaluation:
 
     def results_of(self, group: Group) -> Mapping[str, float | None]:
         """Successes of those of a group's episodes whose results are on the disk."""
-        found = self.folder.finished(self.fingerprint)
+        found = self.folder.finished(self.fingerprint, cut=False)
         return {e: found[e].value.get("success") for e in group.episode_ids if e in found}
 
     def say(self, text: str) -> None:
@@ -96,7 +96,7 @@ class Evaluation:
         self.bar.write(f"streamvln-gym: {text}")
 
     def finish(self) -> EvaluationResult:
-        """Merges the shards and writes the summary.
+        """Merges the shards, and writes the summary and the report.
 
         Raises:
             EvaluationError: an episode is missing, or results contradict each other.
@@ -104,6 +104,10 @@ class Evaluation:
         records = self.folder.merge(self.wanted, self.fingerprint)
         summary = {"fingerprint": self.fingerprint, "identity": self.identity, **summarize_run(records)}
         self.folder.write_summary(summary)
+        if self.config.report:
+            from streamvln_gym.evaluation.report import ReportConfig, write_report
+
+            write_report(ReportConfig(self.folder.path, scenes_dir=Path(self.dataset.scenes_dir)))
         return EvaluationResult(self.config.out, self.identity, records, summary)
 
 

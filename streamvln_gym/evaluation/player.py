@@ -82,7 +82,8 @@ class Player:
 
     def play(self, group: Group) -> Iterator[Played]:
         """The group's episodes as they end; those that are known and not to be filmed play along unnamed."""
-        with one_torch_thread(), ExitStack() as films:  # the thread: sums come out the same in every process
+        network = self.config.agent == "streamvln"
+        with one_torch_thread(network), ExitStack() as films:  # the thread: sums come out the same in every process
             runs = []
             for env, episode_id in zip(self._envs, group.episode_ids, strict=False):
                 film = self.config.out / VIDEOS / f"{episode_id}.mp4" if episode_id in group.filmed else None

@@ -68,22 +68,23 @@ class RunFolder:
         Raises:
             EvaluationError: another evaluation is writing into it, or it cannot be written.
         """
+        lock = FileLock(self.path / _LOCK)
         try:
             self.shards.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / _LOCK, timeout=0)
-            with lock:
-                yield
+            lock.acquire(timeout=0)
         except Timeout as error:
             raise EvaluationError(
                 f"another evaluation is writing into {self.path}: wait for its end, or give this one another folder "
                 "with --out"
             ) from error
         except OSError as error:
-            if error.filename is None or not str(error.filename).startswith(str(self.path)):
-                raise
             raise EvaluationError(
-                f"cannot write into {self.path}: {error.strerror}. Give another folder with --out"
+                f"cannot write into {self.path}: {error.strerror}. Give another folder with --out, or make room"
             ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def begin(self, identity: Mapping[str, Any], episodes: int) -> str:
         """Writes run.json, or finds it to be the same run's; the fingerprint.
@@ -116,8 +117,12 @@ class RunFolder:
         self._write(RUN, (json.dumps(run, indent=1, ensure_ascii=False) + "\n").encode())
         return fingerprint
 
-    def finished(self, fingerprint: str) -> dict[str, Line]:
+    def finished(self, fingerprint: str, cut: bool = True) -> dict[str, Line]:
         """The finished episodes of all shards, by id.
+
+        Args:
+            fingerprint: of the run.
+            cut: see `read_shard`; False while workers are playing.
 
         Raises:
             EvaluationError: a line is damaged or of another run, or two lines of one episode differ.
@@ -125,7 +130,7 @@ class RunFolder:
         found: dict[str, Line] = {}
         origin: dict[str, Path] = {}
         for path in sorted(self.shards.glob(f"{EPISODES}-*.jsonl")):
-            for number, line in enumerate(read_shard(path), start=1):
+            for number, line in enumerate(read_shard(path, cut), start=1):
                 if line.value.get("fingerprint") != fingerprint:
                     raise EvaluationError(
                         f"line {number} of {path} is of another evaluation (fingerprint "

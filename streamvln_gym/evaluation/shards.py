@@ -89,15 +89,20 @@ class ShardWriter:
         os.close(self._episodes)
 
 
-def read_shard(path: Path) -> list[Line]:
-    """The lines of a shard. A last line without its end (its writer was killed) is cut off the file.
+def read_shard(path: Path, cut: bool = True) -> list[Line]:
+    """The whole lines of a shard.
+
+    Args:
+        path: the file.
+        cut: whether a last line without its end (its writer was killed) is cut off the file. False while its writer
+            may be writing that very line.
 
     Raises:
         EvaluationError: a line is no record; the message names file, line and remedy.
     """
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
-    if whole < len(content):
+    if cut and whole < len(content):
         os.truncate(path, whole)
     lines = []
     for number, raw in enumerate(content[:whole].splitlines(keepends=True), start=1):

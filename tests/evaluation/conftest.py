@@ -15,6 +15,7 @@ def config(tiny_flats, tmp_path):
 
     def make(**changes) -> EvaluationConfig:
         settings = {"data": tiny_flats.episodes_path, "split": "tiny", "agent": "oracle", "workers": 1}
+        settings["report"] = False
         return EvaluationConfig(**{"out": tmp_path / "run", **settings, **changes})
 
     return make

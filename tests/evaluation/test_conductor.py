@@ -147,13 +147,13 @@ def test_workers_that_are_lost_at_once_end_the_run():
             return f"w{self.started}"
 
     hands = Stillborn(None)
-    with pytest.raises(EvaluationError, match="4 workers were lost before they could play anything.*fewer workers"):
+    with pytest.raises(EvaluationError, match=r"4 workers were lost before they could play anything.*fewer workers"):
         conduct(FakeRun(groups(3)), hands)
     assert hands.stopped
 
 
 def test_an_error_of_a_worker_ends_the_run():
     hands = FakeHands(lambda worker, group: [Failed(SceneError("the scene is broken"))])
-    with pytest.raises(SceneError, match="the scene is broken"):
+    with pytest.raises(SceneError, match=r"the scene is broken"):
         conduct(FakeRun(groups(3)), hands)
     assert hands.stopped

@@ -119,7 +119,7 @@ def test_contradicting_results_are_refused(config, tmp_path):
     record = json.loads(shard.read_bytes().splitlines()[0])
     line = json.dumps({**record, "success": 0.5}) + "\n"
     shard.with_name("episodes-s7-w0-0.jsonl").write_text(line)
-    with pytest.raises(EvaluationError, match="have different results of episode '10'"):
+    with pytest.raises(EvaluationError, match=r"have different results of episode '10'"):
         evaluate(config())
 
 
@@ -135,7 +135,7 @@ def test_another_configuration_is_refused_by_name(config):
     message = "holds another evaluation: seed was 1 and is now 2; max_steps was 500 and is now 9. Use its settings"
     with pytest.raises(EvaluationError, match=message):
         evaluate(config(agent="random", seed=2, max_steps=9))
-    with pytest.raises(EvaluationError, match="it had 7 episodes and now there are 3"):
+    with pytest.raises(EvaluationError, match=r"it had 7 episodes and now there are 3"):
         evaluate(config(agent="random", seed=1, episodes=3))
 
 
@@ -150,7 +150,7 @@ def test_other_episodes_under_the_same_name_are_refused(config, tiny_flats, tmp_
     evaluate(config(data=path))
     text = replace(episodes[0].instruction, text="Stop.", tokens=None)
     write_dataset(path, [replace(episodes[0], instruction=text), *episodes[1:]])
-    with pytest.raises(EvaluationError, match="dataset_sha256 was"):
+    with pytest.raises(EvaluationError, match=r"dataset_sha256 was"):
         evaluate(config(data=path))
     shutil.rmtree(path.parent)
 
@@ -168,10 +168,10 @@ def test_two_evaluations_do_not_share_a_folder(config, tmp_path):
 def test_results_without_their_run_file_are_refused(config, tmp_path):
     half_done(config, tmp_path)
     (tmp_path / "run/run.json").unlink()
-    with pytest.raises(EvaluationError, match="has results but no run.json"):
+    with pytest.raises(EvaluationError, match=r"has results but no run.json"):
         evaluate(config())
     (tmp_path / "run/run.json").write_text("{")
-    with pytest.raises(EvaluationError, match="run.json cannot be read"):
+    with pytest.raises(EvaluationError, match=r"run.json cannot be read"):
         evaluate(config())
 
 
@@ -211,9 +211,9 @@ def test_what_cannot_be_had_is_named(config, changes, error, message):
 
 def test_a_folder_that_cannot_be_written_is_named(config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EvaluationError, match=f"cannot write into {tmp_path}/file/run.*--out"):
+    with pytest.raises(EvaluationError, match=rf"cannot write into {tmp_path}/file/run.*--out"):
         evaluate(config(out=tmp_path / "file" / "run"))
-    with pytest.raises(EvaluationError, match="cannot write into /proc/nowhere"):
+    with pytest.raises(EvaluationError, match=r"cannot write into /proc/nowhere"):
         evaluate(config(out=type(tmp_path)("/proc/nowhere")))
 
 
@@ -223,7 +223,7 @@ def test_a_scene_that_is_missing_is_an_error_of_the_run_in_any_worker(config, ti
     copied = copy_of(tiny_flats, tmp_path, *(tiny_flats.dataset.episode(e) for e in ("10", "40")))
     data = {"data": copied.episodes_path, "split": "x"}
     for workers in (1, 2):
-        with pytest.raises(Exception, match="tiny_b.glb"):
+        with pytest.raises(Exception, match=r"tiny_b.glb"):
             evaluate(config(**data, workers=workers))
     os.remove(copied.episodes_path)
 
@@ -237,8 +237,9 @@ def test_the_network_plays_the_same_in_any_company(config, thin_checkpoint, tmp_
     assert [r["actions"] for r in alone.records] == [r["actions"] for r in together.records]
     assert len({tuple(r["actions"]) for r in alone.records}) > 1
     calls = [json.loads(line)["calls"] for line in (tmp_path / "alone/timings.jsonl").read_text().splitlines()]
-    assert all([call[0] for call in part] == list(range(0, 20, 4)) for part in calls)
-    assert all([call[4] for call in part] == [True, False, False, False, False] for part in calls)
+    for record, part in zip(alone.records, calls, strict=True):
+        assert [call[0] for call in part] == list(range(0, len(record["actions"]), 4))
+        assert [call[4] for call in part] == [True] + [False] * (len(part) - 1)
     (shard,) = (tmp_path / "together/shards").glob("episodes-*")
     merged = lines_of(tmp_path / "together")
     shard.write_bytes(b"".join(shard.read_bytes().splitlines(keepends=True)[:4]))  # half a group is finished
@@ -253,6 +254,7 @@ def test_the_command_prints_and_goes_on(tiny_flats, tmp_path, capsys):
         main(command)
         printed = capsys.readouterr().out
         assert "oracle on tiny/tiny, simulator embedded: 7 episodes of 2 scenes" in " ".join(printed.split())
+        assert (tmp_path / "run/report.html").stat().st_size > 10_000
         assert "95 % interval" in printed and "return" in printed
     with pytest.raises(SystemExit, match=r"streamvln-gym: .*holds another evaluation: agent was 'oracle'"):
         main([*command, "--agent", "forward"])

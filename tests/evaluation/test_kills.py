@@ -1,4 +1,4 @@
-"""Evaluations that are killed again and again, main process and workers alike, leave what one that is not killed does."""
+"""Evaluations that are killed again and again, main process and workers alike, leave the same as undisturbed ones."""
 
 import os
 import random
@@ -23,7 +23,7 @@ def finished(out: Path) -> int:
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "streamvln_gym.cli", "evaluate", *arguments]
+    command = [sys.executable, "-m", "streamvln_gym.cli", "evaluate", "--report", "False", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

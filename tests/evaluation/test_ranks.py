@@ -43,7 +43,7 @@ def test_nothing_to_do_is_nothing():
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
     arguments = ["evaluate", "--agent", "random", "--seed", "3", "--data", str(data), "--split", "many"]
-    return [*arguments, "--out", str(out), *more]
+    return [*arguments, "--report", "False", "--out", str(out), *more]
 
 
 def start_ranks(arguments: list[str], ranks: int) -> list[subprocess.Popen]:

@@ -33,6 +33,8 @@ def test_no_writer_adds_to_a_file_of_another_one(tmp_path):
 def test_a_half_line_at_the_end_is_cut(tmp_path):
     path = tmp_path / "episodes-w-0.jsonl"
     path.write_bytes(line(1) + line(2)[:-5])
+    assert [entry.raw for entry in read_shard(path, cut=False)] == [line(1)]
+    assert path.read_bytes() == line(1) + line(2)[:-5]  # its writer may be at it
     assert [entry.raw for entry in read_shard(path)] == [line(1)]
     assert path.read_bytes() == line(1)
 
@@ -60,7 +62,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
         return write(handle, content[:taken])
 
     monkeypatch.setattr(os, "write", until_full)
-    with pytest.raises(EvaluationError, match="the disk is full.*finished episodes are kept.*make room and run"):
+    with pytest.raises(EvaluationError, match=r"the disk is full.*finished episodes are kept.*make room and run"):
         writer.append(line(2), line(2))
     monkeypatch.undo()
     assert (tmp_path / "episodes-w-0.jsonl").read_bytes() == line(1)
@@ -75,12 +77,12 @@ def test_other_write_errors_are_told_as_they_are(tmp_path, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "write", refuse)
-    with pytest.raises(EvaluationError, match=f"cannot write into {tmp_path}.*Input/output error"):
+    with pytest.raises(EvaluationError, match=rf"cannot write into {tmp_path}.*Input/output error"):
         writer.append(line(1), line(1))
 
 
 def test_what_is_encoded_is_decoded():
     value = {"key": [1], "text": "दरवाज़े", "error": math.inf, "none": None}
     assert decode(encode(value)) == value
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match=r"not JSON compliant"):
         encode({"error": math.nan})
