@@ -9,7 +9,7 @@ const OUTCOMES = [...new Set([...filter.elements.outcome.options].map((option) =
 
 allRows.forEach((row, index) => {
   row.dataset.index = index;
-  row.words = row.textContent.toLowerCase();
+  row.words = [...row.querySelectorAll(".id, .text")].map((cell) => cell.textContent).join(" ").toLowerCase();
 });
 filter.hidden = false;
 
