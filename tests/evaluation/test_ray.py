@@ -80,7 +80,7 @@ def test_a_killed_actor_is_replaced(whole, many_episodes, config, tmp_path):
         ray.shutdown()
     assert len(killed) == 1
     assert lines_of(tmp_path / "ray") == whole
-    assert len(list((tmp_path / "ray/shards").glob("episodes-*"))) == 3
+    assert list((tmp_path / "ray/shards").glob("episodes-s0-a2-*"))  # the third actor took over
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = timedelta(days=30)  # ranks wait for each other as long as it takes: the launcher ends them all
 _POLL = 0.2  # seconds
+_FAREWELL = 30.0  # seconds that rank 0 gives the others to hear of an error
 _JOB, _ERROR, _MERGED = "job", "error", "merged"
 
 
@@ -57,7 +58,7 @@ def evaluate_together(config: EvaluationConfig) -> EvaluationResult:
     from torch.distributed import rendezvous
 
     store, rank, ranks = next(iter(rendezvous("env://", timeout=_PATIENCE)))
-    with _announced(store, rank):
+    with _announced(store, rank, ranks):
         return _lead(config, store, ranks) if rank == 0 else _follow(config, store, rank)
 
 
@@ -100,14 +101,33 @@ class SharedWork:
 
 
 @contextmanager
-def _announced(store: Any, rank: int) -> Iterator[None]:
+def _announced(store: Any, rank: int, ranks: int) -> Iterator[None]:
     """Tells all ranks of this one's error."""
+    from torch.distributed import DistNetworkError
+
     try:
         yield
+    except DistNetworkError as error:
+        raise EvaluationError(
+            f"rank {rank} cannot reach the others any more ({error}): another rank has failed or was killed, and its "
+            "output says why. Finished episodes are kept: run the same command again"
+        ) from error
     except BaseException as error:
-        if not isinstance(error, _OtherRankError):
-            store.set(_ERROR, f"rank {rank}: {error or type(error).__name__}")
+        with suppress(DistNetworkError):
+            if isinstance(error, _OtherRankError):
+                store.set(f"gone/{rank}", "")
+            else:
+                store.set(_ERROR, f"rank {rank}: {error or type(error).__name__}")
+            if rank == 0:
+                _let_go(store, ranks)
         raise
+
+
+def _let_go(store: Any, ranks: int) -> None:
+    """Waits until the other ranks have heard of the error: this process may be the one that keeps the store."""
+    deadline = time.monotonic() + _FAREWELL
+    while time.monotonic() < deadline and not store.check([f"gone/{rank}" for rank in range(1, ranks)]):
+        time.sleep(_POLL)
 
 
 class _OtherRankError(EvaluationError):
