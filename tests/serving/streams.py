@@ -66,7 +66,7 @@ class Client:
         return self.hear()
 
     def hear(self) -> dict[str, Any]:
-        return msgpack.unpackb(self.socket.recv(30))
+        return msgpack.unpackb(self.socket.recv(120))
 
     def ask(self, kind: str, **entries: Any) -> dict[str, Any]:
         return self.send(msgpack.packb({"type": kind, **entries}))
