@@ -63,8 +63,9 @@ class StreamVLNAgentConfig:
         voxel_pruning: how much the strategy "voxel" prunes.
         intrinsics: (3, 3) camera matrix for the depth picture's size, which "voxel" reads in place of
             `obs["intrinsics"]` (a robot's camera).
-        fast: answer with `FastSession` and send pictures to the device as they are. None: on a GPU, where
-            `why_not_fast` finds nothing against it; True raises what it finds.
+        fast: answer with `FastSession` and send pictures to the device as they are. Off by default, as it has not been
+            measured on a GPU yet. None: on a GPU, where `why_not_fast` finds nothing against it; True raises what it
+            finds.
     """
 
     num_history: int | None = None
@@ -81,7 +82,7 @@ class StreamVLNAgentConfig:
     memory_strategy: str | None = None
     voxel_pruning: VoxelPruning | None = None
     intrinsics: ArrayLike | None = None
-    fast: bool | None = None
+    fast: bool | None = False
 
     def __post_init__(self) -> None:
         for name, least in {
