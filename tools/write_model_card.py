@@ -201,6 +201,12 @@ def _recipe(summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]], traini
         "at every state what it would have done, and losses on what the simulator knows (classes, depth, bearing, "
         "rooms) help; their heads are not in the checkpoint."
     ]
+    reinforced = [str(k) for k, run in enumerate(runs, 1) if (run.get("reinforce") or {}).get("free_streams")]
+    if reinforced:
+        parts[0] += (
+            f" In run {', '.join(reinforced)} most streams were driven by the network alone and made more likely what had "
+            "succeeded (proximal policy optimisation), beside the expert's labels in the others."
+        )
     parts += [_training_volume(log, training), _training_table(log, runs)]
     for number, run in enumerate(runs, start=1):
         which = f"Run {number} of {len(runs)}" if len(runs) > 1 else "The command"
