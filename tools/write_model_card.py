@@ -204,8 +204,8 @@ def _recipe(summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]], traini
     reinforced = [str(k) for k, run in enumerate(runs, 1) if (run.get("reinforce") or {}).get("free_streams")]
     if reinforced:
         parts[0] += (
-            f" In run {', '.join(reinforced)} most streams were driven by the network alone and made more likely what had "
-            "succeeded (proximal policy optimisation), beside the expert's labels in the others."
+            f" In run {', '.join(reinforced)} most streams were driven by the network alone and made more likely what "
+            "had succeeded (proximal policy optimisation), beside the expert's labels in the others."
         )
     parts += [_training_volume(log, training), _training_table(log, runs)]
     for number, run in enumerate(runs, start=1):
