@@ -174,6 +174,14 @@ def test_moved_weights_are_noticed():
                 weight.data = weight.data.flip(0).clone()
 
 
+def test_off_unless_asked_for(parts):
+    """On a CPU None means off, too: what it is for is a GPU."""
+    assert not StreamVLNAgent(*parts).fast
+    assert StreamVLNAgent(*parts).fast_session is None
+    assert not StreamVLNAgent(*parts, fast=None).fast
+    assert StreamVLNAgent(*parts, fast=True).fast
+
+
 def test_what_is_not_served(parts):
     model, processor = parts
     grammar = ActionGrammar(4, (5, 6, 7), 8)
