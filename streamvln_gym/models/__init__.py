@@ -18,6 +18,8 @@ _LAZY = {
     "StreamingSession": "streaming",
     "BatchedStreamingSession": "batched_streaming",
     "SlotCache": "slot_cache",
+    "FastSession": "fast_streaming",
+    "StreamCache": "stream_cache",
     "pool_patches": "pooling",
     "VoxelPruning": "voxel_pruning",
     "make_strategy": "memory_strategies",
