@@ -45,7 +45,7 @@ PUBLISHED_MAX_NEW_TOKENS = 10_000
 
 @dataclass(frozen=True)
 class StreamVLNAgentConfig:
-    """How the agent streams. None means: as the checkpoint's configuration says.
+    """How the agent streams. None means, unless said otherwise: as the checkpoint's configuration says.
 
     Attributes:
         num_history: frames of slow memory at a window's start (0: no memory).
@@ -63,9 +63,8 @@ class StreamVLNAgentConfig:
         voxel_pruning: how much the strategy "voxel" prunes.
         intrinsics: (3, 3) camera matrix for the depth picture's size, which "voxel" reads in place of
             `obs["intrinsics"]` (a robot's camera).
-        fast: answer with `FastSession` and send pictures to the device as they are. Off by default, as it has not been
-            measured on a GPU yet. None: on a GPU, where `why_not_fast` finds nothing against it; True raises what it
-            finds.
+        fast: answer with `FastSession` and send pictures to the device as they are; not measured on a GPU yet, so off
+            by default. None: on a GPU, where `why_not_fast` finds nothing against it; True raises what it finds.
     """
 
     num_history: int | None = None
