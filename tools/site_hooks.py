@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from mkdocs.plugins import event_priority
+
 ROOT = Path(__file__).parents[1]
 
 
+@event_priority(100)  # before mkdocstrings reads its options
 def on_config(config: Any) -> Any:
     """Lets mkdocstrings read a folder in which `streamvln_gym` holds `agents`, as the installed package does."""
     scratch = tempfile.TemporaryDirectory(prefix="streamvln_gym_docs_")
     package = Path(scratch.name) / "streamvln_gym"
-    package.mkdir()
-    for entry in (ROOT / "streamvln_gym").iterdir():
-        if entry.name not in ("agents", "__pycache__"):
-            (package / entry.name).symlink_to(entry)
-    (package / "agents").symlink_to(ROOT / "agents")
+    # Copies: links would be followed back to the checkout, where the package has no `agents`.
+    skipped = shutil.ignore_patterns("agents", "assets", "__pycache__")
+    shutil.copytree(ROOT / "streamvln_gym", package, ignore=skipped)
+    shutil.copytree(ROOT / "agents", package / "agents", ignore=skipped)
     handlers = config.plugins["mkdocstrings"].config.handlers
     handlers.setdefault("python", {})["paths"] = [scratch.name]
     config["scratch"] = scratch  # goes when the build ends
