@@ -32,7 +32,6 @@ from streamvln_gym.models.memory_strategies import strategy_of
 from streamvln_gym.rollout import random_agent
 from streamvln_gym.selection import open_dataset
 from streamvln_gym.simulators.base import CameraConfig
-from streamvln_gym.training.online.config import training_camera
 
 NEUTRAL_INSTRUCTION = "."
 """Says nothing; a blank instruction would say less, but the agent refuses it."""
@@ -255,7 +254,7 @@ class Player:
             agent = self._agent(condition)
             sensors += ["rgb", *(("depth", "camera_pose") if strategy_of(agent.model.config).needs_geometry else ())]
             if condition.direct:
-                camera = training_camera(agent.model.config.image_size, 2)
+                camera = CameraConfig.of_size(agent.model.config.image_size, agent.model.config.image_size, 2)
         envs = [
             VLNEnv(self.dataset, camera=camera, sensors=sensors, max_steps=self.settings.max_steps)
             for _ in task.episode_ids

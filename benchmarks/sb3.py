@@ -23,7 +23,7 @@ from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.devices import choose_device
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.rl import PooledFeatures, SlowFastObservation, StreamVLNActorCriticPolicy, WindowRolloutBuffer
-from streamvln_gym.training.online.config import training_camera
+from streamvln_gym.simulators.base import CameraConfig
 
 
 class Stopwatch:
@@ -76,7 +76,7 @@ def main() -> None:
     if device == "cpu":
         torch.set_num_threads(1)
     agent = StreamVLNAgent.from_pretrained(options.checkpoint, device=device)
-    camera = training_camera(agent.processor.config.image_size, supersampling=2)
+    camera = CameraConfig.of_size(agent.processor.config.image_size, agent.processor.config.image_size, supersampling=2)
 
     def make() -> SlowFastObservation:
         sensors = ("rgb", "instruction")

@@ -34,7 +34,7 @@ from streamvln_gym.rl import (
     StreamVLNActorCriticPolicy,
     WindowRolloutBuffer,
 )
-from streamvln_gym.training.online.config import training_camera
+from streamvln_gym.simulators.base import CameraConfig
 
 
 def make_maker(processor: StreamVLNProcessor, options: argparse.Namespace, split: str, scenes: int) -> Callable:
@@ -42,7 +42,9 @@ def make_maker(processor: StreamVLNProcessor, options: argparse.Namespace, split
 
     def make() -> Monitor:
         torch.set_num_threads(1)
-        camera = training_camera(processor.config.image_size, supersampling=options.supersampling)
+        camera = CameraConfig.of_size(
+            processor.config.image_size, processor.config.image_size, supersampling=options.supersampling
+        )
         env = VLNEnv(
             options.dataset, "embedded", split, camera=camera, sensors=("rgb", "instruction"),
             max_steps=options.max_steps, scenes=scenes,

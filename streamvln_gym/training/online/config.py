@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamvln_gym.devices import cores
-from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
 _LONG_STEPS = 200  # few demonstrations are longer
@@ -266,11 +265,3 @@ class OnlineConfig:
             raise ValueError(f"OnlineConfig.held_out must not be negative, got {self.held_out}")
         if not 1 <= self.evaluate_steps <= 500:
             raise ValueError(f"OnlineConfig.evaluate_steps must lie between 1 and 500, got {self.evaluate_steps}")
-
-
-def training_camera(image_size: int, supersampling: int) -> CameraConfig:
-    """A camera of the network's own resolution that sees what the 640x480 one sees, squeezed as the network's input."""
-    full = CameraConfig()
-    fx, fy = full.focal_lengths
-    vfov = math.degrees(2.0 * math.atan(full.height / 2.0 / fy))
-    return CameraConfig(image_size, image_size, hfov=full.hfov, vfov=vfov, supersampling=supersampling)

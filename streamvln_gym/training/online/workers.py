@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from streamvln_gym.errors import DatasetError, StreamVLNGymError
 from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.flats.task import MEMORY_KINDS
-from streamvln_gym.training.online.config import CollectConfig, training_camera
+from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.training.online.config import CollectConfig
 from streamvln_gym.training.online.scenes import open_training_data
 from streamvln_gym.training.online.streams import NOTHING, EpisodeSupply, Stream
 from streamvln_gym.training.privileged import (
@@ -268,7 +269,7 @@ class _Worker:
         self._arrays = arrays
         self._rows = range(spec.first, spec.first + spec.streams)
         self._dataset = open_training_data(spec.data, spec.split, spec.scenes)
-        camera = training_camera(spec.image_size, spec.config.supersampling)
+        camera = CameraConfig.of_size(spec.image_size, spec.image_size, spec.config.supersampling)
         simulator = EmbeddedSimulator(camera, cached_triangles=50_000 * max(spec.config.shelf, 4))
         self._simulator = simulator
         rng = np.random.default_rng(spec.seed)

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 from streamvln_gym.training.online.collector import Collector
-from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig, training_camera
+from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.streams import Stream
 from streamvln_gym.training.online.workers import RESULTS, StreamsSpec, WorkerPool
@@ -74,7 +75,7 @@ def test_an_evaluation_is_the_agents(tiny_flats, stops):
         found = collector.evaluate(model, dataset.episode_ids)
     finally:
         pool.close()
-    env = tiny_flats.make(camera=training_camera(network.image_size, 1), max_steps=MAX_STEPS)
+    env = tiny_flats.make(camera=CameraConfig.of_size(network.image_size, network.image_size, 1), max_steps=MAX_STEPS)
     agent = StreamVLNAgent(model.eval(), processor)
     for row, episode_id in zip(found, dataset.episode_ids, strict=True):
         observation, info = env.reset(options={"episode_id": episode_id})
