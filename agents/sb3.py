@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 PAD = -1
@@ -72,11 +70,6 @@ def read_batch(observation: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
         )
     rows = ids[None] if single else ids
     return {**parts, "instruction": [decode_instruction(tokenizer, row[row != PAD].tolist()) for row in rows]}, single
-
-
-def draw_by_noise(ids: Tensor, scores: Tensor) -> Tensor:
-    """A logits processor: with Gumbel noise added, the best token is one drawn from the softmax."""
-    return scores - torch.empty_like(scores, dtype=torch.float32).exponential_().log()
 
 
 def _is_text(instruction: Any) -> bool:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamvln_gym.agents.model_calls import ModelCaller
+from streamvln_gym.agents.model_calls import Dialogues, ModelCaller
 from streamvln_gym.agents.observation import read_sight
 from streamvln_gym.agents.patch_geometry import PatchGeometry
 from streamvln_gym.agents.stream import Moment, Stream
-from streamvln_gym.models.batched_streaming import BatchedStreamingSession
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class StreamPool:
     def __init__(
         self,
         streams: Sequence[Stream],
-        session: BatchedStreamingSession,
+        session: Dialogues,
         caller: ModelCaller,
         geometry: PatchGeometry | None = None,
     ) -> None:

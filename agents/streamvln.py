@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from streamvln_gym.agents.answer_settings import AnswerSettings, action_grammar
 from streamvln_gym.agents.base import Observation
 from streamvln_gym.agents.batch import Observations, StreamBatch, read_mask
 from streamvln_gym.agents.checkpoint import LoadOptions, load_checkpoint
@@ -18,18 +19,19 @@ from streamvln_gym.agents.fast_window import FastWindow
 from streamvln_gym.agents.model_calls import Dialogues, ModelCaller, OneDialogue
 from streamvln_gym.agents.observation import read_sight
 from streamvln_gym.agents.patch_geometry import PatchGeometry
-from streamvln_gym.agents.sb3 import draw_by_noise, encode_instruction, read_batch
+from streamvln_gym.agents.sb3 import encode_instruction, read_batch
 from streamvln_gym.agents.slow_memory import SlowMemory
 from streamvln_gym.agents.stream import Call, Moment, Stream, StreamStats
 from streamvln_gym.agents.stream_pool import StreamPool
 from streamvln_gym.agents.view import WatchedAgent
 from streamvln_gym.models.batched_streaming import BatchedStreamingSession
-from streamvln_gym.models.decoding import ActionGrammar, AnswerRules, LogitsProcessor
+from streamvln_gym.models.decoding import LogitsProcessor
 from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder
 from streamvln_gym.models.fast_streaming import FastSession, why_not_fast
 from streamvln_gym.models.frame_encoder import DeviceFrameEncoder, FrameEncoder
 from streamvln_gym.models.memory_strategies import make_strategy
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.models.packed_language import all_plain
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.models.streaming import StreamingSession
@@ -63,8 +65,9 @@ class StreamVLNAgentConfig:
         voxel_pruning: how much the strategy "voxel" prunes.
         intrinsics: (3, 3) camera matrix for the depth picture's size, which "voxel" reads in place of
             `obs["intrinsics"]` (a robot's camera).
-        fast: answer with `FastSession` and send pictures to the device as they are; not measured on a GPU yet, so off
-            by default. None: on a GPU, where `why_not_fast` finds nothing against it; True raises what it finds.
+        fast: answer with `FastSession` and send pictures to the device as they are. None: on a GPU, with weights that
+            are neither quantised nor have adapters, where `why_not_fast` finds nothing against it; True raises what it
+            finds.
     """
 
     num_history: int | None = None
@@ -81,7 +84,7 @@ class StreamVLNAgentConfig:
     memory_strategy: str | None = None
     voxel_pruning: VoxelPruning | None = None
     intrinsics: ArrayLike | None = None
-    fast: bool | None = False
+    fast: bool | None = None
 
     def __post_init__(self) -> None:
         for name, least in {
@@ -145,16 +148,21 @@ class StreamVLNAgent:
         geometry = PatchGeometry(token_centres(model.config), pruning.max_depth, self.config.intrinsics)
         self._geometry = geometry if self._strategy.needs_geometry else None
         constrained = style == "trained" if self.config.constrained is None else self.config.constrained
-        self._grammar = self._make_grammar(dialogue) if constrained else None
+        header = dialogue.encode(dialogue.answer_header)
         default_cut = self._chunk_size + ANSWER_SLACK if style == "trained" else PUBLISHED_MAX_NEW_TOKENS
-        self._max_new_tokens = self.config.max_new_tokens or default_cut
-        self._logits_processor = tuple(logits_processor)
-        self._drawing = False
+        self._answers = AnswerSettings(
+            model,
+            processor.turn_end_id,
+            self.config.max_new_tokens or default_cut,
+            action_grammar(processor, self._chunk_size, header) if constrained else None,
+            self.config.repetition_penalty,
+            logits_processor,
+        )
         self._closing_id = processor.turn_end_id if style == "trained" else None
         self.fast = self._choose_fast()
         frames = DeviceFrameEncoder(model, processor) if self.fast else FrameEncoder(model, processor)
-        self._caller = ModelCaller(model, processor, dialogue, self._strategy, self._answer_rules, self.stats, frames)
-        self.session = StreamingSession(model, self._answer_rules(), self._closing_id)
+        self._caller = ModelCaller(model, processor, dialogue, self._strategy, self._answers.rules, self.stats, frames)
+        self.session = StreamingSession(model, self._answers.rules(), self._closing_id)
         self.fast_session = FastSession(model, 1, self._longest_window()) if self.fast else None
         self.stream = self._new_stream()
         self.batch: StreamBatch | None = None
@@ -364,8 +372,8 @@ class StreamVLNAgent:
         Args:
             capacity: streams at once; the KV cache has a row for each.
         """
-        session = BatchedStreamingSession(self.model, capacity, self._closing_id)
-        return StreamPool([self._new_stream() for _ in range(capacity)], session, self._caller, self._geometry)
+        streams = [self._new_stream() for _ in range(capacity)]
+        return StreamPool(streams, self._dialogues(capacity), self._caller, self._geometry)
 
     def tokenize(self, instruction: str) -> list[int]:
         """An instruction's ids, for `SB3Observation(env, agent.tokenize)`; `predict` reads them.
@@ -413,16 +421,22 @@ class StreamVLNAgent:
             self.batch, starts = None, np.ones(count, np.bool_)
         else:
             self.batch = state
-        self._drawing = not deterministic
+        self._answers.drawn = not deterministic
         try:
             actions = np.array(self.act_batch(observations, starts))
         finally:
-            self._drawing = False
+            self._answers.drawn = False
         return (actions[0] if single else actions), self.batch
 
     def _dialogue(self) -> Dialogues:
         """The single stream's."""
         return self.fast_session or OneDialogue(self.session)
+
+    def _dialogues(self, count: int) -> Dialogues:
+        """New ones, of many streams."""
+        if self.fast:
+            return FastSession(self.model, count, self._longest_window())
+        return BatchedStreamingSession(self.model, count, self._closing_id)
 
     def _longest_window(self) -> int:
         """Positions that a dialogue takes at most, unless its instruction is very long."""
@@ -438,10 +452,12 @@ class StreamVLNAgent:
         Raises:
             ValueError: it was asked for and cannot be.
         """
-        if self.config.fast is False or (self.config.fast is None and self.device.type != "cuda"):
+        asked = self.config.fast
+        may_be = self.device.type == "cuda" and all_plain(self.model)
+        if asked is False or (asked is None and not may_be):
             return False
-        reason = why_not_fast(self.model, self._answer_rules())
-        if reason is not None and self.config.fast:
+        reason = why_not_fast(self.model, self._answers.rules())
+        if reason is not None and asked:
             raise ValueError(f"fast=True cannot be had: {reason}")
         return reason is None
 
@@ -453,13 +469,8 @@ class StreamVLNAgent:
         """The streams of the batch; new ones where their number is new."""
         count = len(episode_starts)
         if self.batch is None or (len(self.batch) != count and episode_starts.all()):
-            session: Dialogues = (
-                FastSession(self.model, count, self._longest_window())
-                if self.fast and not self._drawing
-                else BatchedStreamingSession(self.model, count, self._closing_id)
-            )
             streams = [self._new_stream() for _ in range(count)]
-            self.batch = StreamBatch(streams, session, self._caller, self._geometry)
+            self.batch = StreamBatch(streams, self._dialogues(count), self._caller, self._geometry)
         elif len(self.batch) != count:
             raise ValueError(
                 f"the batch has {len(self.batch)} streams, but episode_starts has {count}: their number can change "
@@ -477,23 +488,6 @@ class StreamVLNAgent:
             shrink=self.processor.resize,
         )
         return Stream(memory, FastWindow(window_steps), ConjunctionPicker(self.config.conjunctions, self.config.seed))
-
-    def _answer_rules(self) -> AnswerRules:
-        """Read anew for each call, so that a changed generation configuration counts at once."""
-        generation = self.model.generation_config
-        ends = getattr(generation, "eos_token_id", None)
-        end_ids = dict.fromkeys([self.processor.turn_end_id, *(ends if isinstance(ends, list) else [ends])])
-        penalty = self.config.repetition_penalty
-        if penalty is None:
-            penalty = getattr(generation, "repetition_penalty", None) or 1.0
-        end_ids.pop(None, None)
-        processors = (*self._logits_processor, *((draw_by_noise,) if self._drawing else ()))
-        return AnswerRules(tuple(end_ids), self._max_new_tokens, self._grammar, penalty, processors)
-
-    def _make_grammar(self, dialogue: DialogueBuilder) -> ActionGrammar:
-        stop_id, *move_ids = self.processor.action_ids
-        header = dialogue.encode(dialogue.answer_header)
-        return ActionGrammar(stop_id, tuple(move_ids), self.processor.turn_end_id, self._chunk_size, tuple(header))
 
     def _setting(self, name: str) -> Any:
         value = getattr(self.config, name)

@@ -1,6 +1,6 @@
 """Streaming at the published sizes: milliseconds per chunk, steps per second and memory, beside the hardware's floors.
 
-    python benchmarks/streaming_latency.py [--batches 1 8 32 64] [--steps 160] [--out FILE.json]
+    python benchmarks/streaming_latency.py [--batches 1 8 32 64] [--quantised int8 fp8 nf4] [--out FILE.json]
     python benchmarks/streaming_latency.py --tiny  # on a CPU, in seconds
 
 Random weights are made on the device; the tokenizer is the package's own, frames are random pictures of 640x480 pixels
@@ -12,6 +12,7 @@ part.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -25,6 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from quantised_layers import KINDS as QUANTISED
+from quantised_layers import language_gib, quantise
 from streaming_floors import ChunkFlops, Rates, matmul_seconds, measure_rates
 
 from streamvln_gym.agents import StreamVLNAgent
@@ -103,11 +106,16 @@ class Bench:
         else:
             if result is not None:
                 self.results[name] = result
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.free()
         print(f"[{name}: {time.perf_counter() - begin:.1f} s]", flush=True)
         self.write()
         return result
+
+    def free(self) -> None:
+        """Gives back what the last part held, so that the next one's peak is its own."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def write(self) -> None:
         if self.options.out:
@@ -312,6 +320,17 @@ def measure_batch(bench: Bench, streams: int, fast: bool, steps: int, **settings
     return found
 
 
+def measure_quantised(bench: Bench, kind: str, steps: int) -> dict[str, Any]:
+    """One stream with the language model's blocks quantised, on both paths; the network is made anew."""
+    bench.model = None  # type: ignore[assignment]  # there is not space for two on every card
+    bench.free()
+    bench.build()
+    quantise(bench.model, kind)
+    bench.free()
+    paths = {path: measure_batch(bench, 1, path == "fast", steps) for path in ("fast", "eager")}
+    return {"blocks_gib": language_gib(bench.model), **paths}
+
+
 def agreement(bench: Bench, chunks: int) -> dict[str, Any]:
     """How many of the eager path's choices the fast path makes, given the same dialogue up to there.
 
@@ -461,6 +480,32 @@ def run(bench: Bench) -> None:
         bench.attempt("batch eager 8", lambda: measure_batch(bench, 8, False, options.steps))
     print(f"\n{bench.device}: {device_name(bench)}, torch {torch.__version__}, {options.steps} steps\n")
     print(table(bench, rates))
+    extra = [
+        f"{count}: {(found['peak_gib'] - bench.results['batch fast 1']['peak_gib']) / (count - 1):.2f}"
+        for count in streams
+        if count > 1
+        and "peak_gib" in (found := bench.results.get(f"batch fast {count}", {}))
+        and "batch fast 1" in bench.results
+    ]
+    if extra:
+        print("\npeak GiB per further stream, " + ", ".join(extra))
+    quantised(bench)
+
+
+def quantised(bench: Bench) -> None:
+    """The table of `--quantised`."""
+    rows = ["| blocks | path | in window (ms) | window start (ms) | peak (GiB) |", "|---|---|---|---|---|"]
+    for kind in bench.options.quantised:
+        name = f"quantised {kind}"
+        found = bench.attempt(name, lambda kind=kind: measure_quantised(bench, kind, bench.options.steps))
+        for path in ("fast", "eager") if found else ():
+            median = found[path]["median_ms"]
+            rows.append(
+                f"| {kind} ({found['blocks_gib']:.2f} GiB) | {path} | {median['in window']:.1f} | "
+                f"{median['window start']:.1f} | {found[path].get('peak_gib', float('nan')):.2f} |"
+            )
+    if bench.options.quantised:
+        print("\n" + "\n".join(rows), flush=True)
 
 
 def show_profile(name: str, found: dict[str, Any] | None) -> None:
@@ -498,6 +543,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--steps", type=int, default=None, help="default: 160, with --tiny 40")
     parser.add_argument("--long-steps", type=int, default=None, help="of the memory table; default: 480, or 40")
     parser.add_argument("--chunks", type=int, default=None, help="compared with the eager path; default: 200, or 18")
+    parser.add_argument("--quantised", nargs="*", choices=QUANTISED, default=[], help="needs torchao or bitsandbytes")
     parser.add_argument("--budget", type=float, default=230.0, help="seconds after which no part begins")
     parser.add_argument("--out", default=None, help="JSON file")
     options = parser.parse_args(arguments)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from streamvln_gym.models.configuration_streamvln import IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
+from streamvln_gym.models.decoding import with_noise
 from streamvln_gym.models.slot_cache import SlotCache
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ def choose_tokens(rules: AnswerRules, logits: Tensor, answers: Sequence[Sequence
         answers: ids generated so far, one row each.
 
     Returns:
-        The best token after each answer.
+        The token after each answer.
     """
     ids = torch.tensor([list(answer) for answer in answers], dtype=torch.long, device=logits.device)
     if rules.repetition_penalty != 1.0 and ids.shape[1]:
@@ -287,6 +288,8 @@ def choose_tokens(rules: AnswerRules, logits: Tensor, answers: Sequence[Sequence
         logits = logits.clone()
         for processor in rules.logits_processor:
             logits = processor(ids, logits)
+    if rules.drawn:
+        logits = with_noise(logits)
     if rules.grammar is None:
         return logits.argmax(1).tolist()
     allowed = [rules.grammar.allowed(answer) for answer in answers]

@@ -42,7 +42,7 @@ class ActionGrammar:
 
 @dataclass(frozen=True)
 class AnswerRules:
-    """Greedy decoding of one answer.
+    """Decoding of one answer: the best token at each place, or a drawn one.
 
     The order is that of transformers' `generate`: repetition penalty, then the processors, then the grammar.
 
@@ -53,6 +53,7 @@ class AnswerRules:
         repetition_penalty: as in transformers; sees the tokens of the current answer only, as `generate` does when it
             is given embeddings.
         logits_processor: transformers' logits processors (or plain callables of that signature).
+        drawn: draw tokens from their probabilities, with torch's own random state.
     """
 
     end_ids: tuple[int, ...]
@@ -60,6 +61,7 @@ class AnswerRules:
     grammar: ActionGrammar | None = None
     repetition_penalty: float = 1.0
     logits_processor: tuple[LogitsProcessor, ...] = ()
+    drawn: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -83,7 +85,7 @@ class AnswerRules:
         return [ids[-1] for ids in longer if not self.ends(ids) and self.forced(ids) is None]
 
     def choose(self, logits: Tensor, answer: Sequence[int]) -> int:
-        """The best token after `answer`.
+        """The token after `answer`.
 
         Args:
             logits: (vocab,) as the network gives them; left unchanged.
@@ -100,6 +102,8 @@ class AnswerRules:
             for processor in self.logits_processor:
                 scores = processor(ids, scores)
             logits = scores[0]
+        if self.drawn:
+            logits = with_noise(logits)
         if self.grammar is None:
             return int(logits.argmax())
         allowed = self.grammar.allowed(answer)
@@ -108,3 +112,8 @@ class AnswerRules:
     def ends(self, answer: Sequence[int]) -> bool:
         """Whether `answer` is complete, or cut."""
         return bool(answer) and (answer[-1] in self.end_ids or len(answer) >= self.max_new_tokens)
+
+
+def with_noise(scores: Tensor) -> Tensor:
+    """Scores plus Gumbel noise: the best of them is then one drawn from their softmax."""
+    return scores - torch.empty_like(scores, dtype=torch.float32).exponential_().log()

@@ -171,7 +171,7 @@ class FastSession:
         needed = [len(ids) + len(header) for ids in expanded]
         cache = self._ready(turns, needed, _Rules(rules.grammar, rules.repetition_penalty))
         before = [cache.held[turn.slot] for turn in turns]
-        choices = self._decide(turns, [ids + header for ids in expanded])
+        choices = self._decide(turns, [ids + header for ids in expanded], rules.drawn)
         answers = []
         for turn, prompt, ids, held, chosen in zip(turns, prompts, expanded, before, choices, strict=True):
             actions = self._actions(chosen)
@@ -226,24 +226,24 @@ class FastSession:
             return min(1, whole)
         return min(whole, deepest_tree(len(rules.grammar.move_ids)))
 
-    def _decide(self, turns: Sequence[Turn], prompts: Sequence[list[int]]) -> list[list[int]]:
+    def _decide(self, turns: Sequence[Turn], prompts: Sequence[list[int]], drawn: bool) -> list[list[int]]:
         """The places of the chosen tokens among the allowed ones, for each turn; waits for the device once."""
         rules = cast(_Rules, self._rules)
         chunk, moves = rules.grammar.chunk_size, len(rules.grammar.move_ids)
         tree = MoveTree(moves, self._tree_depth(rules, len(turns)))
         for group in _fill_passes([len(ids) + tree.nodes for ids in prompts]):
             members = [turns[number] for number in group]
-            self._first_pass(members, [prompts[number] for number in group], tree)
+            self._first_pass(members, [prompts[number] for number in group], tree, drawn)
         decided = tree.depth + 1
         slots = [turn.slot for turn in turns]
         while decided < chunk:
             tree = MoveTree(moves, min(tree.depth, chunk - decided - 1))
-            self._next_pass(slots, tree, decided)
+            self._next_pass(slots, tree, decided, drawn)
             decided += tree.depth + 1
         chosen: list[list[int]] = self._chosen[send(np.array(slots), self._device)].tolist()
         return chosen
 
-    def _first_pass(self, turns: Sequence[Turn], prompts: Sequence[list[int]], tree: MoveTree) -> None:
+    def _first_pass(self, turns: Sequence[Turn], prompts: Sequence[list[int]], tree: MoveTree, drawn: bool) -> None:
         """Prefills, and decides the first actions."""
         rules = cast(_Rules, self._rules)
         tree_ids = tree.ids(rules.grammar.move_ids)
@@ -260,11 +260,11 @@ class FastSession:
             slots = plan.slots[:-1]
             self._done.index_fill_(0, slots, False)
             self._seen[slots] = self._seen_first
-            return self._pass(x, plan, tree, 0)
+            return self._pass(x, plan, tree, 0, drawn)
 
-        self.calls(("prefill", arrays.key, tree.depth) if recorded else None, prefill, x, numbers)
+        self.calls(("prefill", arrays.key, tree.depth, drawn) if recorded else None, prefill, x, numbers)
 
-    def _next_pass(self, slots: list[int], tree: MoveTree, decided: int) -> None:
+    def _next_pass(self, slots: list[int], tree: MoveTree, decided: int, drawn: bool) -> None:
         """Feeds each answer's last action and decides the next ones."""
         rules = cast(_Rules, self._rules)
         arrays = self._pack([1] * len(slots), slots, tree, False)
@@ -274,13 +274,13 @@ class FastSession:
             plan = arrays.plan(numbers)
             last = self._allowed[self._chosen[plan.slots[:-1], decided - 1]]
             ids = torch.cat([last[:, None], tree_ids.expand(len(last), -1)], 1)
-            return self._pass(self._table(ids.flatten()), plan, tree, decided)
+            return self._pass(self._table(ids.flatten()), plan, tree, decided, drawn)
 
         recorded = arrays.sizes[0] <= RECORDED_TOKENS
-        key = ("decode", arrays.key, tree.depth, decided) if recorded else None
+        key = ("decode", arrays.key, tree.depth, decided, drawn) if recorded else None
         self.calls(key, decode, send(arrays.numbers, self._device), tree_ids)
 
-    def _pass(self, x: Tensor, plan: PackedPlan, tree: MoveTree, decided: int) -> tuple[Tensor, ...]:
+    def _pass(self, x: Tensor, plan: PackedPlan, tree: MoveTree, decided: int, drawn: bool) -> tuple[Tensor, ...]:
         """The language model, and the actions that it decides; only the device's state changes."""
         rules, cache = cast(_Rules, self._rules), cast(StreamCache, self.cache)
         slots = plan.slots[:-1]
@@ -288,7 +288,7 @@ class FastSession:
         scores = (hidden @ self.model.lm_head.weight[self._allowed].T).view(len(slots), 1 + tree.nodes, -1)
         past, done = cache.lengths[slots], self._done[slots]
         levels = min(tree.depth + 1, rules.grammar.chunk_size - decided)
-        taken = walk(tree, scores, levels, done, self._seen[slots], rules.penalty)
+        taken = walk(tree, scores, levels, done, self._seen[slots], rules.penalty, drawn)
         if tree.depth:
             behind = (slots * cache.max_length + past + plan.known)[:, None]
             places = torch.arange(taken.nodes.shape[1], device=behind.device)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from streamvln_gym.models.decoding import with_noise
+
 # What a node sees of the tree is a mask of 64 bits with a sign.
 MOST_NODES = 62
 
@@ -91,7 +93,9 @@ class Walk:
     seen: Tensor
 
 
-def walk(tree: MoveTree, scores: Tensor, levels: int, done: Tensor, seen: Tensor, penalty: float) -> Walk:
+def walk(
+    tree: MoveTree, scores: Tensor, levels: int, done: Tensor, seen: Tensor, penalty: float, drawn: bool = False
+) -> Walk:
     """Decides actions from the scores at every node, without waiting for the device.
 
     Args:
@@ -101,6 +105,7 @@ def walk(tree: MoveTree, scores: Tensor, levels: int, done: Tensor, seen: Tensor
         done: (rows,) bool, answers that STOP has ended before; they get STOP.
         seen: (rows, moves + 1) bool, tokens that the answer has.
         penalty: transformers' repetition penalty.
+        drawn: draw the actions from the scores' softmax.
     """
     rows = torch.arange(len(scores), device=scores.device)
     node = torch.zeros_like(rows)
@@ -112,6 +117,8 @@ def walk(tree: MoveTree, scores: Tensor, levels: int, done: Tensor, seen: Tensor
         here = scores[rows, node]
         if penalty != 1.0:
             here = torch.where(seen, torch.where(here < 0, here * penalty, here / penalty), here)
+        if drawn:
+            here = with_noise(here)
         choice = here.argmax(1).masked_fill(done, stop)
         seen = seen | torch.nn.functional.one_hot(choice, stop + 1).bool()
         done = done | (choice == stop)

@@ -38,8 +38,8 @@ class PackedLanguageModel:
     """Qwen2's layers over packed rows, against a `StreamCache`.
 
     Weights that read the same input lie one after another: the network's own parameters become views of them, so that
-    nothing is held twice and they can still be loaded, saved and changed in place. Layers that are not plain (of 4
-    bits, with adapters) are called one by one instead.
+    nothing is held twice and they can still be loaded, saved and changed in place. Layers that are not plain
+    (quantised, with adapters) are called one by one instead.
 
     Args:
         model: the network, in eval mode on one device.
@@ -130,9 +130,17 @@ def adding(linear: nn.Module) -> Add:
 
 
 def is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether it does nothing but multiply by its weights (not of 4 bits, no adapters, no hooks)."""
-    hooked = linear._forward_hooks or linear._forward_pre_hooks
-    return type(linear) is nn.Linear and linear.weight.is_floating_point() and not hooked
+    """Whether it does nothing but multiply by its weights (not quantised, no adapters, no hooks)."""
+    if type(linear) is not nn.Linear or linear._forward_hooks or linear._forward_pre_hooks:
+        return False
+    # Quantised by torchao, a layer stays an nn.Linear and says that it holds floats: its weight is of another class.
+    return type(linear.weight) is nn.Parameter and linear.weight.is_floating_point()
+
+
+def all_plain(model: StreamVLNForConditionalGeneration) -> bool:
+    """Whether every linear layer of the language model is plain."""
+    network: Any = model.language_model
+    return all(is_plain(part) for part in network.modules() if isinstance(part, nn.Linear))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

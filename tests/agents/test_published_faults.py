@@ -161,7 +161,7 @@ def test_unparsable_answer_is_stop_and_the_dialogue_goes_on(parts, style):
     assert agent.predict_chunk(frame_at(0, 0)) == [0]
     assert agent.stats.parse_failures == 1
     assert agent.last_call.answer_ids == [agent.processor.turn_end_id]
-    agent._logits_processor[0].length = 4
+    agent._answers.logits_processor[0].length = 4
     assert len(agent.predict_chunk(frame_at(1, 0))) == 4
     assert agent.last_call.kv_before > 0
 

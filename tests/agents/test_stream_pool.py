@@ -18,8 +18,9 @@ def observe(seed: int, step: int) -> dict:
     return {"rgb": blocks.repeat(10, 0).repeat(10, 1), "instruction": f"Go to room {seed % 3} and wait."}
 
 
-def test_joining_and_leaving_streams_equal_single_agents(parts):
-    pool = StreamVLNAgent(*parts).open_pool(3)
+@pytest.mark.parametrize("fast", [False, True])
+def test_joining_and_leaving_streams_equal_single_agents(parts, fast):
+    pool = StreamVLNAgent(*parts, fast=fast).open_pool(3)
     rng = np.random.default_rng(0)
     alive: dict[int, dict] = {}
     born = 0

@@ -1,8 +1,10 @@
 """The fast path gives what the eager one gives; recorded on a GPU (marked gpu), with plain calls elsewhere."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.models import ActionGrammar, AnswerRules
 from streamvln_gym.models.fast_streaming import FastSession, why_not_fast
 from streamvln_gym.models.look_ahead import MoveTree
-from streamvln_gym.models.packed_language import PackedLanguageModel
+from streamvln_gym.models.packed_language import PackedLanguageModel, all_plain
 from streamvln_gym.models.packed_ops import TorchOps
 from streamvln_gym.models.packed_plan import pack_rows
 from streamvln_gym.models.pil_bicubic import resize
@@ -30,6 +32,12 @@ SPREAD = 0.3
 @pytest.fixture(scope="module")
 def parts():
     return thin_parts(SPREAD, narrow=True)
+
+
+@pytest.fixture(scope="module")
+def gpu_parts():
+    model, processor = thin_parts(SPREAD, narrow=True)
+    return model.cuda(), processor
 
 
 def compare(parts, chunks: int, episode_steps: int = 80, **settings) -> int:
@@ -164,6 +172,21 @@ def test_weights_stay_loadable(tmp_path):
         assert torch.equal(loaded[name], weight), name
 
 
+class WeightOfAnotherClass(torch.nn.Parameter):
+    """As torchao's: the layer stays an nn.Linear."""
+
+
+def test_layers_of_other_classes_are_called_one_by_one():
+    model, processor = thin_parts(SPREAD, narrow=True)
+    assert all_plain(model)
+    projection = model.language_model.layers[0].self_attn.q_proj
+    projection.weight = WeightOfAnotherClass(projection.weight.data)
+    assert not all_plain(model)
+    place = projection.weight.data_ptr()
+    assert compare((model, processor), 12, episode_steps=48) > 1
+    assert projection.weight.data_ptr() == place, "left as it is"
+
+
 def test_moved_weights_are_noticed():
     model, processor = thin_parts(SPREAD, narrow=True)
     fast, eager = StreamVLNAgent(model, processor, fast=True), StreamVLNAgent(model, processor, fast=False)
@@ -177,11 +200,75 @@ def test_moved_weights_are_noticed():
                 weight.data = weight.data.flip(0).clone()
 
 
-def test_off_unless_asked_for(parts):
-    """On a CPU None means off, too: what it is for is a GPU."""
+def drawn_chunks(model, processor, fast: bool, streams: int) -> np.ndarray:
+    """(streams, 4) answers to one and the same observation, drawn anew in each stream; filled up with -1."""
+    agent = StreamVLNAgent(model, processor, fast=fast)
+    seen = observe(0, 0, 0)
+    observations = {"rgb": np.stack([seen["rgb"]] * streams), "instruction": [seen["instruction"]] * streams}
+    state, actions = None, []
+    for _ in range(4):
+        action, state = agent.predict(observations, state, deterministic=False)
+        actions.append(action)
+    chunks = np.stack(actions, 1)
+    ended = np.cumsum(chunks == 0, 1) - (chunks == 0) > 0
+    return np.where(ended, -1, chunks)
+
+
+def check_draws(model, processor, streams: int = 1500) -> None:
+    """Both paths draw each action from the same probabilities, given the actions before it."""
+    torch.manual_seed(0)
+    ours, theirs = (drawn_chunks(model, processor, fast, streams) for fast in (True, False))
+    for place in range(4):
+        for action in range(4):
+            shares = [(chunks[:, place] == action).mean() for chunks in (ours, theirs)]
+            assert abs(shares[0] - shares[1]) < 4 * np.sqrt(2 * 0.25 / streams), (place, action, shares)
+        firsts = np.unique(ours[:, place])
+        assert place > 0 or len(firsts) > 1, "nothing was drawn"
+    pairs = [np.bincount(chunks[:, 0] * 5 + chunks[:, 1] + 1, minlength=20) / streams for chunks in (ours, theirs)]
+    assert np.abs(pairs[0] - pairs[1]).max() < 4 * np.sqrt(2 * 0.25 / streams)
+
+
+def test_draws_follow_the_same_probabilities():
+    check_draws(*thin_parts(0.1))
+
+
+def test_best_actions_after_drawn_ones(parts):
+    """A batch may be asked for either, call by call."""
+    fast, eager = StreamVLNAgent(*parts, fast=True), StreamVLNAgent(*parts, fast=False)
+    observations = [observe(n, 0, 0) for n in range(3)]
+    starts = np.ones(3, bool)
+    torch.manual_seed(0)
+    seen = {
+        "rgb": np.stack([obs["rgb"] for obs in observations]),
+        "instruction": [o["instruction"] for o in observations],
+    }
+    fast.predict(seen, deterministic=False)
+    assert fast.predict_chunk_batch(observations, starts) == eager.predict_chunk_batch(observations, starts)
+
+
+def check_release(parts) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        agent = StreamVLNAgent(*parts, fast=True)
+        agent.predict_chunk(observe(0, 0, 0))
+        agent.predict_chunk_batch([observe(n, 0, 0) for n in range(2)], np.ones(2, bool))
+        held = [weakref.ref(agent.fast_session.cache.memory), weakref.ref(agent.batch.session.cache.memory)]
+        del agent
+        assert [reference() for reference in held] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_held_by_an_agent_that_is_gone(parts):
+    """Caches are large: they go with the agent, and not at some time when Python looks for cycles."""
+    check_release(parts)
+
+
+def test_off_on_a_cpu_unless_asked_for(parts):
     assert not StreamVLNAgent(*parts).fast
     assert StreamVLNAgent(*parts).fast_session is None
-    assert not StreamVLNAgent(*parts, fast=None).fast
+    assert not StreamVLNAgent(*parts, fast=False).fast
     assert StreamVLNAgent(*parts, fast=True).fast
 
 
@@ -230,25 +317,31 @@ class TestOnAGPU:
         monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
-    @pytest.fixture(scope="class")
-    def parts(self):
-        model, processor = thin_parts(SPREAD, narrow=True)
-        return model.cuda(), processor
-
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
     @pytest.mark.parametrize("case", [*CASES, *LARGER_CASES])
     def test_kernels(self, case, dtype):
         check_ops(case, 1e-4 if dtype == torch.float32 else 3e-2, dtype=dtype, device="cuda")
 
-    def test_logits(self, parts):
+    def test_logits(self, gpu_parts):
         from streamvln_gym.models.triton_ops import TritonOps
 
-        check_logits(parts[0], TritonOps(), 1e-3)
+        check_logits(gpu_parts[0], TritonOps(), 1e-3)
 
-    def test_recorded_chunks_as_the_eager_path(self, parts):
-        compare(parts, 500)
+    def test_recorded_chunks_as_the_eager_path(self, gpu_parts):
+        compare(gpu_parts, 500)
 
-    def test_recorded_batch(self, parts, monkeypatch):
+    def test_recorded_draws(self, gpu_parts):
+        check_draws(*gpu_parts)
+
+    def test_chosen_by_default(self, gpu_parts):
+        agent = StreamVLNAgent(*gpu_parts)
+        assert agent.fast and isinstance(agent.fast_session, FastSession)
+        assert not StreamVLNAgent(*gpu_parts, constrained=False).fast
+
+    def test_nothing_is_held_by_an_agent_that_is_gone(self, gpu_parts):
+        check_release(gpu_parts)
+
+    def test_recorded_batch(self, gpu_parts, monkeypatch):
         made = []
 
         def make(*arguments, **settings):
@@ -256,7 +349,7 @@ class TestOnAGPU:
             return made[-1]
 
         monkeypatch.setattr("tests.agents.test_act_batch.StreamVLNAgent", make)
-        check_against_singles(parts, 6, 60)
+        check_against_singles(gpu_parts, 6, 60)
         assert len(made[0].batch.session.calls) > 0
 
     def test_resizing_is_pillows(self):
