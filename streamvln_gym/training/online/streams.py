@@ -32,7 +32,7 @@ class EpisodeSupply:
         dataset: where episodes come from.
         scenes: the scenes to draw from, in order and over again.
         config: `shelf` scenes are mixed; a scene leaves when every episode was played `plays` times on average, and the
-            next one is there.
+            next one is there. Those that need memory are drawn `memory_weight` times as often as others.
         rng: decides.
 
     Attributes:
@@ -49,6 +49,7 @@ class EpisodeSupply:
             if (scene := dataset.scene_of(episode_id)) in self._ids:
                 self._ids[scene].append(episode_id)
         self._plays = config.plays
+        self._memory_weight = config.memory_weight
         self._rng = rng
         self.ready: Callable[[str], bool] = lambda scene: True
         self._coming = deque(scenes)
@@ -65,7 +66,9 @@ class EpisodeSupply:
         self._left -= 1
         if self._left <= 0:
             self._change_scene()
-        return episodes[int(self._rng.choice(suitable))]
+        needs_memory = np.array([bool(episodes[number].needs_memory) for number in suitable])
+        weights = np.where(needs_memory, self._memory_weight, 1.0)
+        return episodes[int(self._rng.choice(suitable, p=weights / weights.sum()))]
 
     def _change_scene(self) -> None:
         # A few are looked at: one that cannot be built must not hold up the others.

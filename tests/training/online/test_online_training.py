@@ -373,3 +373,18 @@ def test_the_supply_keeps_to_short_demonstrations(tiny_flats):
     assert {len(supply.next(1000).gt_actions) for _ in range(200)} == set(lengths)
     assert max(len(supply.next(lengths[4]).gt_actions) for _ in range(50)) == lengths[4]
     assert max(len(supply.next(0).gt_actions) for _ in range(50)) == lengths[2], "the three shortest are always there"
+
+
+def test_the_supply_plays_episodes_that_need_memory_more_often(tiny_flats):
+    dataset = tiny_flats.dataset
+    scenes = list(dict.fromkeys(dataset.scene_of(e) for e in dataset.episode_ids))
+    needing = sum(bool(dataset.episode(e).needs_memory) for e in dataset.episode_ids)
+    others = len(dataset.episode_ids) - needing
+    assert needing and others
+    for weight in (1.0, 3.0):
+        config = CollectConfig(shelf=len(scenes), plays=1000, memory_weight=weight)
+        supply = EpisodeSupply(dataset, scenes, config, np.random.default_rng(0))
+        share = np.mean([bool(supply.next(1000).needs_memory) for _ in range(2000)])
+        assert share == pytest.approx(weight * needing / (weight * needing + others), abs=0.05)
+    with pytest.raises(ValueError, match="memory_weight must be positive, got 0"):
+        CollectConfig(memory_weight=0.0)
