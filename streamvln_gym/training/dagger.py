@@ -16,13 +16,13 @@ from tqdm import tqdm
 from streamvln_gym.devices import cores
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import TrainingError
+from streamvln_gym.evaluation import EvaluationConfig, evaluate
 from streamvln_gym.metrics import METRICS, summarize
 from streamvln_gym.rollout import choose_episodes
 from streamvln_gym.selection import open_dataset
 from streamvln_gym.training.config import TrainConfig, TrainRecipe, flatten
 from streamvln_gym.training.dagger_config import FREE_FIELDS, DAggerConfig
 from streamvln_gym.training.dagger_table import read_row, write_json, write_row, write_table
-from streamvln_gym.training.policy_evaluator import EvaluationJob, evaluate_policy
 from streamvln_gym.training.recorder import identity_of, make_folder, only_process, record_scenes
 from streamvln_gym.training.scene_workers import scenes_by_size
 from streamvln_gym.training.trajectories import MIN_ACTIONS, load_trajectories
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SETTINGS = "dagger.json"
 FIRST = "first"
+EVALUATION = "evaluation"
+ROW = "round.json"
 _NEVER = 2**31
 
 
@@ -58,7 +60,7 @@ def dagger(
 
         dagger.json            the settings; a run with others is refused
         first/model/           the first policy, where no checkpoint was given
-        first/evaluation.jsonl
+        first/evaluation/      the run of `evaluate`, and round.json, its row of the table
         round_000/, ...        see `Round`
         table.json             a row per round
 
@@ -84,8 +86,7 @@ def dagger(
         first = policy = _first_policy(config)
         rows: list[dict[str, Any]] = []
         if config.evaluate_first:
-            records = evaluate_policy(_evaluation(config, first), config.out / FIRST / "evaluation.jsonl")
-            rows.append({"round": FIRST, "policy": first, **_means(records)})
+            rows.append(_first_row(config, first))
         for number in range(config.rounds):
             this = Round(config, number, policy, policy if config.start_from == "previous" else first)
             rows.append(this.run(playable))
@@ -103,7 +104,7 @@ class Round:
         data/               trajectories that policy and expert drove, labelled by the expert; see `trajectory_writer`
         training/           the run of `sft.train` on demonstrations and all rounds' data so far
         training/model/     its network
-        evaluation.jsonl    a line per episode of the evaluation split; see `policy_evaluator`
+        evaluation/         the run of `evaluate` on the evaluation split
         round.json          the row of the table; written last
 
     Args:
@@ -132,14 +133,14 @@ class Round:
         Args:
             playable: the dataset whose episodes are recorded.
         """
-        row = read_row(self._folder / "round.json")
+        row = read_row(self._folder / ROW)
         if row is None:
             recorded = self._record(playable)
             trained = self._train()
-            records = evaluate_policy(_evaluation(self.config, str(self.model)), self._folder / "evaluation.jsonl")
+            evaluated = _evaluate(self.config, str(self.model), self._folder)
             row = {"round": self.number, "beta": self.beta, "policy": self._policy, **recorded, **trained}
-            row |= _means(records)
-            write_row(self._folder / "round.json", row)
+            row |= evaluated
+            write_row(self._folder / ROW, row)
         for checkpoint in (self._folder / "training").glob("checkpoint-*"):  # nobody goes on from here any more
             shutil.rmtree(checkpoint)
         return row
@@ -243,7 +244,7 @@ def _check(config: DAggerConfig) -> EpisodeDataset:
     if config.checkpoint is not None:
         find_folder(config.checkpoint)
     evaluation, rollout = config.evaluation, config.rollout
-    open_dataset(evaluation.data or rollout.data, evaluation.split, rollout.data_dir, evaluation.scenes)
+    open_dataset(evaluation.data or rollout.data, evaluation.split, rollout.data_dir)
     return open_dataset(rollout.data, rollout.split, rollout.data_dir, rollout.scenes)
 
 
@@ -291,6 +292,16 @@ def _first_policy(config: DAggerConfig) -> str:
     return str(target)
 
 
+def _first_row(config: DAggerConfig, policy: str) -> dict[str, Any]:
+    """Evaluates the first policy, unless that is done."""
+    folder = config.out / FIRST
+    row = read_row(folder / ROW)
+    if row is None:
+        row = {"round": FIRST, "policy": policy, **_evaluate(config, policy, folder)}
+        write_row(folder / ROW, row)
+    return row
+
+
 def _policy_record_config(
     config: DAggerConfig, number: int, beta: float, policy: str, chosen: Sequence[str]
 ) -> PolicyRecordConfig:
@@ -314,25 +325,34 @@ def _policy_recorder(job: PolicyRecordConfig) -> PolicyRecorder:
     return PolicyRecorder(job)
 
 
-def _evaluation(config: DAggerConfig, checkpoint: str) -> EvaluationJob:
-    rollout = config.rollout
-    return EvaluationJob(
-        settings=replace(config.evaluation, data=config.evaluation.data or rollout.data),
-        checkpoint=checkpoint,
-        device=rollout.device,
-        camera=config.recording(config.out, checkpoint).camera,
-        data_dir=rollout.data_dir,
-        batch=rollout.batch,
-        workers=rollout.workers or cores(),
+def _evaluate(config: DAggerConfig, checkpoint: str, folder: Path) -> dict[str, Any]:
+    """Evaluates a policy into `folder`; returns the means, and what they are of."""
+    settings, rollout, pictures = config.evaluation, config.rollout, config.pictures
+    result = evaluate(
+        EvaluationConfig(
+            out=folder / EVALUATION,
+            checkpoint=checkpoint,
+            data=Path(settings.data or rollout.data),
+            data_dir=rollout.data_dir,
+            split=settings.split,
+            episodes=settings.episodes,
+            max_steps=settings.max_steps,
+            device=rollout.device,
+            workers=rollout.workers or cores(),
+            envs_per_worker=rollout.batch,
+            width=pictures.width,
+            height=pictures.height,
+            supersampling=pictures.supersampling,
+            engine="local",
+            report=False,
+        )
     )
+    means = summarize(result.records)
+    what = {name: result.identity[name] for name in ("dataset", "split", "simulator")}
+    notes = {name: result.records[0][name] for name in ("note",) if name in result.records[0]}
+    found = {name: means[name] for name in METRICS if name in means}
+    return {**what, **notes, "evaluated": len(result.records), **found}
 
 
 def _has_windows(folder: Path) -> bool:
     return any(len(trajectory) >= MIN_ACTIONS for trajectory in load_trajectories(folder))
-
-
-def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The means of an evaluation, and what it was on."""
-    means = summarize(records)
-    what = {key: records[0][key] for key in ("dataset", "split", "simulator", "note") if records and key in records[0]}
-    return {**what, "evaluated": len(records), **{name: means[name] for name in METRICS if name in means}}

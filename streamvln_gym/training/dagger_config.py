@@ -8,7 +8,6 @@ from typing import Literal
 
 from streamvln_gym.training.beta_schedules import BetaSchedule, ConstantBeta, ExponentialBeta, LinearBeta
 from streamvln_gym.training.config import TrainRecipe
-from streamvln_gym.training.policy_evaluator import EvaluateConfig
 from streamvln_gym.training.recorder import RecordConfig
 from streamvln_gym.training.takeover import KeepConfig, TakeOverConfig
 
@@ -113,6 +112,29 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True)
+class EvaluateConfig:
+    """What each round is evaluated on.
+
+    Attributes:
+        data: "flats", "r2r", "rxr", a folder that `build-flats --out` wrote, or a VLN-CE episode file; default: what is
+            recorded from.
+        split: of the dataset.
+        episodes: how many; they are taken in turn from the scenes. 0 plays the whole split.
+        max_steps: actions after which an episode is cut off.
+    """
+
+    data: str | None = None
+    split: str = "val_unseen"
+    episodes: int = 100
+    max_steps: int = 500
+
+    def __post_init__(self) -> None:
+        for name, least in {"episodes": 0, "max_steps": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"EvaluateConfig.{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class DAggerConfig:
     """DAgger (Ross et al. 2011) with the take-over rules of StreamVLN, see `dagger`.
 
@@ -133,7 +155,7 @@ class DAggerConfig:
         take_over: when it takes over besides.
         keep: which episodes are kept.
         train: how each round trains.
-        evaluation: what each round is evaluated on.
+        evaluation: what each round is evaluated on; all see pictures of the recording's size.
     """
 
     out: Path

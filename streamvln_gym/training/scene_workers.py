@@ -1,4 +1,4 @@
-"""Scenes, each dealt with as a whole by one of several processes: what recording and evaluation share."""
+"""Scenes, each dealt with as a whole by one of several processes: how trajectories are recorded."""
 
 from __future__ import annotations
 

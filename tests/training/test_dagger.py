@@ -21,13 +21,19 @@ pytest.importorskip("accelerate")
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.cli import main
 from streamvln_gym.errors import CheckpointError, DatasetError, TrainingError
+from streamvln_gym.evaluation import read_run
 from streamvln_gym.expert import expert_for
 from streamvln_gym.training import RecordConfig, load_trajectories, record
 from streamvln_gym.training.config import BatchConfig, LoraSettings, OptimiserConfig, ReportConfig, TrainRecipe
 from streamvln_gym.training.dagger import dagger, episodes_of_round
-from streamvln_gym.training.dagger_config import DAggerConfig, MixingConfig, PictureConfig, RolloutSettings
+from streamvln_gym.training.dagger_config import (
+    DAggerConfig,
+    EvaluateConfig,
+    MixingConfig,
+    PictureConfig,
+    RolloutSettings,
+)
 from streamvln_gym.training.dagger_table import read_row
-from streamvln_gym.training.policy_evaluator import EvaluateConfig
 from streamvln_gym.training.takeover import KeepConfig, TakeOverConfig
 from tests.conftest import copy_of
 from tests.training.demonstrations import write_checkpoint
@@ -70,14 +76,14 @@ def run(data, checkpoint, workers=1):
 
 
 def contents(folder):
-    """All files; of training.json what does not tell of the clock."""
+    """All files but evaluations' times and shards; of run.json and training.json what does not tell of the clock."""
     found = {}
     for path in folder.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.parent.name != "shards" and path.name not in ("timings.jsonl", ".lock"):
             data = path.read_bytes()
-            if path.name == "training.json":
+            if path.name in ("training.json", "run.json"):
                 told = json.loads(data)
-                data = {key: value for key, value in told.items() if key not in ("loss", "seconds")}
+                data = {key: value for key, value in told.items() if key not in ("loss", "seconds", "created")}
             found[path.relative_to(folder).as_posix()] = data
     return found
 
@@ -110,12 +116,12 @@ def finished(files, tmp_path_factory):
 def test_layout_and_table(finished):
     out, result = finished
     assert {path.name for path in out.iterdir()} == {"dagger.json", "first", "round_000", "round_001", "table.json"}
-    assert [path.name for path in (out / "first").iterdir()] == ["evaluation.jsonl"]
+    assert {path.name for path in (out / "first").iterdir()} == {"evaluation", "round.json"}
     for number in range(2):
         folder = out / f"round_{number:03d}"
-        assert {path.name for path in folder.iterdir()} == {"data", "training", "evaluation.jsonl", "round.json"}
+        assert {path.name for path in folder.iterdir()} == {"data", "training", "evaluation", "round.json"}
         assert {path.name for path in (folder / "training").iterdir()} == {"training.json", "model"}
-        assert len((folder / "evaluation.jsonl").read_text().splitlines()) == 3
+        assert len(read_run(folder / "evaluation").records) == 3
         assert read_row(folder / "round.json") == result.rows[number + 1]
     assert json.loads((out / "table.json").read_text()) == result.rows
     assert result.model == Path("out/round_001/training/model")
@@ -175,9 +181,9 @@ def test_what_an_agent_of_its_own_does(finished, tiny_flats, files):
     camera = CameraConfig(32, 24)
     env = tiny_flats.make(camera=camera, sensors=("rgb", "depth", "instruction", "camera_pose"), max_steps=20)
     agent = StreamVLNAgent.from_pretrained(files[1])
-    for line in (out / "first" / "evaluation.jsonl").read_text().splitlines():
-        theirs = json.loads(line)
+    for theirs in read_run(out / "first" / "evaluation").records:
         ours = play(env, agent, theirs["episode_id"])
+        ours["needs_memory"] = ours["needs_memory"] or None
         assert {key: theirs[key] for key in ours} == ours
     env.close()
 
@@ -307,10 +313,10 @@ def test_killed_in_every_stage(files, finished, tmp_path, monkeypatch):
     out = Path("out")
     second = out / "round_001"
     moments = [
-        lambda: (out / "first" / "evaluation.jsonl.parts").exists(),
+        lambda: (out / "first" / "evaluation" / "run.json").exists(),
         lambda: len(list((second / "data" / "episodes").glob("*.json"))) >= 2,
         lambda: any((second / "training").glob("checkpoint-2/whole")),
-        lambda: any((second / "evaluation.jsonl.parts").glob("*.jsonl")),
+        lambda: any((second / "evaluation" / "shards").glob("*.jsonl")),
     ]
     for number, moment in enumerate(moments):
         child = fork(files)
