@@ -32,7 +32,7 @@ class DrawConfig:
         out: the picture.
     """
 
-    episode: str = "20001000"
+    episode: str = "20005003"
     step: int = -1
     out: Path = Path("docs/images/episode.png")
 

@@ -27,10 +27,17 @@ def start(arguments: list[str]) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # also where it was killed a moment ago
+        return False
+
+
 def victims(process: subprocess.Popen, whole: bool) -> list[psutil.Process]:
     """The main process, or one of its workers (not multiprocessing's resource tracker)."""
     main = psutil.Process(process.pid)
-    workers = [child for child in main.children() if "spawn_main" in " ".join(child.cmdline())]
+    workers = [child for child in main.children() if is_worker(child)]
     return [main] if whole or not workers else [random.choice(workers)]
 
 
@@ -50,11 +57,13 @@ def play_and_kill(arguments: list[str], out: Path, total: int, kills: int, seed:
                 for victim in victims(process, whole=rng.random() < 0.5):
                     victim.send_signal(signal.SIGKILL)
                     killed += 1
-                time.sleep(0.2)  # a killed main process takes a moment to be gone
+                    if victim.pid == process.pid:
+                        process.wait()
         text = process.communicate()[0]
         if process.returncode == 0:
             return killed
-        assert process.returncode == -signal.SIGKILL, text
+        # Where workers are killed one after another as they start, the evaluation gives up, and says how to go on.
+        assert process.returncode == -signal.SIGKILL or "Run the same command again" in text, text
 
 
 def test_kills_change_nothing(many_episodes, config, tmp_path):
@@ -72,14 +81,14 @@ def test_kills_change_nothing(many_episodes, config, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("agent", ["random", "streamvln"])
 def test_twenty_kills_change_nothing(agent, workers, many_episodes, thin_checkpoint, config, tmp_path):
-    settings = {"agent": agent, "seed": 3, "data": many_episodes, "split": "many", "max_steps": 60, "device": "cpu"}
-    settings |= {"width": 112, "height": 112, "checkpoint": thin_checkpoint if agent == "streamvln" else None}
+    settings = {"agent": agent, "seed": 3, "data": many_episodes, "split": "many", "device": "cpu"}
+    settings |= {"max_steps": 60, "checkpoint": thin_checkpoint} if agent == "streamvln" else {"max_steps": 500}
+    settings |= {"width": 112, "height": 112}
     evaluate(config(**settings, out=tmp_path / "whole"))
     out = tmp_path / "killed"
     arguments = ["--workers", str(workers), "--out", str(out)]
     for name, value in settings.items():
-        if value is not None:
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
     assert play_and_kill(arguments, out, 140, kills=20, seed=workers) == 20
     for name in MERGED:
         assert (tmp_path / "whole" / name).read_bytes() == (out / name).read_bytes()
