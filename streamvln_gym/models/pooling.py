@@ -53,4 +53,6 @@ def pooling_matrix(patches: int, mode: str = "bilinear", stride: int = 2, ceil_m
     Returns:
         (tokens, patches) float32, to be multiplied by a frame's features; None where pooling is not linear ("max").
     """
-    return None if mode == "max" else pool_patches(torch.eye(patches)[None], mode, stride, ceil_mode)[0]
+    if mode == "max":
+        return None
+    return pool_patches(torch.eye(patches, dtype=torch.float32)[None], mode, stride, ceil_mode)[0]

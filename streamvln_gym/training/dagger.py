@@ -347,11 +347,15 @@ def _evaluate(config: DAggerConfig, checkpoint: str, folder: Path) -> dict[str, 
             report=False,
         )
     )
-    means = summarize(result.records)
+    means, first = summarize(result.records), result.records[0]
     what = {name: result.identity[name] for name in ("dataset", "split", "simulator")}
-    notes = {name: result.records[0][name] for name in ("note",) if name in result.records[0]}
-    found = {name: means[name] for name in METRICS if name in means}
-    return {**what, **notes, "evaluated": len(result.records), **found}
+    note = {"note": first["note"]} if "note" in first else {}
+    return {
+        **what,
+        **note,
+        "evaluated": len(result.records),
+        **{name: means[name] for name in METRICS if name in means},
+    }
 
 
 def _has_windows(folder: Path) -> bool:
