@@ -227,7 +227,9 @@ class OnlineConfig:
         minutes: stop (and save) after so long; the same command then goes on. Default: no limit.
         decay_minutes: the learning rate falls over so many of the last of these minutes, and not over `optimize.decay`
             updates: for a call that has a machine for a time.
-        memory: train with slow memory; without, `num_history` is 0 in the saved configuration too.
+        num_history: frames of slow memory, 0 for none; default: the checkpoint's. What it is trained with, the saved
+            configuration says.
+        window_steps: actions of a fast window, a multiple of the chunk; likewise.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
         collect: how the environments are driven.
@@ -248,7 +250,8 @@ class OnlineConfig:
     save_every: int = 500
     minutes: float | None = None
     decay_minutes: float | None = None
-    memory: bool = True
+    num_history: int | None = None
+    window_steps: int | None = None
     seed: int = 0
     device: str = "auto"
     collect: CollectConfig = field(default_factory=CollectConfig)
@@ -265,6 +268,10 @@ class OnlineConfig:
                 f"OnlineConfig.decay_minutes must be positive and at most minutes ({self.minutes}), got "
                 f"{self.decay_minutes}"
             )
+        if (self.num_history or 0) < 0:
+            raise ValueError(f"OnlineConfig.num_history must not be negative, got {self.num_history}")
+        if self.window_steps is not None and self.window_steps < 1:
+            raise ValueError(f"OnlineConfig.window_steps must be at least 1, got {self.window_steps}")
         if self.held_out < 0:
             raise ValueError(f"OnlineConfig.held_out must not be negative, got {self.held_out}")
         if not 1 <= self.evaluate_steps <= 500:

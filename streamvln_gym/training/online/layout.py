@@ -70,7 +70,7 @@ class DialogueLayout:
             raise CheckpointError(
                 "online training shows memory as the strategy 'pooled' does, with at most window_steps frames, but "
                 f"this checkpoint has memory_strategy={config.memory_strategy!r} and num_history={config.num_history}: "
-                "train it from recorded trajectories, or with memory=False"
+                "train it from recorded trajectories, or with num_history=0"
             )
         self.tokens_per_frame = config.tokens_per_frame
         self.num_history = config.num_history

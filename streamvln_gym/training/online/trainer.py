@@ -265,14 +265,17 @@ class _OnlineRun:
 
 
 def _initial_network(config: OnlineConfig) -> tuple[StreamVLNProcessor, StreamVLNForConditionalGeneration]:
+    asked = {"num_history": config.num_history, "window_steps": config.window_steps}
+    sizes = {name: value for name, value in asked.items() if value is not None}
     if config.checkpoint is not None:
         from streamvln_gym.agents.checkpoint import load_checkpoint
 
         model, processor = load_checkpoint(config.checkpoint, torch.float32)
-        if not config.memory:
-            model.config.num_history = processor.config.num_history = 0
+        for name, value in sizes.items():
+            setattr(model.config, name, value)
+            setattr(processor.config, name, value)
         return processor, model
-    processor = StreamVLNProcessor.tiny(**({} if config.memory else {"num_history": 0}))
+    processor = StreamVLNProcessor.tiny(**sizes)
     return processor, StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
 
 

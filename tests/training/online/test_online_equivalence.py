@@ -33,10 +33,14 @@ def small_network(**settings):
     return thin_parts(0.2, **settings)
 
 
-@pytest.fixture(scope="module", params=[8, 0], ids=["memory", "no memory"])
+SIZES = {"memory": {"num_history": 8}, "no memory": {"num_history": 0}}
+SIZES["short windows"] = {"num_history": 4, "window_steps": 16}
+
+
+@pytest.fixture(scope="module", params=SIZES.values(), ids=SIZES.keys())
 def parts(request):
     torch.set_num_threads(1)
-    return small_network(num_history=request.param)
+    return small_network(**request.param)
 
 
 class FixedConjunction:
@@ -47,9 +51,10 @@ class FixedConjunction:
 
 
 def plan_for(processor):
-    """Two buckets, with rows to spare in both."""
+    """Two buckets, with rows to spare in both; shorter windows are more."""
     config = processor.config
-    return BatchPlan(64, (Bucket(5, 300), Bucket(4, 500)), config.window_steps // 4, config.num_history)
+    more = 32 // config.window_steps
+    return BatchPlan(64, (Bucket(5 * more, 300), Bucket(4 * more, 500)), config.window_steps // 4, config.num_history)
 
 
 def fill_buffer(processor, lengths, rng):
@@ -148,7 +153,7 @@ def test_ids_and_labels_equal_the_encoders(parts):
             found.append(row)
             wanted = rows.labels[k]
             found_labels.append(wanted[wanted != IGNORE_LABEL].tolist())
-    assert len(found) == len(expected) == 5
+    assert len(found) == len(expected) == (5 if processor.config.window_steps == 32 else 8)
     newline = processor.tokenizer.encode("\n")
     for mine, theirs in zip(sorted(found, key=len), expected, strict=True):
         theirs = theirs[: -len(newline)]  # closes a training dialogue, and is never learned
@@ -216,8 +221,9 @@ def test_a_resting_stream_runs_on(parts):
     assert again.actions.tolist() == first.actions.tolist()
 
 
-def test_a_batch_is_cut_where_it_is_full(parts):
-    _, processor = parts
+@pytest.mark.parametrize("history", [8, 0])
+def test_a_batch_is_cut_where_it_is_full(history):
+    _, processor = small_network(num_history=history)
     buffer, _ = fill_buffer(processor, LENGTHS, np.random.default_rng(3))
     layout = DialogueLayout(processor)
     whole = plan_for(processor)

@@ -75,6 +75,31 @@ def test_a_training_writes_log_state_and_a_checkpoint_that_acts(config):
     assert not any("patch." in name for name in agent.model.state_dict()), "auxiliary heads stay outside"
 
 
+@pytest.mark.parametrize("from_checkpoint", [True, False])
+def test_memory_and_window_of_other_sizes(config, from_checkpoint, monkeypatch):
+    """The checkpoint that is saved streams as it was trained."""
+    thin = small_network(num_history=2, window_steps=16)[1]
+    made = []
+    monkeypatch.setattr(trainer.StreamVLNProcessor, "tiny", lambda **sizes: made.append(sizes) or thin)
+    config = replace(config, num_history=2, window_steps=16)
+    if not from_checkpoint:
+        config = replace(config, checkpoint=None)
+    train_online(config)
+    assert made == ([] if from_checkpoint else [{"num_history": 2, "window_steps": 16}])
+    agent = StreamVLNAgent.from_pretrained(config.out / "checkpoint")
+    assert (agent.model.config.num_history, agent.model.config.window_steps) == (2, 16)
+    assert agent.processor.config.num_history == 2
+    agent.act({"rgb": np.zeros((48, 64, 3), np.uint8), "instruction": "Go."})
+    with pytest.raises(TrainingError, match="num_history"):
+        train_online(replace(config, num_history=0, optimize=replace(config.optimize, updates=6)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_history", -1), ("window_steps", 0)])
+def test_impossible_sizes(name, value):
+    with pytest.raises(ValueError, match=f"OnlineConfig.{name} must"):
+        OnlineConfig(**{name: value})
+
+
 @pytest.fixture
 def fast_clock(monkeypatch):
     """The trainer's clock advances by 50 ms whenever it is read, however fast the machine is."""
