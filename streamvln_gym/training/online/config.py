@@ -107,6 +107,8 @@ class OptimizeConfig:
         mirrored: share of the episodes that are learned from mirrored: pictures, turns and the words left and right.
             Only for English instructions; see `mirroring`.
         learning_rate: highest.
+        head_rate: that of the auxiliary heads and of the value is so many times as high: where a trained network goes
+            on learning slowly, they begin with nothing.
         warmup: updates until it is reached.
         decay: updates at the end over which it falls to a fiftieth; None means all after the warm-up (cosine).
         weight_decay: of matrices; biases and norms have none.
@@ -123,6 +125,7 @@ class OptimizeConfig:
     buffer_frames: int = 30_000
     mirrored: float = 0.0
     learning_rate: float = 2e-3
+    head_rate: float = 1.0
     warmup: int = 150
     decay: int | None = None
     weight_decay: float = 0.05
@@ -136,8 +139,9 @@ class OptimizeConfig:
         for name in ("updates", "updates_per_turn", "frames_per_update", "buffer_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"OptimizeConfig.{name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"OptimizeConfig.learning_rate must be positive, got {self.learning_rate}")
+        for name in ("learning_rate", "head_rate"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"OptimizeConfig.{name} must be positive, got {getattr(self, name)}")
         if not 0.0 <= self.mirrored <= 1.0:
             raise ValueError(f"OptimizeConfig.mirrored must lie between 0 and 1, got {self.mirrored}")
 

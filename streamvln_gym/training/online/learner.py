@@ -68,9 +68,9 @@ class Learner:
         self.average = copy.deepcopy(model).eval()
         self.updates = 0
         self.learning_rate = 0.0
-        self._trained: list[nn.Parameter] = [*model.parameters(), *self.heads.parameters()]
-        if self.value is not None:
-            self._trained += self.value.parameters()
+        heads = [self.heads] if self.value is None else [self.heads, self.value]
+        self._untried = [p for head in heads for p in head.parameters()]
+        self._trained: list[nn.Parameter] = [*model.parameters(), *self._untried]
         self.optimizers = self._make_optimizers()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._statistics: list[Tensor] = []
@@ -90,12 +90,13 @@ class Learner:
         inside = (model.vision_tower.encoder, model.projector, model.language_model.layers)
         matrices = [p for part in inside for p in part.parameters() if p.ndim == 2]
         taken = {id(p) for p in matrices}
-        others = [p for p in self._trained if id(p) not in taken]
+        others = [p for p in model.parameters() if id(p) not in taken]
         muon = Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)
         adam = torch.optim.AdamW(
             [
-                {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay},
-                {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+                {"params": [p for p in part if (p.ndim > 1) == decayed], "weight_decay": decay, "scale": scale}
+                for part, scale in ((others, 1.0), (self._untried, config.head_rate))
+                for decayed, decay in ((True, config.weight_decay), (False, 0.0))
             ],
             lr=config.learning_rate,
             betas=(0.9, 0.98),
@@ -146,7 +147,7 @@ class Learner:
         self.learning_rate = self.config.rate(self.updates, decayed)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate
+                group["lr"] = self.learning_rate * group.get("scale", 1.0)
             optimizer.step()
         self.updates += 1
         decay = min(self.config.ema, (1 + self.updates) / (10 + self.updates))

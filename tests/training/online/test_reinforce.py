@@ -37,12 +37,13 @@ def test_advantages_are_the_discounted_sums_of_the_errors():
         assert not advantages[k, length:].any() and not returns[k, length:].any()
 
 
-def play(parts, lengths, reinforce, success):
+def play(parts, lengths, reinforce, success, head_rate=1.0):
     """Free streams that play one episode each; the buffer, what was experienced, and the learner."""
     model, processor = parts
     layout, streams, rng = DialogueLayout(processor), len(lengths), np.random.default_rng(1)
     torch.manual_seed(0)
-    learner = Learner(model, layout, OptimizeConfig(learning_rate=0.01, warmup=1), AuxiliaryConfig(0.0, 0.0), reinforce)
+    optimize = OptimizeConfig(learning_rate=0.01, warmup=1, head_rate=head_rate)
+    learner = Learner(model, layout, optimize, AuxiliaryConfig(0.0, 0.0), reinforce)
     arrays = StreamArrays(streams, 112, 64, 4)
     buffer = FrameBuffer(400, arrays, 64, 64, torch.device("cpu"))
     experience = Experience(buffer, np.ones(streams, bool), reinforce, 64)
@@ -130,6 +131,23 @@ def test_updates_make_what_paid_more_likely():
     gains = [float((likelihood(learner, buffer, experience, row) - before[row]).mean()) for row in (0, 1)]
     assert gains[0] > gains[1] + 0.05
     assert set(PARTS) <= set(learner.statistics())
+
+
+def test_heads_that_begin_with_nothing_may_learn_faster():
+    torch.set_num_threads(1)
+    learner, buffer, experience, _ = play(small_network(), (6, 6), FREE, (1.0, 0.0), head_rate=8.0)
+    learner.plan(buffer, 64, np.random.default_rng(0), experience)
+    learner.update(np.array([0, 1]), np.random.default_rng(5))
+    rates = {
+        id(p): group["lr"]
+        for optimizer in learner.optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    assert len(rates) == len(learner._trained)
+    heads = {id(p) for head in (learner.heads, learner.value) for p in head.parameters()}
+    for parameter, rate in rates.items():
+        assert rate == pytest.approx(learner.learning_rate * (8.0 if parameter in heads else 1.0))
 
 
 def likelihood(learner, buffer, experience, row):
