@@ -24,6 +24,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from evaluation_scaling import playing_seconds
+
 from streamvln_gym.episode_run import EpisodeRun
 from streamvln_gym.evaluation import EvaluationConfig, evaluate
 from streamvln_gym.evaluation.player import Player
@@ -99,7 +101,7 @@ def main() -> None:
         begun = time.perf_counter()
         records = evaluate(config).records
         wall = time.perf_counter() - begun
-        playing = playing_seconds(config.out)
+        playing = playing_seconds(config)
     steps = sum(len(record["actions"]) for record in records)
     rates = {
         "evaluation": steps / playing,
@@ -118,15 +120,6 @@ def main() -> None:
     if options.json:
         found = {**rates, "fraction": rates["evaluation"] / least, "steps": steps, "wall": wall}
         options.json.write_text(json.dumps(found, indent=1))
-
-
-def playing_seconds(out: Path) -> float:
-    """Mean of the workers' seconds of playing: what they spend from an episode's start to its result."""
-    by_worker: dict[str, float] = {}
-    for line in (out / "timings.jsonl").read_text().splitlines():
-        timing = json.loads(line)
-        by_worker[timing["worker"]] = by_worker.get(timing["worker"], 0.0) + timing["seconds"]
-    return sum(by_worker.values()) / len(by_worker)
 
 
 if __name__ == "__main__":

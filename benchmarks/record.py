@@ -1,10 +1,10 @@
 """Episodes and frames per second of the recorder with 1, 2, 4, ... workers, and how it scales.
 
-    python benchmarks/record.py [--data DIR_OR_FILE] [--scenes N] [--workers 1 2 4 ...] [--size 640 480]
+    python benchmarks/record.py [--data DIR_OR_FILE] [--scenes-per-worker 4] [--workers 1 2 4 ...] [--size 640 480]
 
-The expert drives, every run records the same scenes into a fresh temporary folder and starts its own worker processes,
-whose start counts; "while recording" is the rate from the first finished trajectory on, without it. Flats are built
-before the clock starts.
+The expert drives, every run records so many scenes for each worker into a fresh temporary folder and starts its own
+worker processes, whose start counts; "while recording" is the rate from the first finished trajectory on, without it.
+Flats are built before the clock starts. Scaling compares frames per second.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="flats")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--scenes", type=int, default=4 * available)
+    parser.add_argument("--scenes-per-worker", type=int, default=4)
     parser.add_argument("--workers", type=int, nargs="+", default=doublings(available))
     parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--supersampling", type=int, default=1)
@@ -77,22 +77,24 @@ def main() -> None:
     options = parser.parse_args()
     width, height = options.size
     config = RecordConfig(
-        Path("unused"), options.data, options.split, options.scenes, width=width, height=height,
+        Path("unused"), options.data, options.split, width=width, height=height,
         supersampling=options.supersampling, depth=options.extras, privileged=options.extras,
     )  # fmt: skip
-    dataset = open_dataset(config.data, config.split, config.data_dir, config.scenes)
+    dataset = open_dataset(config.data, config.split, config.data_dir, options.scenes_per_worker * max(options.workers))
     if hasattr(dataset, "build"):
         dataset.build()
     what = f"{width}x{height}, {options.supersampling}x{options.supersampling} samples"
-    print(f"{options.scenes} scenes of {dataset.name}/{dataset.split}, {what}, {available} cores", flush=True)
+    print(f"{dataset.name}/{dataset.split}, {options.scenes_per_worker} scenes a worker, {what}, {available} cores")
     print(f"{'workers':>7} {'seconds':>8} {'episodes/s':>10} {'frames/s':>9} {'scaling':>8} {'while recording':>16}")
-    alone: tuple[float, float] | None = None
+    first: tuple[float, float] | None = None
     for workers in options.workers:
-        episodes, frames, seconds, steady = measure(replace(config, workers=workers))
-        alone = alone or (seconds, steady)
+        run = replace(config, scenes=options.scenes_per_worker * workers, workers=workers)
+        episodes, frames, seconds, steady = measure(run)
+        rates = frames / seconds, frames / steady
+        first = first or rates
         print(
-            f"{workers:7d} {seconds:8.1f} {episodes / seconds:10.2f} {frames / seconds:9.1f} "
-            f"{alone[0] / seconds:7.2f}x {alone[1] / steady:15.2f}x",
+            f"{workers:7d} {seconds:8.1f} {episodes / seconds:10.2f} {rates[0]:9.1f} "
+            f"{rates[0] / first[0]:7.2f}x {rates[1] / first[1]:15.2f}x",
             flush=True,
         )
 
