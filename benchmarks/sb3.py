@@ -4,7 +4,8 @@
 
 One process plays and learns (stable-baselines3's DummyVecEnv), so the parts add up to the whole; with environments in
 processes (`SubprocVecEnv`) the first two parts run beside the network. The first rollout and its update are not timed.
-"Environment steps" are single actions; a decision is up to four of them. On a CPU the process's own seconds count.
+"Environment steps" are single actions; a decision is up to four of them. On a CPU the process's own seconds count. On a
+GPU one more round goes through torch's profiler, to see how long kernels run and pictures are rendered.
 """
 
 from __future__ import annotations
@@ -133,6 +134,20 @@ def main() -> None:
         print(f"{name:18s} {seconds:7.2f} s  {seconds / total:6.1%}")
     rollouts = total - watch.seconds["network, updates"]
     print(f"environment steps/s: {steps[0] / total:.1f} with updates, {steps[0] / rollouts:.1f} in rollouts")
+    if device == "cuda":
+        show_busy(ppo, decisions, watch)
+
+
+def show_busy(ppo: PPO, decisions: int, watch: Stopwatch) -> None:
+    """Shares of a round in which the GPU works and in which pictures are rendered: never both, one process plays."""
+    rendered = watch.seconds["rendering"]
+    begun = watch.now()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        ppo.learn(decisions)
+        total = watch.now() - begun
+    rendered = watch.seconds["rendering"] - rendered
+    kernels = sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6
+    print(f"one round of {total:.2f} s: kernels {kernels / total:.1%}, rendering {rendered / total:.1%}")
 
 
 if __name__ == "__main__":
