@@ -19,6 +19,7 @@ from streamvln_gym.statistics import mcnemar, paired_difference
 
 Record = Mapping[str, Any]
 _SAME = ("instruction", "start", "goal", "reference_path")
+SUBSETS = ("memory needed", "no memory needed")
 """What two records of one episode must agree in, to be compared."""
 
 
@@ -54,6 +55,7 @@ class Comparison:
         unlike: episodes under one key that are not the same in the two runs; left out.
         settings: what differs between the runs' identities, both values by name.
         metrics: by name.
+        success_by_memory: success in the episodes that need memory and in the others (`SUBSETS`), where there are both.
         first_alone, second_alone: episodes that succeeded in one run alone; None without goals.
         p_value: of McNemar's exact test, that both succeed equally often; None without goals.
     """
@@ -66,6 +68,7 @@ class Comparison:
     unlike: int
     settings: dict[str, tuple[Any, Any]]
     metrics: dict[str, PairedMetric]
+    success_by_memory: dict[str, PairedMetric]
     first_alone: int | None
     second_alone: int | None
     p_value: float | None
@@ -111,6 +114,7 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed:
         len(common) - len(like),
         differences(one.identity, other.identity),
         {name: found for name in METRICS if (found := _paired(mine, others, name, seed))},
+        _by_memory(mine, others, seed),
         only_first,
         only_second,
         p_value,
@@ -123,6 +127,22 @@ def _key(record: Record) -> tuple[Any, ...]:
 
 def _data(run: Run) -> str:
     return f"{run.identity['dataset']}/{run.identity['split']}"
+
+
+def _by_memory(first: Sequence[Record], second: Sequence[Record], seed: int) -> dict[str, PairedMetric]:
+    """Success in the episodes that need memory, and in the others; empty unless there are both."""
+    needed = [bool(record.get("needs_memory")) for record in first]
+    if len(set(needed)) < 2:
+        return {}
+    found = {}
+    for name, wanted in zip(SUBSETS, (True, False), strict=True):
+        chosen = (
+            [record for record, need in zip(run, needed, strict=True) if need == wanted] for run in (first, second)
+        )
+        paired = _paired(*chosen, "success", seed)
+        if paired is not None:
+            found[name] = paired
+    return found
 
 
 def _paired(first: Sequence[Record], second: Sequence[Record], name: str, seed: int) -> PairedMetric | None:

@@ -105,7 +105,7 @@ class RunFolder:
             if changed:
                 raise EvaluationError(
                     f"{self.path} holds another evaluation: {'; '.join(changed)}. Use its settings to go on with it, "
-                    "or give this one another folder with --out"
+                    "delete it to begin anew, or give this one another folder with --out"
                 )
             return fingerprint
         if any(self.shards.iterdir()):

@@ -65,13 +65,13 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         "B - A",
         "95 % interval",
     )
-    for name in METRICS:
-        found = comparison.metrics.get(name)
-        if found is None:
-            continue
+    rows = [(SHORT_NAMES[name], name, comparison.metrics[name]) for name in METRICS if name in comparison.metrics]
+    for subset, paired in comparison.success_by_memory.items():
+        rows.append((f"{SHORT_NAMES['success']}, {subset} ({paired.episodes})", "success", paired))
+    for label, name, found in rows:
         sure = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
         table.add_row(
-            SHORT_NAMES[name],
+            label,
             _number(name, found.first),
             _number(name, found.second),
             f"{found.difference:+.3f}",

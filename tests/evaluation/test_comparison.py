@@ -47,6 +47,35 @@ def test_the_difference_is_over_the_same_episodes(tmp_path):
     assert found.settings == {"checkpoint": ("old", "new")}
 
 
+def test_success_is_also_compared_where_memory_is_needed(tmp_path, capsys):
+    kinds = ["return", "", "counting", "", "return", ""]
+    first, second = [0.0, 1.0, 0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+    runs = [
+        write_run(
+            tmp_path / name,
+            [record(k, s, needs_memory=kind) for k, (s, kind) in enumerate(zip(won, kinds, strict=True))],
+        )
+        for name, won in (("a", first), ("b", second))
+    ]
+    found = compare(*runs).success_by_memory
+    assert {name: (part.first, part.second, part.episodes) for name, part in found.items()} == {
+        "memory needed": (pytest.approx(1 / 3), 1.0, 3),
+        "no memory needed": (1.0, pytest.approx(2 / 3), 3),
+    }
+    scenes = ["scene0", "scene2", "scene1"]
+    needed = found["memory needed"]
+    assert (needed.difference, needed.low, needed.high) == pytest.approx(
+        paired_difference([1, 1, 1], [0, 0, 1], scenes)
+    )
+    main(["compare", *map(str, runs)])
+    assert "SR, memory needed (3)" in capsys.readouterr().out
+
+
+def test_without_episodes_of_both_kinds_there_is_nothing_to_set_apart(tmp_path):
+    a, b = (write_run(tmp_path / name, [record(0, 1.0), record(1, 0.0)]) for name in "ab")
+    assert compare(a, b).success_by_memory == {}
+
+
 def test_goals_out_of_reach_are_no_part_of_the_distance(tmp_path):
     a = write_run(tmp_path / "a", [record(0, 0.0, "inf"), record(1, 1.0, 2.0), record(2, 1.0, 4.0)])
     b = write_run(tmp_path / "b", [record(0, 0.0, 1.0), record(1, 1.0, 1.0), record(2, 1.0, 1.0)])
