@@ -35,7 +35,7 @@ class SplitSpec:
 
 
 SPLITS = {
-    "train": SplitSpec(0, 200, 10_000),
+    "train": SplitSpec(0, 200, 20_000),
     "val_seen": SplitSpec(0, 40, 200),
     "val_unseen": SplitSpec(20_000, 40, 40),
 }

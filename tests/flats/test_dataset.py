@@ -121,4 +121,4 @@ def test_split_seeds():
     assert split_seeds("mine", scenes=3, first_seed=50_000) == [50_000, 50_001, 50_002]
     with pytest.raises(ValueError, match="at least one scene"):
         split_seeds("mine", first_seed=50_000)
-    assert not set(split_seeds("train", 10_000)) & set(split_seeds("val_unseen"))
+    assert not set(split_seeds("train", 20_000)) & set(split_seeds("val_unseen"))
