@@ -23,11 +23,14 @@ from streamvln_gym.evaluation.config import EvaluationConfig
 from streamvln_gym.evaluation.engines.conductor import Done, Event, Failed, Finished, Lost, Ready, conduct
 from streamvln_gym.evaluation.shards import ShardWriter
 from streamvln_gym.evaluation.work import Dispatcher, Group
+from streamvln_gym.models.shipped import SHIPPED_NAME
 
 if TYPE_CHECKING:
     from streamvln_gym.evaluation.evaluator import Evaluation
 
 _PATIENCE = 1.0  # seconds that a process gets to end by itself
+_SMALL_WEIGHTS = 200_000_000  # bytes
+_PROCESS_BYTES = 1_500_000_000  # of a GPU's memory, for a process with a small network
 
 
 def play(run: Evaluation) -> None:
@@ -144,12 +147,25 @@ def device_of(config: EvaluationConfig, slot: int) -> str | None:
 
 
 def _default_workers(config: EvaluationConfig) -> int:
+    """One for each GPU; for each core where there is none, or the network is small: it would wait for the pictures."""
     device = device_of(config, 0)
     if device is not None and device.startswith("cuda"):
         import torch
 
-        return max(torch.cuda.device_count(), 1)
+        gpus = max(torch.cuda.device_count(), 1)
+        if not _is_small(config.checkpoint or SHIPPED_NAME):
+            return gpus
+        room = sum(torch.cuda.mem_get_info(gpu)[0] // _PROCESS_BYTES for gpu in range(gpus))
+        return max(gpus, min(cores(), room))
     return 1 if config.agent == "streamvln" and config.device.startswith("cuda:") else cores()
+
+
+def _is_small(checkpoint: str) -> bool:
+    """Whether its weights are few."""
+    from streamvln_gym.agents.checkpoint import find_folder
+
+    files = [path for kind in ("*.safetensors", "*.bin") for path in find_folder(checkpoint).glob(kind)]
+    return sum(path.stat().st_size for path in files) <= _SMALL_WEIGHTS
 
 
 def _play_here(run: Evaluation) -> None:
