@@ -136,10 +136,10 @@ def _by_memory(first: Sequence[Record], second: Sequence[Record], seed: int) -> 
         return {}
     found = {}
     for name, wanted in zip(SUBSETS, (True, False), strict=True):
-        chosen = (
+        one, other = (
             [record for record, need in zip(run, needed, strict=True) if need == wanted] for run in (first, second)
         )
-        paired = _paired(*chosen, "success", seed)
+        paired = _paired(one, other, "success", seed)
         if paired is not None:
             found[name] = paired
     return found

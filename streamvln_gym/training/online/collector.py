@@ -17,7 +17,7 @@ from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGener
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.training.online.config import OnlineConfig
 from streamvln_gym.training.online.layout import DialogueLayout
-from streamvln_gym.training.online.mirroring import mirror_text
+from streamvln_gym.training.online.mirrored_streams import mirror_text
 from streamvln_gym.training.online.policy import Answers, StreamsPolicy
 from streamvln_gym.training.online.reinforce import Experience, ValueHead
 from streamvln_gym.training.online.replay import FrameBuffer

@@ -104,8 +104,8 @@ class OptimizeConfig:
         updates_per_turn: optimizer steps for each chunk that every environment executes.
         frames_per_update: frames in a batch, at most; whole episodes are drawn.
         buffer_frames: frames that the buffer holds; the oldest are overwritten.
-        mirrored: share of the episodes that are learned from mirrored: pictures, turns and the words left and right.
-            Only for English instructions; see `mirroring`.
+        mirrored: share of the episodes that are learned from mirrored (those of free streams are played so): pictures,
+            turns and the words left and right. Only for English instructions; see `mirroring`.
         learning_rate: highest.
         head_rate: that of the auxiliary heads and of the value is so many times as high: where a trained network goes
             on learning slowly, they begin with nothing.

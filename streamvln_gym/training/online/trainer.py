@@ -235,6 +235,7 @@ class _OnlineRun:
                 seed=(*seeds, worker),
                 config=collect,
                 free=self.config.reinforce.free(collect.streams),
+                mirrored=self.config.optimize.mirrored,
             )
             for worker in range(workers)
         ]

@@ -19,6 +19,7 @@ from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.flats.task import MEMORY_KINDS
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.training.online.config import CollectConfig
+from streamvln_gym.training.online.mirrored_streams import mirror_chunk, mirror_frame, mirror_text
 from streamvln_gym.training.online.scenes import open_training_data
 from streamvln_gym.training.online.streams import NOTHING, EpisodeSupply, Stream
 from streamvln_gym.training.privileged import (
@@ -56,6 +57,7 @@ class StreamsSpec:
         seed: of its draws.
         config: how to collect.
         free: how many of its streams, the first ones, are free, see `ReinforceConfig`.
+        mirrored: share of their episodes that is played in the mirror, see `mirrored_streams`.
     """
 
     data: str
@@ -70,6 +72,7 @@ class StreamsSpec:
     seed: tuple[int, ...]
     config: CollectConfig
     free: int = 0
+    mirrored: float = 0.0
 
 
 class StreamArrays:
@@ -279,6 +282,8 @@ class _Worker:
         if spec.config.builders and isinstance(self._dataset, FlatsDataset):
             self._supply.ready = self._dataset.is_built
         self._training = True
+        self._mirror_rng = np.random.default_rng((*spec.seed, 1))
+        self._mirrored = np.zeros(spec.streams, dtype=bool)  # whose present episode is played in the mirror
 
     def train(self, longest: int) -> None:
         self._training, self._longest = True, longest
@@ -287,6 +292,7 @@ class _Worker:
 
     def evaluate(self, episode_ids: list[str], max_steps: int) -> None:
         self._training = False
+        self._mirrored[:] = False
         for k, (row, stream) in enumerate(zip(self._rows, self._streams, strict=True)):
             stream.max_steps = max_steps
             stream.begin(self._dataset.episode(episode_ids[k]) if k < len(episode_ids) else None)
@@ -317,8 +323,10 @@ class _Worker:
 
     def _roam(self, row: int, stream: Stream) -> None:
         arrays = self._arrays
-        executed, arrays.progress[row], over = stream.roam(arrays.actions[row])
-        _fill(arrays.executed[row], executed)
+        mirrored = self._mirrored[row - self._spec.first]
+        actions = arrays.actions[row].tolist()
+        executed, arrays.progress[row], over = stream.roam(mirror_chunk(actions) if mirrored else actions)
+        _fill(arrays.executed[row], mirror_chunk(executed) if mirrored else executed)
         _fill(arrays.labels[row], [])
         arrays.finished[row] = over
         if over:
@@ -345,17 +353,20 @@ class _Worker:
         self._arrays.results[row] = [*(float(result[name]) for name in RESULTS[:5]), stopped, kind]
 
     def _begin(self, row: int, stream: Stream) -> None:
+        place = row - self._spec.first
+        self._mirrored[place] = place < self._spec.free and self._mirror_rng.random() < self._spec.mirrored
         stream.begin(self._supply.next(self._longest))
         self._show(row, stream, started=True)
 
     def _show(self, row: int, stream: Stream, started: bool) -> None:
-        arrays = self._arrays
+        arrays, mirrored = self._arrays, self._mirrored[row - self._spec.first]
         arrays.started[row] = started
         arrays.active[row] = stream.episode is not None
         if stream.episode is None:
             return
         if started:
-            text = stream.episode.instruction.text.encode()
+            words = stream.episode.instruction.text
+            text = (mirror_text(words) if mirrored else words).encode()
             if len(text) > INSTRUCTION_BYTES:
                 raise DatasetError(
                     f"the instruction of episode {stream.episode.episode_id} is too long: {len(text)} bytes"
@@ -371,6 +382,8 @@ class _Worker:
         stream.follower.advance(stream.state)
         arrays.pose[row] = pose_targets(stream.follower, stream.state, stream.start)
         arrays.rooms[row] = room_targets(self._simulator.scene_graph, stream.follower, stream.state)
+        if mirrored:
+            mirror_frame(arrays.rgb[row], arrays.patch_class[row], arrays.patch_depth[row], arrays.pose[row])
 
 
 def _fill(row: NDArray[np.int8], values: Sequence[int]) -> None:
