@@ -19,8 +19,8 @@ from streamvln_gym.statistics import mcnemar, paired_difference
 
 Record = Mapping[str, Any]
 _SAME = ("instruction", "start", "goal", "reference_path")
-SUBSETS = ("memory needed", "no memory needed")
 """What two records of one episode must agree in, to be compared."""
+SUBSETS = ("memory needed", "no memory needed")
 
 
 @dataclass(frozen=True)
