@@ -69,7 +69,10 @@ def row(name: str, folder: Path) -> str:
     """A variant's line of the first table."""
     records = read_run(folder).records
     metrics = estimates(records)
-    cells = [percent(metrics["success"]), *(number(metrics[column]) for column in COLUMNS)]
+    cells = [
+        percent(metrics["success"]),
+        *(cell(*(metrics[column][end] for end in ("mean", "low", "high"))) for column in COLUMNS),
+    ]
     for needed in (True, False):
         chosen = [record for record in records if bool(record.get("needs_memory")) == needed]
         cells.append(f"{percent(estimates(chosen)['success'])} ({len(chosen)})" if chosen else "-")
@@ -87,24 +90,18 @@ def calls(folder: Path) -> tuple[str, str]:
     return f"{max(length for _, _, length, _, _ in made):,}", speed
 
 
+def cell(mean: float, low: float | None, high: float | None, form: str = ".2f", factor: float = 1.0) -> str:
+    """A figure with its interval, where it has one."""
+    text = format(factor * mean, form)
+    return text if low is None or high is None else f"{text} [{factor * low:{form}}, {factor * high:{form}}]"
+
+
 def percent(found: dict[str, Any]) -> str:
-    if found["low"] is None:
-        return f"{100 * found['mean']:.1f}"
-    return f"{100 * found['mean']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
-
-
-def number(found: dict[str, Any]) -> str:
-    if found["low"] is None:
-        return f"{found['mean']:.2f}"
-    return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    return cell(found["mean"], found["low"], found["high"], ".1f", 100.0)
 
 
 def gain(found: PairedMetric | None) -> str:
-    if found is None:
-        return "-"
-    if found.low is None or found.high is None:
-        return f"{100 * found.difference:+.1f}"
-    return f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return "-" if found is None else cell(found.difference, found.low, found.high, "+.1f", 100.0)
 
 
 if __name__ == "__main__":

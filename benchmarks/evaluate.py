@@ -4,7 +4,7 @@
 
 Three measurements with the same number of processes:
 
-* evaluation: steps of all episodes by wall time, from the first finished start of a worker's last loading to the end;
+* evaluation: steps of all episodes by the time that processes spend playing (see `evaluation_scaling.py`);
 * render bound: the evaluation's own paths walked again, rendering what the agent looked at, and no model;
 * model bound: the agent acting on pictures that are there already, and no environment.
 

@@ -61,21 +61,8 @@ class Stopwatch:
         setattr(owner, method, timed)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint")
-    parser.add_argument("--envs", type=int, default=4)
-    parser.add_argument("--rollout", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--features", action="store_true")
-    parser.add_argument("--share-windows", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    device = choose_device(options.device)
-    if device == "cpu":
-        torch.set_num_threads(1)
+def make_ppo(options: argparse.Namespace, device: str) -> tuple[PPO, Any]:
+    """What is measured, and its environments."""
     agent = StreamVLNAgent.from_pretrained(options.checkpoint, device=device)
     camera = CameraConfig.of_size(agent.processor.config.image_size, agent.processor.config.image_size, supersampling=2)
 
@@ -99,6 +86,25 @@ def main() -> None:
         rollout_buffer_class=WindowRolloutBuffer if options.share_windows else None,
         policy_kwargs={"checkpoint": options.checkpoint, "share_windows": bool(options.share_windows)},
     )
+    return ppo, envs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--envs", type=int, default=4)
+    parser.add_argument("--rollout", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--features", action="store_true")
+    parser.add_argument("--share-windows", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    if device == "cpu":
+        torch.set_num_threads(1)
+    ppo, envs = make_ppo(options, device)
     decisions = options.rollout * options.envs
     ppo.learn(decisions)
     watch = Stopwatch(device)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_SMALL_NETWORK = 50_000_000  # parameters
+SMALL_NETWORK = 50_000_000
+"""Parameters of a network that is called small, at most."""
 
 
 def cores() -> int:
@@ -27,7 +28,7 @@ def is_small(agent: Any) -> bool:
     model = getattr(agent, "model", None)
     if model is None or agent.device.type != "cpu":
         return False
-    return sum(p.numel() for p in model.parameters()) <= _SMALL_NETWORK
+    return sum(p.numel() for p in model.parameters()) <= SMALL_NETWORK
 
 
 @contextmanager

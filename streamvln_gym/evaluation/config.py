@@ -18,8 +18,9 @@ class EvaluationConfig(PlayConfig):
 
     Attributes:
         out: the run's folder; an evaluation that was stopped there goes on (see docs/evaluation.md for what is in it).
-        workers: processes; default: one for each GPU that the agent may use. Without a GPU, or where the checkpoint has
-            no more than 200 MB, one for each CPU core (as far as they find room on the GPUs, which they share).
+        workers: processes; default: one for each GPU that the agent may use. Without a GPU, or with a network of
+            at most 50 million parameters, one for each CPU core (as far as they find room on the GPUs, which they
+            share).
         envs_per_worker: episodes of a scene that a worker plays at once, with one batched model call for all of them.
             It can change the last bits of the network's sums, and so belongs to what a run is; for a GPU.
         videos: how many episodes are filmed, one of each scene first, or "all".

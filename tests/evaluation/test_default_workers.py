@@ -1,5 +1,7 @@
 """How many processes an evaluation has, where nobody says so."""
 
+import json
+
 import pytest
 import torch
 
@@ -29,12 +31,14 @@ def workers(tmp_path, **options) -> int:
 
 @pytest.fixture
 def large(tmp_path):
-    """A checkpoint's folder whose weights look large."""
+    """The folder of a network of 60 million parameters."""
     folder = tmp_path / "large"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    size = 4 * 60_000_000
+    header = json.dumps({"w": {"dtype": "F32", "shape": [60_000_000], "data_offsets": [0, size]}}).encode()
     with (folder / "model.safetensors").open("wb") as file:
-        file.truncate(1_000_000_000)
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)  # its zeros take no space
     return str(folder)
 
 

@@ -13,11 +13,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamvln_gym.devices import choose_device, cores
+from streamvln_gym.devices import SMALL_NETWORK, choose_device, cores
 from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation.config import EvaluationConfig
 from streamvln_gym.evaluation.engines.conductor import Done, Event, Failed, Finished, Lost, Ready, conduct
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from streamvln_gym.evaluation.evaluator import Evaluation
 
 _PATIENCE = 1.0  # seconds that a process gets to end by itself
-_SMALL_WEIGHTS = 200_000_000  # bytes
 _PROCESS_BYTES = 1_500_000_000  # of a GPU's memory, for a process with a small network
 
 
@@ -161,11 +161,11 @@ def _default_workers(config: EvaluationConfig) -> int:
 
 
 def _is_small(checkpoint: str) -> bool:
-    """Whether its weights are few."""
+    """Whether its network is small, by the headers of its files."""
     from streamvln_gym.agents.checkpoint import find_folder
+    from streamvln_gym.models.tensor_files import find_tensors
 
-    files = [path for kind in ("*.safetensors", "*.bin") for path in find_folder(checkpoint).glob(kind)]
-    return sum(path.stat().st_size for path in files) <= _SMALL_WEIGHTS
+    return sum(prod(tensor.shape) for tensor in find_tensors(find_folder(checkpoint)).values()) <= SMALL_NETWORK
 
 
 def _play_here(run: Evaluation) -> None:

@@ -72,7 +72,6 @@ class Collector:
         sampled = (rng.random(pool.streams) < config.collect.sampled_streams) | pool.free
         self._sampled = torch.from_numpy(sampled).to(self.device)
         self._expert_shares = np.ones(pool.streams)  # of each stream's present episode
-        self._token_ids: dict[str, list[int]] = {}
         self._shown = _agents_conjunctions(MAX_TURNS)
         self.turns = 0
         self.seconds = {"waiting": 0.0, "acting": 0.0}
@@ -173,20 +172,19 @@ class Collector:
         return torch.from_numpy(arrays.rgb).to(self.device), {int(k): self._encode(arrays.text(int(k))) for k in rows}
 
     def _mirrored(self, starting: dict[int, list[int]]) -> dict[int, list[int]]:
-        """The mirrored instructions of streams, where some will be shown so."""
+        """The mirrored instructions of taught streams, where some will be shown so."""
         if self.config.optimize.mirrored <= 0.0:
             return {}
-        return {stream: self._encode(mirror_text(self.pool.arrays.text(stream))) for stream in starting}
+        taught = [stream for stream in starting if not self.pool.free[stream]]
+        return {stream: self._encode(mirror_text(self.pool.arrays.text(stream))) for stream in taught}
 
     def _encode(self, text: str) -> list[int]:
-        if text not in self._token_ids:
-            ids = self._processor.tokenizer.encode(text, add_special_tokens=False)
-            if len(ids) > INSTRUCTION_TOKENS:
-                raise TrainingError(
-                    f"an instruction has {len(ids)} tokens, online training takes {INSTRUCTION_TOKENS}: {text!r}"
-                )
-            self._token_ids[text] = ids
-        return self._token_ids[text]
+        ids: list[int] = self._processor.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) > INSTRUCTION_TOKENS:
+            raise TrainingError(
+                f"an instruction has {len(ids)} tokens, online training takes {INSTRUCTION_TOKENS}: {text!r}"
+            )
+        return ids
 
     @torch.no_grad()
     def _load(self, source: StreamVLNForConditionalGeneration) -> None:

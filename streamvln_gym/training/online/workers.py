@@ -282,7 +282,7 @@ class _Worker:
         if spec.config.builders and isinstance(self._dataset, FlatsDataset):
             self._supply.ready = self._dataset.is_built
         self._training = True
-        self._mirror_rng = np.random.default_rng((*spec.seed, 1))
+        self._rng = rng
         self._mirrored = np.zeros(spec.streams, dtype=bool)  # whose present episode is played in the mirror
 
     def train(self, longest: int) -> None:
@@ -354,7 +354,7 @@ class _Worker:
 
     def _begin(self, row: int, stream: Stream) -> None:
         place = row - self._spec.first
-        self._mirrored[place] = place < self._spec.free and self._mirror_rng.random() < self._spec.mirrored
+        self._mirrored[place] = place < self._spec.free and self._rng.random() < self._spec.mirrored
         stream.begin(self._supply.next(self._longest))
         self._show(row, stream, started=True)
 
