@@ -12,6 +12,7 @@ from torch import Tensor
 
 from streamvln_gym.agents.slow_memory import MemoryFrame
 from streamvln_gym.agents.stream import Call, Moment, StreamStats
+from streamvln_gym.devices import current_device
 from streamvln_gym.models.batched_streaming import Answer, Turn
 from streamvln_gym.models.decoding import AnswerRules
 from streamvln_gym.models.dialogue import DialogueBuilder
@@ -113,9 +114,10 @@ class ModelCaller:
         if len(pending) != 1 or pending[0] == STOP or stream.window.covers(opening):
             return
         history = stream.memory.sample(opening)
-        memory = None if any(frame.tokens is None for frame in history) else self._memory_tokens(history)
-        if memory is not None:
-            session.prepare(self.dialogue.encode(self.dialogue.opening(moment.sight.instruction)), memory)
+        with current_device(self.model.device):
+            memory = None if any(frame.tokens is None for frame in history) else self._memory_tokens(history)
+            if memory is not None:
+                session.prepare(self.dialogue.encode(self.dialogue.opening(moment.sight.instruction)), memory)
 
     def predict(self, moments: Sequence[Moment], dialogues: Dialogues) -> list[list[int]]:
         """A model call for each stream, and its whole answer; pending actions are dropped."""
@@ -130,10 +132,11 @@ class ModelCaller:
         if not moments:
             return []
         try:
-            history = [self._history(moment) for moment in moments]
-            features, kept = self._encode(moments, history)
-            turns = [self._turn(*parts) for parts in zip(moments, features, history, strict=True)]
-            answers = dialogues.answer(turns, self.rules())
+            with current_device(self.model.device):
+                history = [self._history(moment) for moment in moments]
+                features, kept = self._encode(moments, history)
+                turns = [self._turn(*parts) for parts in zip(moments, features, history, strict=True)]
+                answers = dialogues.answer(turns, self.rules())
         except BaseException:  # out of memory, an interrupt: the dialogue is broken, so the next call opens a window
             for moment in moments:
                 moment.stream.window.clear()

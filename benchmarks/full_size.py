@@ -410,13 +410,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=1, help="windows per process")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=3, help="steps that are not timed")
-    parser.add_argument("--learning-rate", type=float, help="default: 1e-3 for adapters, 1e-4 for all weights")
+    parser.add_argument("--learning-rate", type=float, help="default: 1e-3 for adapters, 1e-5 for all weights")
     parser.add_argument("--checkpointed", type=int, help="layers; default: all (adapters), as few as fit (full)")
     parser.add_argument("--fill", type=float, default=0.95, help="share of the card that may be planned for")
     parser.add_argument("--compile", action="store_true", help="compile each layer")
     options = parser.parse_args(arguments)
     if options.learning_rate is None:
-        options.learning_rate = 1e-4 if options.part == "full" else 1e-3
+        options.learning_rate = 1e-5 if options.part == "full" else 1e-3
     if options.part == "full" and "WORLD_SIZE" not in os.environ:
         parser.error("start 'full' with torchrun --standalone --nproc_per_node 2 benchmarks/full_size.py full")
     if options.part == "qlora":

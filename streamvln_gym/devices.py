@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 SMALL_NETWORK = 50_000_000
@@ -21,6 +21,13 @@ def choose_device(name: str) -> str:
     import torch
 
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def current_device(device: Any) -> AbstractContextManager[Any]:
+    """Makes `device` CUDA's current one, if it is a GPU: Triton starts kernels there, wherever their tensors lie."""
+    import torch
+
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def is_small(agent: Any) -> bool:

@@ -68,20 +68,22 @@ class RecordedCalls:
         """Runs the function a few times, so that libraries and kernels are ready, and records it."""
         held = [tensor.clone() for tensor in self._state]
         own = tuple(tensor.clone() for tensor in inputs)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
+        with torch.cuda.device(own[0].device):  # streams are made on the current device, whatever tensors lie on
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UPS):
+                    self._restore(held, own, inputs)
+                    function(*own)
                 self._restore(held, own, inputs)
-                function(*own)
-            self._restore(held, own, inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = function(*own)
+            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.synchronize()
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            # A stream of its own: the one that torch keeps for captures lies on the device that captured first.
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                outputs = function(*own)
         return _Recording(graph, own, outputs)
 
     def _restore(self, held: Sequence[Tensor], own: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:

@@ -330,6 +330,11 @@ class TestOnAGPU:
     def test_recorded_chunks_as_the_eager_path(self, gpu_parts):
         compare(gpu_parts, 500)
 
+    @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+    def test_on_another_device_than_the_current_one(self):
+        model, processor = thin_parts(SPREAD, narrow=True)
+        compare((model.to("cuda:1"), processor), 60)
+
     def test_recorded_draws(self, gpu_parts):
         check_draws(*gpu_parts)
 
