@@ -158,6 +158,34 @@ class ReportConfig:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
+@dataclass(frozen=True)
+class ContextConfig:
+    """What the network is shown of the past, in training and, as its configuration says from then on, by every agent.
+
+    None means: as the network to start from has it.
+
+    Attributes:
+        memory_strategy: what is shown of the slow memory's frames, see `models.memory_strategies`.
+        num_history: frames of slow memory; 0: none.
+        window_steps: actions of a fast window.
+    """
+
+    memory_strategy: Literal["none", "pooled", "full", "temporal_pool", "voxel"] | None = None
+    num_history: int | None = None
+    window_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in {"num_history": 0, "window_steps": 1}.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+    def apply(self, network: Any) -> None:
+        """Puts what is not None into a network's configuration."""
+        for item in fields(self):
+            if (value := getattr(self, item.name)) is not None:
+                setattr(network, item.name, value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
     """How a network is trained, whatever it starts from and on whatever data.
@@ -213,6 +241,7 @@ class TrainConfig(TrainRecipe):
         checkpoint: network to start from: a folder of this package, a published one, a hub id, or "streamvln-tiny",
             the trained one that ships in the package. Default: a small network with random weights.
         held_out: trajectory folders to evaluate the loss on.
+        context: memory and window of the trained network.
         seed: of everything that is random.
         resume: go on from the last whole checkpoint in `out`, if there is one.
     """
@@ -221,6 +250,7 @@ class TrainConfig(TrainRecipe):
     out: Path
     checkpoint: str | None = None
     held_out: tuple[str, ...] = ()
+    context: OmitArgPrefixes[ContextConfig] = field(default_factory=ContextConfig)
     seed: int = 0
     resume: bool = False
 

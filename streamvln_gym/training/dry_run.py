@@ -40,6 +40,7 @@ def dry_run(config: TrainConfig, machine: EstimateConfig | None = None) -> DryRu
     arguments = build_arguments(config)
     setup = training_setup(config, arguments, gpus)
     processor, stand_in = _read_network(config, notes)
+    config.context.apply(processor.config)
     mixture, _ = load_data(config, processor)
     earlier_run(config, describe_run(config, mixture, gpus))
     network = processor.config

@@ -137,6 +137,8 @@ def _load(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any, Strea
                 options, quantization_config=quantisation(config.machine.bf16), device_map=placed
             )
         model, processor = load_checkpoint(config.checkpoint, kinds[config.machine.weights], "cpu", options)
+    for network in (model.config, processor.config):
+        config.context.apply(network)
     # What training writes answers in the training dialogue, at once.
     model.config.prompt_style = "trained"
     model.config.trained = True
@@ -331,5 +333,6 @@ def _write_merged(config: TrainConfig, processor: StreamVLNProcessor) -> None:
         dtype = torch.bfloat16 if config.machine.bf16 else torch.float32
         base, _ = load_checkpoint(config.checkpoint, dtype)
     base.config.prompt_style = "trained"
+    config.context.apply(base.config)
     merged = merge_adapter(base, config.out / ADAPTER)
     _write_folder(config.out / MODEL, merged, processor, None)

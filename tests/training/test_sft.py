@@ -19,7 +19,16 @@ from streamvln_gym.models import StreamVLNForConditionalGeneration
 from streamvln_gym.models.conversion import convert_checkpoint
 from streamvln_gym.training import AugmentationConfig, StreamVLNCollator, StreamVLNWindows, train
 from streamvln_gym.training.adapters import merge_adapter
-from streamvln_gym.training.config import BatchConfig, LoraSettings, MachineConfig, OptimiserConfig, ReportConfig
+from streamvln_gym.training.config import (
+    BatchConfig,
+    ContextConfig,
+    EstimateConfig,
+    LoraSettings,
+    MachineConfig,
+    OptimiserConfig,
+    ReportConfig,
+)
+from streamvln_gym.training.dry_run import dry_run
 from streamvln_gym.training.sft_trainer import SupervisedTrainer, _Checkpoints
 from streamvln_gym.training.trainer_arguments import make_arguments, trainer_arguments
 from tests.golden_streamvln import VISION_CONFIG, write_published_checkpoint
@@ -204,6 +213,34 @@ def test_adapters_round_trip(files, tmp_path):
         later = merge_adapter(StreamVLNForConditionalGeneration.from_pretrained(files[1]), result.adapter)
         torch.testing.assert_close(later(**batch).loss, expected, rtol=1e-4, atol=1e-5)
     assert expected < untouched - 0.1
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_another_memory_and_window(files, tmp_path, method):
+    """What it is trained with is what every agent of the result shows; the dry run sees it too."""
+    context = ContextConfig("full", num_history=1, window_steps=4)
+    config = recipe(*files, tmp_path / "run", max_steps=1, method=method, context=context)
+    before = recipe(*files, tmp_path / "run", max_steps=1, method=method)
+    assert dry_run(before, EstimateConfig(1, 4)).windows == 4
+    assert dry_run(config, EstimateConfig(1, 4)).windows == 6
+    assert train(config).model == tmp_path / "run" / "model"
+    record = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert record["data"][0]["windows"] == 6
+    agent = StreamVLNAgent.from_pretrained(tmp_path / "run" / "model")
+    network = agent.processor.config
+    assert (network.memory_strategy, network.num_history, network.window_steps) == ("full", 1, 4)
+    for step in range(9):
+        agent.act({"rgb": picture("red", step), "instruction": INSTRUCTION})
+    call = agent.last_call
+    shown = call.prefill_length - (len(call.prompt_ids) - 2)  # in place of the two marks, of the memory and the frame
+    assert len(call.history_steps) == 1
+    assert shown == network.patches_per_side**2 + network.tokens_per_frame
+
+
+@pytest.mark.parametrize("changes", [{"num_history": -1}, {"window_steps": 0}])
+def test_bad_memory_and_window(changes):
+    with pytest.raises(ValueError, match="must be at least"):
+        ContextConfig(**changes)
 
 
 def test_small_precision_and_checkpointed_activations(files, tmp_path):

@@ -78,7 +78,7 @@ class EmbeddedSimulator:
         Raises:
             SceneError: a file of the scene is missing or cannot be read.
         """
-        scene = Path(scene)
+        scene = scene if isinstance(scene, Path) else Path(scene)  # a copy takes as long as a step
         if self._scene is not None and self._scene.path == scene:
             return
         loaded = self._scenes.get(scene)

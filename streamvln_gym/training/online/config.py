@@ -40,7 +40,8 @@ class CollectConfig:
         spare_steps: steps beyond one and a half demonstrations after which an episode is given up.
         plays: times that an episode is played, on average, before its scene is put away.
         shelf: scenes a worker draws episodes from at a time.
-        memory_weight: how often an episode that needs memory is played for one that does not.
+        failing_share: share of the episodes that are drawn by how often free streams fail in those of their kind (what
+            has to be remembered, and how much the instruction says); the others are drawn evenly.
         supersampling: of the camera, see `CameraConfig`.
     """
 
@@ -63,19 +64,17 @@ class CollectConfig:
     spare_steps: int = 40
     plays: int = 4
     shelf: int = 16
-    memory_weight: float = 1.0
+    failing_share: float = 0.0
     supersampling: int = 2
 
     def __post_init__(self) -> None:
         experts = ("expert_until", "expert_least", "expert_spread", "rescued_streams")
-        for name in (*experts, "random_chunks", "sampled_streams", "short_until"):
+        for name in (*experts, "random_chunks", "sampled_streams", "short_until", "failing_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"CollectConfig.{name} must lie between 0 and 1, got {getattr(self, name)}")
         for name in ("streams", "plays", "shelf", "supersampling"):
             if getattr(self, name) < 1:
                 raise ValueError(f"CollectConfig.{name} must be at least 1, got {getattr(self, name)}")
-        if not self.memory_weight > 0.0:
-            raise ValueError(f"CollectConfig.memory_weight must be positive, got {self.memory_weight}")
 
     @property
     def processes(self) -> int:

@@ -22,7 +22,26 @@ from streamvln_gym.training.online.config import CollectConfig
 NOTHING = -1
 _LOOKED_AT = 8  # scenes
 _FEW = 3  # so many episodes are always there to draw from
+_WORDS, _LONGEST = 20, 4  # instructions of so many words more are of another kind, up to five kinds
+_REMEMBERED = 0.99  # of what is known of a kind, when an episode of it is added: some 100 count
 _MADE_UP = 1.0  # metres around the shortest way so far: a lost way counts as found again, a standstill as overcome
+
+
+@dataclass
+class _Failures:
+    """How often episodes of a kind fail of late."""
+
+    failed: float = 0.0
+    played: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Half of them, as long as nothing is known; never 0."""
+        return (self.failed + 0.5) / (self.played + 1.0)
+
+    def add(self, failed: bool) -> None:
+        self.failed = _REMEMBERED * self.failed + failed
+        self.played = _REMEMBERED * self.played + 1.0
 
 
 class EpisodeSupply:
@@ -32,7 +51,7 @@ class EpisodeSupply:
         dataset: where episodes come from.
         scenes: the scenes to draw from, in order and over again.
         config: `shelf` scenes are mixed; a scene leaves when every episode was played `plays` times on average, and the
-            next one is there. Those that need memory are drawn `memory_weight` times as often as others.
+            next one is there. `failing_share` of the draws follow what `note` was told.
         rng: decides.
 
     Attributes:
@@ -49,7 +68,8 @@ class EpisodeSupply:
             if (scene := dataset.scene_of(episode_id)) in self._ids:
                 self._ids[scene].append(episode_id)
         self._plays = config.plays
-        self._memory_weight = config.memory_weight
+        self._failing_share = config.failing_share
+        self._failures: dict[tuple[str | None, int], _Failures] = {}
         self._rng = rng
         self.ready: Callable[[str], bool] = lambda scene: True
         self._coming = deque(scenes)
@@ -66,9 +86,18 @@ class EpisodeSupply:
         self._left -= 1
         if self._left <= 0:
             self._change_scene()
-        needs_memory = np.array([bool(episodes[number].needs_memory) for number in suitable])
-        weights = np.where(needs_memory, self._memory_weight, 1.0)
-        return episodes[int(self._rng.choice(suitable, p=weights / weights.sum()))]
+        rates = np.array([self._failures_of(episodes[number]).rate for number in suitable])
+        weights = self._failing_share * rates / rates.sum() + (1.0 - self._failing_share) / len(rates)
+        return episodes[int(self._rng.choice(suitable, p=weights))]
+
+    def note(self, episode: Episode, success: bool) -> None:
+        """Takes in how an agent that nobody helped did in an episode."""
+        self._failures_of(episode).add(not success)
+
+    def _failures_of(self, episode: Episode) -> _Failures:
+        """What is known of the episode's kind: what has to be remembered, and how much the instruction says."""
+        length = min(len(episode.instruction.text.split()) // _WORDS, _LONGEST)
+        return self._failures.setdefault((episode.needs_memory, length), _Failures())
 
     def _change_scene(self) -> None:
         # A few are looked at: one that cannot be built must not hold up the others.

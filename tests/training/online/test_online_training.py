@@ -400,16 +400,32 @@ def test_the_supply_keeps_to_short_demonstrations(tiny_flats):
     assert max(len(supply.next(0).gt_actions) for _ in range(50)) == lengths[2], "the three shortest are always there"
 
 
-def test_the_supply_plays_episodes_that_need_memory_more_often(tiny_flats):
+def test_the_supply_prefers_kinds_that_fail(tiny_flats):
     dataset = tiny_flats.dataset
     scenes = list(dict.fromkeys(dataset.scene_of(e) for e in dataset.episode_ids))
-    needing = sum(bool(dataset.episode(e).needs_memory) for e in dataset.episode_ids)
-    others = len(dataset.episode_ids) - needing
+    episodes = [dataset.episode(e) for e in dataset.episode_ids]
+    needing = sum(bool(episode.needs_memory) for episode in episodes)
+    others = len(episodes) - needing
     assert needing and others
-    for weight in (1.0, 3.0):
-        config = CollectConfig(shelf=len(scenes), plays=1000, memory_weight=weight)
+    for share in (0.0, 0.5, 1.0):
+        config = CollectConfig(shelf=len(scenes), plays=1000, failing_share=share)
         supply = EpisodeSupply(dataset, scenes, config, np.random.default_rng(0))
-        share = np.mean([bool(supply.next(1000).needs_memory) for _ in range(2000)])
-        assert share == pytest.approx(weight * needing / (weight * needing + others), abs=0.05)
-    with pytest.raises(ValueError, match="memory_weight must be positive, got 0"):
-        CollectConfig(memory_weight=0.0)
+        for number in range(1000):  # where memory is needed four of ten fail, elsewhere one
+            for episode in episodes:
+                supply.note(episode, number % 10 >= (4 if episode.needs_memory else 1))
+        drawn = np.mean([bool(supply.next(1000).needs_memory) for _ in range(2000)])
+        by_failure = 0.4 * needing / (0.4 * needing + 0.1 * others)
+        assert drawn == pytest.approx(share * by_failure + (1 - share) * needing / len(episodes), abs=0.05)
+    with pytest.raises(ValueError, match="failing_share must lie between 0 and 1, got 2"):
+        CollectConfig(failing_share=2.0)
+
+
+def test_the_supply_draws_evenly_before_anything_is_known(tiny_flats):
+    dataset = tiny_flats.dataset
+    scenes = list(dict.fromkeys(dataset.scene_of(e) for e in dataset.episode_ids))
+    drawn = {}
+    for share in (0.0, 1.0):
+        config = CollectConfig(shelf=len(scenes), plays=1000, failing_share=share)
+        supply = EpisodeSupply(dataset, scenes, config, np.random.default_rng(0))
+        drawn[share] = [supply.next(1000).episode_id for _ in range(50)]
+    assert drawn[0.0] == drawn[1.0]
