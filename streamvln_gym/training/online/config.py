@@ -9,6 +9,7 @@ from pathlib import Path
 from streamvln_gym.devices import cores
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
+MAX_STEPS = 500  # of an episode, as in the environment
 _LONG_STEPS = 200  # few demonstrations are longer
 _ANY_LENGTH = 1_000_000
 
@@ -37,7 +38,7 @@ class CollectConfig:
         stop_radius: metres from the goal at which the expert says STOP.
         via_radius: metres from a position to be visited at which the expert takes it for visited.
         ignored_stops: expert STOPs that a stream may ignore before its episode is given up.
-        spare_steps: steps beyond one and a half demonstrations after which an episode is given up.
+        spare_steps: steps beyond one and a half demonstrations after which an episode is given up; at 500 it ends.
         plays: times that an episode is played, on average, before its scene is put away.
         shelf: scenes a worker draws episodes from at a time.
         failing_share: share of the episodes that are drawn by how often free streams fail in those of their kind (what
@@ -108,10 +109,12 @@ class OptimizeConfig:
         learning_rate: highest.
         head_rate: that of the auxiliary heads and of the value is so many times as high: where a trained network goes
             on learning slowly, they begin with nothing.
+        head_updates: so many updates at the beginning teach these heads alone: what they want of the network while they
+            know nothing does not reach it.
         warmup: updates until it is reached.
         decay: updates at the end over which it falls to a fiftieth; None means all after the warm-up (cosine).
         weight_decay: of matrices; biases and norms have none.
-        clip: largest norm of the gradient.
+        clip: largest norm of the network's gradient, and of the heads'.
         stop_weight: weight of a STOP label beside 1 for a move.
         ema: decay per update of the averaged weights that are evaluated and saved.
         compile: compile the network's layers with torch.compile; default: on a GPU.
@@ -125,6 +128,7 @@ class OptimizeConfig:
     mirrored: float = 0.0
     learning_rate: float = 2e-3
     head_rate: float = 1.0
+    head_updates: int = 0
     warmup: int = 150
     decay: int | None = None
     weight_decay: float = 0.05
@@ -175,6 +179,7 @@ class ReinforceConfig:
         discount: per chunk.
         trace: lambda of the generalised advantage estimate.
         clip: the ratio of probabilities is held within 1 +- clip.
+        labels_weight: of the loss of the expert's labels, which are what the other streams teach.
         policy_weight: of the policy's loss.
         value_weight: of the value's squared error.
         entropy_weight: of the entropy of an action, which is to be large.
@@ -190,6 +195,7 @@ class ReinforceConfig:
     discount: float = 0.99
     trace: float = 0.95
     clip: float = 0.2
+    labels_weight: float = 1.0
     policy_weight: float = 1.0
     value_weight: float = 0.25
     entropy_weight: float = 0.0
@@ -249,7 +255,7 @@ class OnlineConfig:
     held_out: int = 10
     evaluate_every: int = 500
     evaluate_at_most: int = 180
-    evaluate_steps: int = 500
+    evaluate_steps: int = MAX_STEPS
     save_every: int = 500
     minutes: float | None = None
     decay_minutes: float | None = None
@@ -277,5 +283,7 @@ class OnlineConfig:
             raise ValueError(f"OnlineConfig.window_steps must be at least 1, got {self.window_steps}")
         if self.held_out < 0:
             raise ValueError(f"OnlineConfig.held_out must not be negative, got {self.held_out}")
-        if not 1 <= self.evaluate_steps <= 500:
-            raise ValueError(f"OnlineConfig.evaluate_steps must lie between 1 and 500, got {self.evaluate_steps}")
+        if not 1 <= self.evaluate_steps <= MAX_STEPS:
+            raise ValueError(
+                f"OnlineConfig.evaluate_steps must lie between 1 and {MAX_STEPS}, got {self.evaluate_steps}"
+            )

@@ -63,6 +63,7 @@ class Learner:
         hidden = model.config.text_config.hidden_size
         self.value = None if self.reinforce is None else ValueHead(hidden).to(self.device)
         self._policy_scale = torch.ones((), device=self.device)
+        self._heads_scale = torch.ones((), device=self.device)  # of the heads' gradient where it enters the network
         self._experience: Experience | None = None
         self._names = ("loss", *_PARTS, *(PARTS if self.reinforce else ()), "gradient_norm")
         self.average = copy.deepcopy(model).eval()
@@ -132,6 +133,7 @@ class Learner:
         """
         if self.reinforce is not None:
             self._policy_scale.fill_(float(self.updates >= self.reinforce.value_updates))
+        self._heads_scale.fill_(float(self.updates >= self.config.head_updates))
         packed = torch.from_numpy(self._plan.fill(episodes, self._buffer, self.layout, rng))
         self._filled.append(int(packed[0]) / self._plan.frames)
         self._packed.copy_(packed.pin_memory() if self.device.type == "cuda" else packed, non_blocking=True)
@@ -143,7 +145,9 @@ class Learner:
         else:
             self._differentiate()
         self._reduce_gradients()
-        norm = nn.utils.clip_grad_norm_(self._trained, self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        # The heads apart, whose gradients are many times as large at first; where theirs is no number, that shows too.
+        norm = norm + 0.0 * nn.utils.clip_grad_norm_(self._untried, self.config.clip)
         self.learning_rate = self.config.rate(self.updates, decayed)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -259,15 +263,17 @@ class Learner:
         if self.auxiliary.vision > 0.0:
             patch_class = mirror_patches(buffer.patch_class[places], mirrored)
             patch_depth = mirror_patches(buffer.patch_depth[places], mirrored)
-            vision = self.heads.vision_loss(features, patch_class, patch_depth, shown.counted)
+            seen = _scale_gradient(features, self._heads_scale)
+            vision = self.heads.vision_loss(seen, patch_class, patch_depth, shown.counted)
         if self.auxiliary.pose > 0.0:
-            states = torch.cat([states for states, _ in decisions])
+            states = _scale_gradient(torch.cat([states for states, _ in decisions]), self._heads_scale)
             frames = torch.cat([frames for _, frames in decisions])
             chosen = frames.clamp(min=0)
             ring = places[chosen]
             pose_targets = mirror_pose(buffer.pose[ring], mirrored[chosen])
             pose = self.heads.pose_loss(states, pose_targets, buffer.rooms[ring], (frames >= 0).float())
-        loss = action + self.auxiliary.vision * vision + self.auxiliary.pose * pose
+        labels_weight = 1.0 if self.reinforce is None else self.reinforce.labels_weight
+        loss = labels_weight * action + self.auxiliary.vision * vision + self.auxiliary.pose * pose
         accuracy = (right / answered.clamp(min=1)).detach()
         parts = [action.detach(), accuracy, vision.detach(), pose.detach()]
         if self.reinforce is not None:
@@ -290,7 +296,7 @@ class Learner:
         return ChunkDecisions(
             log_probs=(chosen * drawn).sum(-1),
             entropies=(entropies * drawn).sum(-1) / drawn.sum(-1).clamp(min=1),
-            values=self.value(hidden[:, :, 0].flatten(0, 1)),
+            values=self.value(_scale_gradient(hidden[:, :, 0].flatten(0, 1), self._heads_scale)),
             places=places[current.clamp(min=0)],
             present=current >= 0,
             drawn=drawn,
@@ -323,3 +329,8 @@ class Learner:
         flat /= distributed.get_world_size()
         parts = flat.split([gradient.numel() for gradient in gradients])
         torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+
+
+def _scale_gradient(x: Tensor, scale: Tensor) -> Tensor:
+    """`x`, whose gradient will be `scale` times as large; a tensor, for a recorded graph reads it each time."""
+    return x.detach() + scale * (x - x.detach())

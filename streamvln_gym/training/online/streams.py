@@ -17,7 +17,7 @@ from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.expert import GeodesicFollower
 from streamvln_gym.metrics import EpisodeMetrics
 from streamvln_gym.simulators.base import Action, AgentState, Simulator
-from streamvln_gym.training.online.config import CollectConfig
+from streamvln_gym.training.online.config import MAX_STEPS, CollectConfig
 
 NOTHING = -1
 _LOOKED_AT = 8  # scenes
@@ -120,7 +120,7 @@ class Stream:
         simulator: shared by the streams of a process; has the episode's scene loaded whenever this stream uses it.
         dataset: gives scenes' paths.
         config: the expert's and the episodes' limits.
-        max_steps: of an evaluated episode.
+        max_steps: of an episode.
         rescued: whether the expert brings a lost agent back.
         episode: the present one, None if this stream rests.
         start: its start.
@@ -131,7 +131,7 @@ class Stream:
     simulator: Simulator
     dataset: EpisodeDataset
     config: CollectConfig
-    max_steps: int = 500
+    max_steps: int = MAX_STEPS
     rescued: bool = True
     episode: Episode | None = None
     start: AgentState = field(init=False)
@@ -156,7 +156,7 @@ class Stream:
         self._progressed = 0  # the step at which the way was shortest
         self._driven_to = math.inf  # the way that may be left when the expert lets go again
         shown = len(episode.gt_actions or ()) or int(self._least / 0.15)
-        self._limit = int(1.5 * shown) + self.config.spare_steps
+        self._limit = min(int(1.5 * shown) + self.config.spare_steps, self.max_steps)
         self._goals = np.array([g.position for g in episode.goals])
         self._distance = self.simulator.geodesic_distance(self.state.position, self._goals)
         self.metrics = EpisodeMetrics(episode, self.state.position, self._distance, self.simulator.geodesic_distance)

@@ -18,7 +18,7 @@ from streamvln_gym.errors import DatasetError, StreamVLNGymError
 from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.flats.task import MEMORY_KINDS
 from streamvln_gym.simulators.base import CameraConfig
-from streamvln_gym.training.online.config import CollectConfig
+from streamvln_gym.training.online.config import MAX_STEPS, CollectConfig
 from streamvln_gym.training.online.mirrored_streams import mirror_chunk, mirror_frame, mirror_text
 from streamvln_gym.training.online.scenes import open_training_data
 from streamvln_gym.training.online.streams import NOTHING, EpisodeSupply, Stream
@@ -288,6 +288,7 @@ class _Worker:
     def train(self, longest: int) -> None:
         self._training, self._longest = True, longest
         for row, stream in zip(self._rows, self._streams, strict=True):
+            stream.max_steps = MAX_STEPS
             self._begin(row, stream)
 
     def evaluate(self, episode_ids: list[str], max_steps: int) -> None:

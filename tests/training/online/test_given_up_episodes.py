@@ -7,7 +7,7 @@ import torch
 from streamvln_gym.models import StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
 from streamvln_gym.training.online.batches import answer_labels
-from streamvln_gym.training.online.config import CollectConfig
+from streamvln_gym.training.online.config import MAX_STEPS, CollectConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.streams import NOTHING, Stream
 
@@ -61,6 +61,10 @@ def test_too_many_steps_end_an_episode(begin):
     executed, labels, _ = spin(stream)
     assert len(executed) == stream.steps == limit
     assert len(labels) == limit + 1
+
+
+def test_no_episode_is_longer_than_one_of_the_environment(begin):
+    assert begin(spare_steps=10_000)._limit == MAX_STEPS
 
 
 @pytest.mark.parametrize("count", range(4))

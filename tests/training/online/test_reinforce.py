@@ -19,6 +19,7 @@ from tests.training.online.test_online_equivalence import TEXTS, small_network
 from tests.training.online.test_online_training import config, network, read_state  # noqa: F401 (fixtures)
 
 FREE = ReinforceConfig(free_streams=1.0, free_frames=1.0, value_updates=0)
+NO_HEADS = AuxiliaryConfig(0.0, 0.0)
 SUCCESS = RESULTS.index("success")
 
 
@@ -37,13 +38,12 @@ def test_advantages_are_the_discounted_sums_of_the_errors():
         assert not advantages[k, length:].any() and not returns[k, length:].any()
 
 
-def play(parts, lengths, reinforce, success, head_rate=1.0):
+def play(parts, lengths, reinforce, success, auxiliary=NO_HEADS, **optimize):
     """Free streams that play one episode each; the buffer, what was experienced, and the learner."""
     model, processor = parts
     layout, streams, rng = DialogueLayout(processor), len(lengths), np.random.default_rng(1)
     torch.manual_seed(0)
-    optimize = OptimizeConfig(learning_rate=0.01, warmup=1, head_rate=head_rate)
-    learner = Learner(model, layout, optimize, AuxiliaryConfig(0.0, 0.0), reinforce)
+    learner = Learner(model, layout, OptimizeConfig(learning_rate=0.01, warmup=1, **optimize), auxiliary, reinforce)
     arrays = StreamArrays(streams, 112, 64, 4)
     buffer = FrameBuffer(400, arrays, 64, 64, torch.device("cpu"))
     experience = Experience(buffer, np.ones(streams, bool), reinforce, 64)
@@ -135,7 +135,9 @@ def test_updates_make_what_paid_more_likely():
 
 def test_heads_that_begin_with_nothing_may_learn_faster():
     torch.set_num_threads(1)
-    learner, buffer, experience, _ = play(small_network(), (6, 6), FREE, (1.0, 0.0), head_rate=8.0)
+    learner, buffer, experience, _ = play(
+        small_network(), (6, 6), FREE, (1.0, 0.0), head_rate=8.0, frames_per_update=16
+    )
     learner.plan(buffer, 64, np.random.default_rng(0), experience)
     learner.update(np.array([0, 1]), np.random.default_rng(5))
     rates = {
@@ -148,6 +150,44 @@ def test_heads_that_begin_with_nothing_may_learn_faster():
     heads = {id(p) for head in (learner.heads, learner.value) for p in head.parameters()}
     for parameter, rate in rates.items():
         assert rate == pytest.approx(learner.learning_rate * (8.0 if parameter in heads else 1.0))
+
+
+def test_heads_that_begin_with_nothing_may_learn_alone():
+    """The first updates change the heads, and the network as if there were no heads."""
+    torch.set_num_threads(1)
+
+    def learn(auxiliary, reinforce, head_updates):
+        settings = {"auxiliary": auxiliary, "head_updates": head_updates, "frames_per_update": 16}
+        learner, buffer, experience, _ = play(small_network(), (3, 2), reinforce, (1.0, 0.0), **settings)
+        heads = [p.detach().clone() for p in learner._untried]
+        learner.plan(buffer, 64, np.random.default_rng(0), experience)
+        for _ in range(2):
+            learner.update(np.array([0, 1]), np.random.default_rng(5))
+        moved = any(not torch.equal(a, b) for a, b in zip(heads, learner._untried, strict=True))
+        return torch.cat([p.detach().flatten() for p in learner.model.parameters()]), moved
+
+    alone, moved = learn(AuxiliaryConfig(0.3, 0.2), FREE, head_updates=2)
+    together, _ = learn(AuxiliaryConfig(0.3, 0.2), FREE, head_updates=1)
+    without, _ = learn(NO_HEADS, replace(FREE, value_weight=0.0), head_updates=0)
+    assert moved
+    torch.testing.assert_close(alone, without, atol=1e-6, rtol=0.0)
+    assert not torch.allclose(together, without, atol=1e-6, rtol=0.0)
+
+
+def test_how_much_labels_weigh(parts):
+    losses = []
+    for weight in (1.0, 0.25):
+        learner, buffer, experience, _ = play(
+            parts, (6, 6), replace(FREE, labels_weight=weight), (1.0, 0.0), frames_per_update=16
+        )
+        learner.plan(buffer, 64, np.random.default_rng(0), experience)
+        rows = learner._plan.fill(np.array([0, 1]), buffer, learner.layout, np.random.default_rng(5))
+        with torch.no_grad():
+            loss, (action, *_) = learner.loss(torch.from_numpy(rows))
+        losses.append((float(loss), float(action)))
+    (whole, action), (part, same) = losses
+    assert action == same > 0.1
+    assert whole - part == pytest.approx(0.75 * action, rel=1e-4)
 
 
 def likelihood(learner, buffer, experience, row):
