@@ -145,6 +145,8 @@ class OptimizeConfig:
         for name in ("learning_rate", "head_rate"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"OptimizeConfig.{name} must be positive, got {getattr(self, name)}")
+        if self.head_updates < 0:
+            raise ValueError(f"OptimizeConfig.head_updates must not be negative, got {self.head_updates}")
         if not 0.0 <= self.mirrored <= 1.0:
             raise ValueError(f"OptimizeConfig.mirrored must lie between 0 and 1, got {self.mirrored}")
 
@@ -208,6 +210,9 @@ class ReinforceConfig:
                 raise ValueError(f"ReinforceConfig.{name} must lie between 0 and 1, got {getattr(self, name)}")
         if self.recent_turns < 1:
             raise ValueError(f"ReinforceConfig.recent_turns must be at least 1, got {self.recent_turns}")
+        for name in ("labels_weight", "policy_weight", "value_weight", "entropy_weight"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"ReinforceConfig.{name} must not be negative, got {getattr(self, name)}")
 
     @property
     def wanted(self) -> bool:

@@ -211,7 +211,9 @@ def test_a_training_with_free_streams_goes_on_where_it_stopped(config):  # noqa:
     assert [record["updates"] for record in records] == [3, 4]
 
 
-@pytest.mark.parametrize("settings", [{"free_streams": 1.5}, {"discount": -0.1}, {"recent_turns": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"free_streams": 1.5}, {"discount": -0.1}, {"recent_turns": 0}, {"labels_weight": -1.0}]
+)
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match=f"ReinforceConfig.{next(iter(settings))} must"):
         ReinforceConfig(**settings)
