@@ -68,7 +68,8 @@ def assert_same_episode(parts, **settings):
     assert never == []
     assert actions == expected
     assert calls == expected_calls, "ids, lengths, history and cache positions"
-    torch.testing.assert_close(torch.cat(agent.logits), torch.cat(other.logits), rtol=0, atol=1e-5)
+    # Sums in another order: on some processors they differ by more than 1e-5.
+    torch.testing.assert_close(torch.cat(agent.logits), torch.cat(other.logits), rtol=0, atol=1e-4)
     assert agent.stats == other.stats
     return prepared
 

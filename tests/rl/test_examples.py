@@ -25,16 +25,11 @@ def load(name: str) -> ModuleType:
     return example
 
 
-def test_plain_ppo_begins_to_learn():
-    low, _ = load("sb3_from_scratch").main(["--steps", "5120", "--episodes", "40"])
-    assert low > 0, "95 % sure that it is better than random actions"
-
-
-@pytest.mark.long
 def test_plain_ppo_learns_within_three_minutes():
+    """Half as many steps are too few: four of five seeds were then below random actions, on one kind of processor."""
     begun = time.process_time()
     low, _ = load("sb3_from_scratch").main([])
-    assert low > 1.5
+    assert low > 1.5, "95 % sure that it gains more than 1.5 over random actions"
     assert time.process_time() - begun < 2 * 180
 
 
