@@ -18,6 +18,7 @@ from streamvln_gym.errors import TrainingError
 from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.config import ContextConfig
 from streamvln_gym.training.online.builders import FlatBuilders
 from streamvln_gym.training.online.collector import INSTRUCTION_TOKENS, Collector
 from streamvln_gym.training.online.config import OnlineConfig
@@ -266,18 +267,17 @@ class _OnlineRun:
 
 
 def _initial_network(config: OnlineConfig) -> tuple[StreamVLNProcessor, StreamVLNForConditionalGeneration]:
-    asked = {"num_history": config.num_history, "window_steps": config.window_steps}
-    sizes = {name: value for name, value in asked.items() if value is not None}
+    context = ContextConfig(num_history=config.num_history, window_steps=config.window_steps)
     if config.checkpoint is not None:
         from streamvln_gym.agents.checkpoint import load_checkpoint
 
         model, processor = load_checkpoint(config.checkpoint, torch.float32)
-        for name, value in sizes.items():
-            setattr(model.config, name, value)
-            setattr(processor.config, name, value)
-        return processor, model
-    processor = StreamVLNProcessor.tiny(**sizes)
-    return processor, StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
+    else:
+        processor = StreamVLNProcessor.tiny()
+        model = StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
+    for network in (model.config, processor.config):
+        context.apply(network)
+    return processor, model
 
 
 def _summary(results: NDArray[np.float64]) -> dict[str, float]:
