@@ -73,22 +73,22 @@ class EpisodeSupply:
         self._rng = rng
         self.ready: Callable[[str], bool] = lambda scene: True
         self._coming = deque(scenes)
-        self._shelf: deque[list[Episode]] = deque()
+        self._shelf: deque[list[tuple[Episode, _Failures]]] = deque()
         for _ in range(min(config.shelf, len(scenes))):
             self._put(self._coming[0])
         self._left = self._plays * len(self._shelf[0])
 
     def next(self, longest: int) -> Episode:
         """The next episode: with a demonstration of at most `longest` actions, or one of the shortest there are."""
-        episodes = [episode for scene in self._shelf for episode in scene]
-        lengths = np.array([len(episode.gt_actions or ()) for episode in episodes])
+        shelved = [entry for scene in self._shelf for entry in scene]
+        lengths = np.array([len(episode.gt_actions or ()) for episode, _ in shelved])
         suitable = np.flatnonzero(lengths <= max(longest, int(np.sort(lengths)[:_FEW][-1])))
         self._left -= 1
         if self._left <= 0:
             self._change_scene()
-        rates = np.array([self._failures_of(episodes[number]).rate for number in suitable])
+        rates = np.array([shelved[number][1].rate for number in suitable])
         weights = self._failing_share * rates / rates.sum() + (1.0 - self._failing_share) / len(rates)
-        return episodes[int(self._rng.choice(suitable, p=weights))]
+        return shelved[int(self._rng.choice(suitable, p=weights))][0]
 
     def note(self, episode: Episode, success: bool) -> None:
         """Takes in how an agent that nobody helped did in an episode."""
@@ -108,7 +108,8 @@ class EpisodeSupply:
             self._left = self._plays * len(self._shelf[0])
 
     def _put(self, scene: str) -> None:
-        self._shelf.append([self._dataset.episode(episode_id) for episode_id in self._ids[scene]])
+        episodes = [self._dataset.episode(episode_id) for episode_id in self._ids[scene]]
+        self._shelf.append([(episode, self._failures_of(episode)) for episode in episodes])
         self._coming.rotate(-1 - self._coming.index(scene))
 
 
