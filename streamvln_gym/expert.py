@@ -70,6 +70,7 @@ class GeodesicFollower:
         self._goal_radius = goal_radius
         self._waypoint_radius = waypoint_radius
         self._index = 0
+        self._measured: tuple[tuple[float, ...], float] = ((), math.nan)
 
     @property
     def waypoint(self) -> NDArray[np.float64]:
@@ -83,7 +84,7 @@ class GeodesicFollower:
 
     def remaining(self, state: AgentState) -> float:
         """Geodesic metres from `state` over all way-points still to be visited."""
-        return self._simulator.geodesic_distance(state.position, self.waypoint) + self._metres_after[self._index]
+        return self._distance(state) + self._metres_after[self._index]
 
     def bearing(self, state: AgentState) -> float:
         """Where the way leads, in radians from the heading of `state`, left positive; 0 at the way-point itself."""
@@ -164,7 +165,7 @@ class GeodesicFollower:
             NavigationError: the way-point cannot be reached from `state`.
         """
         while True:
-            distance = self._simulator.geodesic_distance(state.position, self.waypoint)
+            distance = self._distance(state)
             if not math.isfinite(distance):
                 here, there = state.position.round(3).tolist(), self.waypoint.round(3).tolist()
                 raise NavigationError(
@@ -173,6 +174,13 @@ class GeodesicFollower:
             if self._index == len(self._waypoints) - 1 or distance > self._waypoint_radius:
                 return distance
             self._index += 1
+
+    def _distance(self, state: AgentState) -> float:
+        """Geodesic metres to the way-point in turn; the last answer is kept, for a turn does not change it."""
+        asked = (*state.position.tolist(), self._index)
+        if self._measured[0] != asked:
+            self._measured = asked, self._simulator.geodesic_distance(state.position, self.waypoint)
+        return self._measured[1]
 
     def _best_turns(self, state: AgentState, distance: float) -> int:
         """Turns (left positive) before the forward step: the fewest that gain all a step can, else the best gain."""

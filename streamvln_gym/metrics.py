@@ -213,7 +213,6 @@ class EpisodeMetrics:
             self._reference_length = path_length(self._reference)
             self._dtw = RunningDTW(self._reference)
             self._nearest = np.full(len(self._reference), np.inf)
-            self._ndtw = self._cls = 0.0
         self._visit()
 
     def update(self, position: ArrayLike, distance_to_goal: float | None, collided: bool, stopped: bool) -> None:
@@ -250,7 +249,9 @@ class EpisodeMetrics:
             "collisions": self._collisions,
         }
         if self._reference is not None:
-            values |= {"ndtw": self._ndtw, "cls": self._cls}
+            likeness = math.exp(-self._dtw.value / (len(self._reference) * SUCCESS_DISTANCE))
+            values["ndtw"] = likeness
+            values["cls"] = coverage_score(self._nearest, self._reference_length, self._path_length)
         if self._distance is not None and self._shortest is not None:
             succeeded = float(self.succeeded)
             values |= {
@@ -261,7 +262,7 @@ class EpisodeMetrics:
                 "success_rule": self.success_rule,
             }
             if self._reference is not None:
-                values["sdtw"] = sdtw(succeeded, self._ndtw)
+                values["sdtw"] = sdtw(succeeded, likeness)
         return values
 
     @property
@@ -279,8 +280,6 @@ class EpisodeMetrics:
         distances = np.sqrt(np.einsum("ij,ij->i", offsets, offsets))
         self._dtw.add(distances)
         np.minimum(self._nearest, distances, out=self._nearest)
-        self._ndtw = math.exp(-self._dtw.value / (len(self._reference) * SUCCESS_DISTANCE))
-        self._cls = coverage_score(self._nearest, self._reference_length, self._path_length)
 
 
 def _reference(episode: Episode) -> NDArray[np.float64] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,18 @@ def patch_targets(
     Returns:
         `Privileged.patch_class` and `Privileged.patch_depth`.
     """
-    height, width = pictures["depth"].shape[:2]
-    centres = (np.arange(patches_per_side) + 0.5) / patches_per_side
-    pixels = np.ix_((centres * height).astype(int), (centres * width).astype(int))
+    pixels = patch_centres(pictures["depth"].shape[:2], patches_per_side)
     classes = pictures["semantic"][..., 0][pixels].ravel()
     levels = np.minimum(pictures["depth"][..., 0][pixels].ravel() * DEPTH_LEVELS_PER_METRE, 255.0)
     # Scenes may have classes beyond the fixed ones.
     return np.where(classes < CLASSES, classes, 0).astype(np.uint8), levels.astype(np.uint8)
+
+
+@lru_cache
+def patch_centres(size: tuple[int, int], patches_per_side: int) -> tuple[NDArray[np.int64], ...]:
+    """Rows (patches, 1) and columns (1, patches) of the patches' centres in a picture of (height, width) pixels."""
+    centres = (np.arange(patches_per_side) + 0.5) / patches_per_side
+    return np.ix_(*((centres * length).astype(int) for length in size))
 
 
 def pose_targets(follower: GeodesicFollower, state: AgentState, start: AgentState) -> NDArray[np.float32]:

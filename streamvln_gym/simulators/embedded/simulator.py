@@ -157,6 +157,11 @@ class EmbeddedSimulator:
         return self._loaded.classes
 
     @property
+    def class_ids(self) -> NDArray[np.int32] | None:
+        """Class id by instance id, the last entry for nothing; None where the scene has no instances."""
+        return self._loaded.class_ids
+
+    @property
     def scene_graph(self) -> SceneGraph | None:
         """The scene graph, None if the scene has none."""
         return self._loaded.graph

@@ -18,6 +18,7 @@ from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.training.online.config import OnlineConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.mirrored_streams import mirror_text
+from streamvln_gym.training.online.pictures import Pictures, PictureSource
 from streamvln_gym.training.online.policy import Answers, StreamsPolicy
 from streamvln_gym.training.online.reinforce import Experience, ValueHead
 from streamvln_gym.training.online.replay import FrameBuffer
@@ -33,6 +34,7 @@ class Collector:
 
     Args:
         pool: of workers, whose streams have started training episodes.
+        pictures: what their streams see.
         model: gives the acting copy its sizes, and its device.
         processor: tokenizer and configuration.
         layout: of the dialogue.
@@ -50,6 +52,7 @@ class Collector:
     def __init__(
         self,
         pool: WorkerPool,
+        pictures: PictureSource,
         model: StreamVLNForConditionalGeneration,
         processor: StreamVLNProcessor,
         layout: DialogueLayout,
@@ -58,6 +61,7 @@ class Collector:
         value: ValueHead | None = None,
     ) -> None:
         self.pool = pool
+        self._pictures = pictures
         self.config = config
         self.device = model.lm_head.weight.device
         self._processor = processor
@@ -79,7 +83,7 @@ class Collector:
     def wait(self) -> None:
         """Waits until the workers have executed the last turn."""
         begun = time.monotonic()
-        self.pool.wait()
+        self._pictures.enter(self.pool.wait())
         self.seconds["waiting"] += time.monotonic() - begun
 
     def turn(self, model: StreamVLNForConditionalGeneration, progress: float) -> None:
@@ -94,12 +98,12 @@ class Collector:
         if self.experience is not None:
             self.experience.finish_turn(arrays)
         self.buffer.finish_turn(arrays)
-        rgb, starting = self._take_frames()
+        pictures, starting = self._take_frames()
         self._policy.begin(starting)
         conjunctions = self._rng.integers(len(CONJUNCTIONS), size=self.pool.streams)
-        self.buffer.add(arrays, rgb, starting, self._mirrored(starting), conjunctions, self.pool.free)
+        self.buffer.add(arrays, pictures, starting, self._mirrored(starting), conjunctions, self.pool.free)
         self._load(model)
-        answers = self._act(rgb, conjunctions, self._sampled)
+        answers = self._act(pictures.rgb, conjunctions, self._sampled)
         self._note(answers)
         actions = answers.actions.cpu().numpy().astype(np.int8)
         self._share_out(np.flatnonzero(arrays.started), progress)
@@ -122,14 +126,14 @@ class Collector:
         arrays, results = self.pool.arrays, [np.empty((0, len(RESULTS)))]
         for begin in range(0, len(episode_ids), self.pool.streams):
             given = self.pool.evaluate(episode_ids[begin : begin + self.pool.streams], self.config.evaluate_steps)
-            self.pool.wait()
+            self._pictures.enter(self.pool.wait())
             while arrays.active.any():
-                rgb, starting = self._take_frames()
+                pictures, starting = self._take_frames()
                 self._policy.begin(starting)
                 turns = np.minimum(self._policy.turns, len(self._shown) - 1)
-                arrays.actions[:] = self._act(rgb, self._shown[turns], None).actions.cpu().numpy()
+                arrays.actions[:] = self._act(pictures.rgb, self._shown[turns], None).actions.cpu().numpy()
                 self.pool.turn()
-                self.pool.wait()
+                self._pictures.enter(self.pool.wait())
             results.append(arrays.results[given >= 0].astype(np.float64))
         return np.concatenate(results)
 
@@ -165,11 +169,11 @@ class Collector:
         shown = torch.from_numpy(conjunctions).to(self.device)
         return self._policy.act(rgb, executed, shown, sampled)
 
-    def _take_frames(self) -> tuple[Tensor, dict[int, list[int]]]:
-        """The pictures on the device, and the instructions of episodes that start."""
+    def _take_frames(self) -> tuple[Pictures, dict[int, list[int]]]:
+        """The pictures, and the instructions of episodes that start."""
         arrays = self.pool.arrays
         rows = np.flatnonzero(arrays.started & arrays.active)
-        return torch.from_numpy(arrays.rgb).to(self.device), {int(k): self._encode(arrays.text(int(k))) for k in rows}
+        return self._pictures.take(), {int(k): self._encode(arrays.text(int(k))) for k in rows}
 
     def _mirrored(self, starting: dict[int, list[int]]) -> dict[int, list[int]]:
         """The mirrored instructions of taught streams, where some will be shown so."""

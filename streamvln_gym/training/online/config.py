@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from streamvln_gym.devices import cores
 from streamvln_gym.training.privileged import AuxiliaryConfig
@@ -44,6 +45,8 @@ class CollectConfig:
         failing_share: share of the episodes that are drawn by how often free streams fail in those of their kind (what
             has to be remembered, and how much the instruction says); the others are drawn evenly.
         supersampling: of the camera, see `CameraConfig`.
+        drawn_by: who draws the pictures: "workers", or "gpu", the training device (CUDA, with Triton), which leaves the
+            workers to simulate.
     """
 
     workers: int | None = None
@@ -67,6 +70,7 @@ class CollectConfig:
     shelf: int = 16
     failing_share: float = 0.0
     supersampling: int = 2
+    drawn_by: Literal["workers", "gpu"] = "workers"
 
     def __post_init__(self) -> None:
         experts = ("expert_until", "expert_least", "expert_spread", "rescued_streams")

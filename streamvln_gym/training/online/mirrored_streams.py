@@ -44,19 +44,20 @@ def mirror_chunk(actions: Sequence[int]) -> list[int]:
     return [int(_EXCHANGED.get(Action(action), action)) for action in actions]
 
 
-def mirror_frame(
-    rgb: NDArray[np.uint8], patch_class: NDArray[np.uint8], patch_depth: NDArray[np.uint8], pose: NDArray[np.float32]
-) -> None:
+def mirror_frame(rgb: NDArray[np.uint8], patch_class: NDArray[np.uint8], patch_depth: NDArray[np.uint8]) -> None:
     """Mirrors, in place, what a stream is shown.
 
     Args:
         rgb: (size, size, 3).
         patch_class: (patches,) of a square grid, row-major.
         patch_depth: likewise.
-        pose: (5,), see `Privileged`.
     """
     rgb[:] = rgb[:, ::-1].copy()
     side = round(len(patch_class) ** 0.5)
     for patches in (patch_class, patch_depth):
         patches[:] = patches.reshape(side, side)[:, ::-1].ravel()
+
+
+def mirror_place(pose: NDArray[np.float32]) -> None:
+    """Mirrors, in place, where a stream stands: `pose` (5,), see `Privileged`."""
     pose[list(_SIGNED)] *= -1.0

@@ -7,9 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from streamvln_gym.training.online.pictures import Pictures
 from streamvln_gym.training.online.workers import StreamArrays
 
-_FRAME_FIELDS = ("rgb", "patch_class", "patch_depth", "pose", "rooms")
+_SEEN = ("rgb", "patch_class", "patch_depth")
+_KNOWN = ("pose", "rooms")
 
 
 class FrameBuffer:
@@ -47,7 +49,7 @@ class FrameBuffer:
         self.capacity = frames
         self.device = device
         streams, chunk = arrays.executed.shape
-        for name in _FRAME_FIELDS:
+        for name in (*_SEEN, *_KNOWN):
             field = getattr(arrays, name)
             kind = torch.from_numpy(np.empty(0, field.dtype)).dtype
             setattr(self, name, torch.zeros((frames, *field.shape[1:]), dtype=kind, device=device))
@@ -91,7 +93,7 @@ class FrameBuffer:
     def add(
         self,
         arrays: StreamArrays,
-        rgb: Tensor,
+        pictures: Pictures,
         instructions: dict[int, list[int]],
         mirrored: dict[int, list[int]] | None = None,
         conjunctions: NDArray[np.int64] | None = None,
@@ -101,7 +103,7 @@ class FrameBuffer:
 
         Args:
             arrays: of the workers.
-            rgb: the pictures, on the device already.
+            pictures: what the streams see.
             instructions: token ids by stream, for every stream whose episode has just started.
             mirrored: those of the mirrored instructions, where they will be drawn.
             conjunctions: (streams,) what is shown with the frames.
@@ -132,8 +134,9 @@ class FrameBuffer:
             self.conjunctions[positions] = conjunctions[recorded]
         places = torch.from_numpy(positions).to(self.device)
         chosen = torch.from_numpy(recorded).to(self.device)
-        self.rgb[places] = rgb[chosen]
-        for name in _FRAME_FIELDS[1:]:
+        for name in _SEEN:
+            getattr(self, name)[places] = getattr(pictures, name)[chosen]
+        for name in _KNOWN:
             getattr(self, name)[places] = torch.from_numpy(getattr(arrays, name)[recorded]).to(self.device)
         self.executed[places] = -1
         self.labels[places] = -1

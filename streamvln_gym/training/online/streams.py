@@ -145,7 +145,7 @@ class Stream:
         if episode is None:
             return
         self._scene = Path(self.dataset.scene_path(episode.scene_id))
-        self._load()
+        self.enter()
         self.state = self.start = AgentState.from_rotation(episode.start_position, episode.start_rotation)
         self.steps = 0
         goal = episode.goals[0].position
@@ -164,7 +164,7 @@ class Stream:
 
     def look(self, sensors: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Renders the present state."""
-        self._load()
+        self.enter()
         self.simulator.set_state(self.state)
         return self.simulator.observe(sensors)
 
@@ -182,7 +182,7 @@ class Stream:
             Executed actions (STOP included), the expert's action in every state that was visited, and whether the
             episode is over. An episode that is given up ends with a label and without an action for it.
         """
-        self._load()
+        self.enter()
         by_expert = by_expert or (self.rescued and self._needs_rescue())
         executed: list[int] = []
         labels: list[int] = []
@@ -211,7 +211,7 @@ class Stream:
             Executed actions (STOP included), by how many metres the expert's way became shorter, and whether the
             episode is over; `metrics` has its result.
         """
-        self._load()
+        self.enter()
         left = self.follower.remaining(self.state)
         executed: list[int] = []
         over = False
@@ -243,7 +243,7 @@ class Stream:
         Returns:
             Executed actions, and whether the episode is over; `metrics` has its result.
         """
-        self._load()
+        self.enter()
         executed: list[int] = []
         for wanted in actions:
             action = int(wanted)
@@ -259,5 +259,6 @@ class Stream:
                 return executed, True
         return executed, False
 
-    def _load(self) -> None:
+    def enter(self) -> None:
+        """Loads the episode's scene, if it is not there."""
         self.simulator.load_scene(self._scene)

@@ -18,8 +18,9 @@ from streamvln_gym.errors import DatasetError, StreamVLNGymError
 from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.flats.task import MEMORY_KINDS
 from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.simulators.embedded.render_mesh import RenderMesh
 from streamvln_gym.training.online.config import MAX_STEPS, CollectConfig
-from streamvln_gym.training.online.mirrored_streams import mirror_chunk, mirror_frame, mirror_text
+from streamvln_gym.training.online.mirrored_streams import mirror_chunk, mirror_frame, mirror_place, mirror_text
 from streamvln_gym.training.online.scenes import open_training_data
 from streamvln_gym.training.online.streams import NOTHING, EpisodeSupply, Stream
 from streamvln_gym.training.privileged import (
@@ -33,6 +34,7 @@ from streamvln_gym.training.privileged import (
 RESULTS = ("success", "spl", "navigation_error", "oracle_success", "steps", "stopped", "memory_kind")
 KINDS = ("", *MEMORY_KINDS)
 INSTRUCTION_BYTES = 4096
+SCENE_BYTES = 256
 POLICY, EXPERT = 0, 1
 
 
@@ -58,6 +60,7 @@ class StreamsSpec:
         config: how to collect.
         free: how many of its streams, the first ones, are free, see `ReinforceConfig`.
         mirrored: share of their episodes that is played in the mirror, see `mirrored_streams`.
+        draws: whether it draws the pictures; otherwise it says where each stream stands, and hands over its scenes.
     """
 
     data: str
@@ -73,6 +76,22 @@ class StreamsSpec:
     config: CollectConfig
     free: int = 0
     mirrored: float = 0.0
+    draws: bool = True
+
+
+@dataclass(frozen=True)
+class DrawableScene:
+    """What a scene's pictures are drawn from, handed over by a worker that does not draw.
+
+    Attributes:
+        key: the scene's id as in `StreamArrays.scene`.
+        mesh: its triangles.
+        class_ids: class of each instance.
+    """
+
+    key: bytes
+    mesh: RenderMesh
+    class_ids: NDArray[np.int32]
 
 
 class StreamArrays:
@@ -82,6 +101,9 @@ class StreamArrays:
         rgb: uint8 (streams, size, size, 3).
         patch_class, patch_depth: uint8 (streams, patches); pose: float32 (streams, 5); rooms: uint8 (streams, 2). See
             `Privileged`.
+            Pictures and patches are filled by workers that draw.
+        place: float64 (streams, 4), the position and the yaw; scene: bytes (streams,), the scene's id; mirrored: bool
+            (streams,), the episode is played in the mirror. All three are filled by workers that do not draw.
         active: bool (streams,), False for a stream that rests.
         instruction: uint8 (streams, 4096), the episode's instruction in UTF-8, filled up with zeros.
         started: bool (streams,), the frame is an episode's first.
@@ -94,6 +116,9 @@ class StreamArrays:
 
     def __init__(self, streams: int, size: int, patches: int, chunk: int, memory: SharedMemory | None = None) -> None:
         shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "place": (np.float64, (streams, 4)),
+            "scene": (f"S{SCENE_BYTES}", (streams,)),
+            "mirrored": (np.bool_, (streams,)),
             "rgb": (np.uint8, (streams, size, size, 3)),
             "results": (np.float32, (streams, len(RESULTS))),
             "pose": (np.float32, (streams, POSE_TARGETS)),
@@ -120,6 +145,9 @@ class StreamArrays:
             setattr(self, name, np.ndarray(shape, kind, self.memory.buf, offset))
             offset += sizes[name]
 
+    place: NDArray[np.float64]
+    scene: NDArray[np.bytes_]
+    mirrored: NDArray[np.bool_]
     rgb: NDArray[np.uint8]
     results: NDArray[np.float32]
     pose: NDArray[np.float32]
@@ -198,19 +226,25 @@ class WorkerPool:
         self._post([("evaluate", ids, max_steps) for ids in lists])
         return given
 
-    def wait(self) -> None:
+    def wait(self) -> list[DrawableScene]:
         """Waits for every worker's answer.
+
+        Returns:
+            The scenes that streams have come into, from workers that do not draw.
 
         Raises:
             WorkerError: a worker failed, or was killed.
         """
+        scenes: list[DrawableScene] = []
         for number, connection in enumerate(self._connections):
             try:
                 answer = connection.recv()
             except (EOFError, ConnectionError) as error:
                 raise self._died(number) from error
-            if answer is not None:
+            if isinstance(answer, str):
                 raise WorkerError(f"worker process {number} failed:\n{answer}")
+            scenes += answer
+        return scenes
 
     def close(self) -> None:
         """Ends the processes and frees the shared memory."""
@@ -219,6 +253,7 @@ class WorkerPool:
                 connection.send(("quit",))
             except (BrokenPipeError, ConnectionError):
                 continue  # that worker is dead already
+            connection.close()  # a worker that waits for its answer to be taken ends, too
         for process in self._processes:
             process.join(5.0)
             if process.is_alive():
@@ -255,7 +290,7 @@ def _serve(spec: StreamsSpec, connection: Connection, memory: str, streams: int)
             if message[0] == "quit":
                 return
             getattr(worker, message[0])(*message[1:])
-            connection.send(None)
+            connection.send(worker.hand_over())
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return  # the trainer is gone
     except Exception:  # reported to the trainer, which raises it
@@ -284,6 +319,7 @@ class _Worker:
         self._training = True
         self._rng = rng
         self._mirrored = np.zeros(spec.streams, dtype=bool)  # whose present episode is played in the mirror
+        self._handed_over: dict[str, DrawableScene | None] = {}  # scenes that streams are in; None where it was done
 
     def train(self, longest: int) -> None:
         self._training, self._longest = True, longest
@@ -298,6 +334,13 @@ class _Worker:
             stream.max_steps = max_steps
             stream.begin(self._dataset.episode(episode_ids[k]) if k < len(episode_ids) else None)
             self._show(row, stream, started=True)
+
+    def hand_over(self) -> list[DrawableScene]:
+        """The scenes that streams have come into since the last call. A scene that all have left will come anew."""
+        present = {stream.episode.scene_id for stream in self._streams if stream.episode is not None}
+        coming = [scene for name, scene in self._handed_over.items() if name in present and scene is not None]
+        self._handed_over = {name: None for name in self._handed_over if name in present}
+        return coming
 
     def turn(self, longest: int) -> None:
         self._longest = longest
@@ -377,17 +420,39 @@ class _Worker:
                 )
             arrays.instruction[row] = 0
             arrays.instruction[row, : len(text)] = np.frombuffer(text, np.uint8)
-        if not self._training:
+        if not self._spec.draws:
+            self._say_where(row, stream)
+        elif not self._training:
             arrays.rgb[row] = stream.look(("rgb",))["rgb"]
+        else:
+            pictures = stream.look(PRIVILEGED_SENSORS)
+            arrays.rgb[row] = pictures["rgb"]
+            arrays.patch_class[row], arrays.patch_depth[row] = patch_targets(pictures, self._spec.patches_per_side)
+            if mirrored:
+                mirror_frame(arrays.rgb[row], arrays.patch_class[row], arrays.patch_depth[row])
+        if not self._training:
             return
-        pictures = stream.look(PRIVILEGED_SENSORS)
-        arrays.rgb[row] = pictures["rgb"]
-        arrays.patch_class[row], arrays.patch_depth[row] = patch_targets(pictures, self._spec.patches_per_side)
         stream.follower.advance(stream.state)
         arrays.pose[row] = pose_targets(stream.follower, stream.state, stream.start)
         arrays.rooms[row] = room_targets(self._simulator.scene_graph, stream.follower, stream.state)
         if mirrored:
-            mirror_frame(arrays.rgb[row], arrays.patch_class[row], arrays.patch_depth[row], arrays.pose[row])
+            mirror_place(arrays.pose[row])
+
+    def _say_where(self, row: int, stream: Stream) -> None:
+        """Writes what somebody else needs to draw a stream's picture."""
+        assert stream.episode is not None
+        name, arrays = stream.episode.scene_id, self._arrays
+        arrays.place[row, :3], arrays.place[row, 3] = stream.state.position, stream.state.yaw
+        arrays.mirrored[row] = self._mirrored[row - self._spec.first]
+        arrays.scene[row] = name.encode()
+        if name not in self._handed_over:
+            stream.enter()
+            simulator = self._simulator
+            if simulator.class_ids is None:
+                raise DatasetError(f"scene {name} has no instances, which are needed to draw it on a GPU")
+            if len(name.encode()) > SCENE_BYTES:
+                raise DatasetError(f"the scene id {name} is too long: {len(name.encode())} bytes")
+            self._handed_over[name] = DrawableScene(name.encode(), simulator.renderer.mesh, simulator.class_ids)
 
 
 def _fill(row: NDArray[np.int8], values: Sequence[int]) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from streamvln_gym.training.online.pictures import PicturesOfWorkers
 from streamvln_gym.training.online.replay import FrameBuffer
 from streamvln_gym.training.online.workers import StreamArrays
 
@@ -41,7 +42,7 @@ class Streams:
         self.buffer.finish_turn(self.arrays)
         self.arrays.pose[:, 0], self.arrays.pose[:, 1] = self.present, self.turn
         started = {int(k): [int(self.present[k] % 100)] * 2 for k in np.flatnonzero(self.arrays.started)}
-        self.buffer.add(self.arrays, torch.zeros((STREAMS, 1, 1, 3), dtype=torch.uint8), started)
+        self.buffer.add(self.arrays, PicturesOfWorkers(self.arrays, torch.device("cpu")).take(), started)
         self.arrays.executed[:] = (self.present % 100)[:, None]
         self.arrays.labels[:] = self.turn[:, None]
         self.turn += 1

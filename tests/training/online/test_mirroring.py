@@ -10,6 +10,7 @@ from streamvln_gym.training.online.config import CollectConfig, OptimizeConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.learner import Learner
 from streamvln_gym.training.online.mirrored_streams import mirror_chunk, mirror_text
+from streamvln_gym.training.online.pictures import PicturesOfWorkers
 from streamvln_gym.training.online.replay import FrameBuffer
 from streamvln_gym.training.online.workers import StreamArrays, StreamsSpec, _Worker
 from streamvln_gym.training.privileged import AuxiliaryConfig
@@ -65,7 +66,7 @@ def world(mirrored, processor):
         start = turn == 0
         buffer.add(
             arrays,
-            torch.from_numpy(arrays.rgb.copy()),
+            PicturesOfWorkers(arrays, torch.device("cpu")).take(),
             {0: encode(text)} if start else {},
             {0: encode(other)} if start else {},
         )

@@ -13,6 +13,7 @@ from streamvln_gym.training.online.batches import BatchPlan, Bucket, answer_labe
 from streamvln_gym.training.online.config import OptimizeConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.learner import Learner
+from streamvln_gym.training.online.pictures import PicturesOfWorkers
 from streamvln_gym.training.online.policy import StreamsPolicy
 from streamvln_gym.training.online.replay import FrameBuffer
 from streamvln_gym.training.online.workers import StreamArrays
@@ -69,7 +70,7 @@ def fill_buffer(processor, lengths, rng):
             arrays.rgb[:] = rng.integers(0, 256, (1, 7, 7, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
             pictures.append(arrays.rgb[0].copy())
             ids = processor.tokenizer.encode(text, add_special_tokens=False)
-            buffer.add(arrays, torch.from_numpy(arrays.rgb.copy()), {0: ids} if begin == 0 else {})
+            buffer.add(arrays, PicturesOfWorkers(arrays, torch.device("cpu")).take(), {0: ids} if begin == 0 else {})
             chunk = moves[begin : begin + 4]
             for row in (arrays.executed[0], arrays.labels[0]):
                 row[:] = -1

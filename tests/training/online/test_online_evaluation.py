@@ -10,6 +10,7 @@ from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 from streamvln_gym.training.online.collector import Collector
 from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig
 from streamvln_gym.training.online.layout import DialogueLayout
+from streamvln_gym.training.online.pictures import PicturesOfWorkers
 from streamvln_gym.training.online.streams import Stream
 from streamvln_gym.training.online.workers import RESULTS, StreamsSpec, WorkerPool
 from tests.training.online.test_online_equivalence import small_network
@@ -68,7 +69,8 @@ def test_an_evaluation_is_the_agents(tiny_flats, stops):
     try:
         pool.train(1000)
         layout = DialogueLayout(processor)
-        collector = Collector(pool, model, processor, layout, config, np.random.default_rng(0))
+        pictures = PicturesOfWorkers(pool.arrays, torch.device("cpu"))
+        collector = Collector(pool, pictures, model, processor, layout, config, np.random.default_rng(0))
         collector.wait()
         collector.turn(model, 0.0)
         collector.wait()

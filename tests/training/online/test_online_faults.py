@@ -84,6 +84,9 @@ def test_a_worker_without_a_trainer_ends_in_silence(monkeypatch):
         def turn(self, longest):
             ours.close()  # the trainer is killed while the worker is busy
 
+        def hand_over(self):
+            return []
+
     monkeypatch.setattr(workers, "_Worker", Worker)
     for name in ("NUMBA_NUM_THREADS", "TQDM_DISABLE"):
         monkeypatch.setenv(name, "1")

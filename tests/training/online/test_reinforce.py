@@ -9,6 +9,7 @@ import torch
 from streamvln_gym.training.online.config import OptimizeConfig, ReinforceConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.learner import Learner
+from streamvln_gym.training.online.pictures import PicturesOfWorkers
 from streamvln_gym.training.online.policy import StreamsPolicy
 from streamvln_gym.training.online.reinforce import PARTS, Experience, advantages_of
 from streamvln_gym.training.online.replay import FrameBuffer
@@ -55,11 +56,14 @@ def play(parts, lengths, reinforce, success, auxiliary=NO_HEADS, **optimize):
         buffer.finish_turn(arrays)
         starting = {k: ids[k] for k in range(streams)} if turn == 0 else {}
         policy.begin(starting)
-        rgb = torch.from_numpy(rng.integers(0, 256, (streams, 7, 7, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2))
+        arrays.rgb[:] = rng.integers(0, 256, (streams, 7, 7, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
+        pictures = PicturesOfWorkers(arrays, torch.device("cpu")).take()
         conjunctions = rng.integers(5, size=streams)
-        buffer.add(arrays, rgb, starting, None, conjunctions, np.ones(streams, bool))
+        buffer.add(arrays, pictures, starting, None, conjunctions, np.ones(streams, bool))
         executed = torch.from_numpy(arrays.executed).long()
-        answers = policy.act(rgb, executed, torch.from_numpy(conjunctions), torch.ones(streams, dtype=torch.bool))
+        answers = policy.act(
+            pictures.rgb, executed, torch.from_numpy(conjunctions), torch.ones(streams, dtype=torch.bool)
+        )
         with torch.no_grad():
             experience.note(answers.log_probs, learner.value(answers.states))
         for k, length in enumerate(lengths):  # a STOP in the middle counts as any other action here
