@@ -16,7 +16,7 @@ from streamvln_gym.simulators.embedded.render_mesh import RenderMesh
 from streamvln_gym.simulators.embedded.textures import MAX_LEVELS
 
 _TILE = 16  # pixels a side
-_WARPS = 2
+_WARPS = 4
 
 
 @dataclass(frozen=True)
