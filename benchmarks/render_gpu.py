@@ -55,9 +55,8 @@ def main() -> None:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begun)
     best = min(times)
-    print(
-        f"GPU: {best * 1e3:.1f} ms for {options.views} views of {options.size}x{options.size}, {options.views / best:,.0f}/s"
-    )
+    size = f"{options.size}x{options.size}"
+    print(f"GPU: {best * 1e3:.1f} ms for {options.views} views of {size}, {options.views / best:,.0f}/s")
     compared = np.unique(rng.integers(options.views, size=COMPARED))
     errors, seconds = [], 0.0
     for k in compared:
