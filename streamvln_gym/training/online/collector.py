@@ -162,7 +162,8 @@ class Collector:
     @torch.no_grad()
     def _note(self, answers: Answers) -> None:
         if self.experience is not None and self._value is not None:
-            self.experience.note(answers.log_probs, self._value(answers.states))
+            pose = torch.from_numpy(self.pool.arrays.pose).to(self.device)
+            self.experience.note(answers.log_probs, self._value(answers.states, pose))
 
     def _act(self, rgb: Tensor, conjunctions: NDArray[np.int64], sampled: Tensor | None) -> Answers:
         executed = torch.from_numpy(self.pool.arrays.executed).to(self.device).long()

@@ -189,6 +189,8 @@ class ReinforceConfig:
         policy_weight: of the policy's loss.
         value_weight: of the value's squared error.
         entropy_weight: of the entropy of an action, which is to be large.
+        informed_value: the value is told how the expert's way leads on, how long it is and where the start lies; the
+            policy is not.
         value_updates: updates at the beginning in which only the value is learned of free episodes.
         recent_turns: a free episode is learned from for so many turns after its end.
     """
@@ -205,6 +207,7 @@ class ReinforceConfig:
     policy_weight: float = 1.0
     value_weight: float = 0.25
     entropy_weight: float = 0.0
+    informed_value: bool = False
     value_updates: int = 200
     recent_turns: int = 4
 

@@ -61,7 +61,8 @@ class Learner:
         self.heads = AuxiliaryHeads(model.config).to(self.device)
         self.reinforce = reinforce if reinforce is not None and reinforce.wanted else None
         hidden = model.config.text_config.hidden_size
-        self.value = None if self.reinforce is None else ValueHead(hidden).to(self.device)
+        informed = self.reinforce is not None and self.reinforce.informed_value
+        self.value = None if self.reinforce is None else ValueHead(hidden, informed).to(self.device)
         self._policy_scale = torch.ones((), device=self.device)
         self._heads_scale = torch.ones((), device=self.device)  # of the heads' gradient where it enters the network
         self._experience: Experience | None = None
@@ -293,11 +294,13 @@ class Learner:
         chosen = scores.gather(-1, executed.clamp(min=0)[..., None])[..., 0]
         entropies = -(scores.exp() * scores).sum(-1)
         current = rows.current.flatten()
+        ring = places[current.clamp(min=0)]
+        states = _scale_gradient(hidden[:, :, 0].flatten(0, 1), self._heads_scale)
         return ChunkDecisions(
             log_probs=(chosen * drawn).sum(-1),
             entropies=(entropies * drawn).sum(-1) / drawn.sum(-1).clamp(min=1),
-            values=self.value(_scale_gradient(hidden[:, :, 0].flatten(0, 1), self._heads_scale)),
-            places=places[current.clamp(min=0)],
+            values=self.value(states, self._buffer.pose[ring]),
+            places=ring,
             present=current >= 0,
             drawn=drawn,
         )

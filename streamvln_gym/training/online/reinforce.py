@@ -20,27 +20,32 @@ from torch import Tensor, nn
 from streamvln_gym.training.online.config import ReinforceConfig
 from streamvln_gym.training.online.replay import FrameBuffer
 from streamvln_gym.training.online.workers import RESULTS, StreamArrays
+from streamvln_gym.training.privileged import POSE_TARGETS
 
 PARTS = ("policy_loss", "value_loss", "entropy", "divergence", "clipped")
 _WIDTH = 256
 
 
 class ValueHead(nn.Module):
-    """What is still to be earned, read from the state that decides an answer; kept beside the network.
+    """What is still to be earned, from the state that decides an answer; kept beside the network.
 
     Args:
         hidden: size of the state.
+        informed: it is told where the agent stands, too (the policy is not), as in Pinto et al. 2018, "Asymmetric actor
+            critic for image-based robot learning"; so it errs less, and the advantages are less noisy.
     """
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, informed: bool = False) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(hidden), nn.Linear(hidden, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, 1, bias=True)
-        )
+        self.informed = informed
+        self.norm = nn.LayerNorm(hidden)
+        width = hidden + (POSE_TARGETS if informed else 0)
+        self.layers = nn.Sequential(nn.Linear(width, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, 1))
 
-    def forward(self, state: Tensor) -> Tensor:
-        """(..., hidden) to (...,)."""
-        return self.layers(state.float())[..., 0]
+    def forward(self, state: Tensor, pose: Tensor) -> Tensor:
+        """(..., hidden) and (..., 5), `Privileged.pose`, to (...,)."""
+        state = self.norm(state.float())
+        return self.layers(torch.cat([state, pose.float()], -1) if self.informed else state)[..., 0]
 
 
 def advantages_of(

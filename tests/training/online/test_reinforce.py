@@ -57,6 +57,7 @@ def play(parts, lengths, reinforce, success, auxiliary=NO_HEADS, **optimize):
         starting = {k: ids[k] for k in range(streams)} if turn == 0 else {}
         policy.begin(starting)
         arrays.rgb[:] = rng.integers(0, 256, (streams, 7, 7, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
+        arrays.pose[:] = rng.normal(size=arrays.pose.shape)
         pictures = PicturesOfWorkers(arrays, torch.device("cpu")).take()
         conjunctions = rng.integers(5, size=streams)
         buffer.add(arrays, pictures, starting, None, conjunctions, np.ones(streams, bool))
@@ -65,7 +66,7 @@ def play(parts, lengths, reinforce, success, auxiliary=NO_HEADS, **optimize):
             pictures.rgb, executed, torch.from_numpy(conjunctions), torch.ones(streams, dtype=torch.bool)
         )
         with torch.no_grad():
-            experience.note(answers.log_probs, learner.value(answers.states))
+            experience.note(answers.log_probs, learner.value(answers.states, torch.from_numpy(arrays.pose)))
         for k, length in enumerate(lengths):  # a STOP in the middle counts as any other action here
             arrays.executed[k] = answers.actions[k].numpy()
             arrays.progress[k], arrays.finished[k] = rng.normal(), turn + 1 == length
@@ -93,9 +94,11 @@ def judged(learner, buffer, experience, rows):
     return found
 
 
-def test_probabilities_are_those_the_policy_drew_from(parts):
+@pytest.mark.parametrize("informed", [False, True])
+def test_probabilities_and_values_are_those_of_the_players(parts, informed):
     lengths = (21, 9, 2)
-    learner, buffer, experience, _ = play(parts, lengths, FREE, (1.0, 0.0, 0.0))
+    reinforce = replace(FREE, informed_value=informed)
+    learner, buffer, experience, _ = play(parts, lengths, reinforce, (1.0, 0.0, 0.0))
     assert buffer.whole.tolist() == [0, 1, 2]
     compared = 0
     for chunks in judged(learner, buffer, experience, buffer.whole):
@@ -107,6 +110,8 @@ def test_probabilities_are_those_the_policy_drew_from(parts):
             values = experience.returns[chunks.places] - experience.advantages[chunks.places]
         torch.testing.assert_close(chunks.values[usable], values[usable], atol=1e-4, rtol=0.0)
     assert compared == sum(lengths)
+    state, pose = torch.randn(3, 5, learner.model.config.text_config.hidden_size), torch.randn(3, 5, 5)
+    assert torch.equal(learner.value(state, pose), learner.value(state, -pose)) != informed
 
 
 def test_what_an_episode_earned(parts):
