@@ -22,7 +22,8 @@ from streamvln_gym.training.online.pictures import Pictures, PictureSource
 from streamvln_gym.training.online.policy import Answers, StreamsPolicy
 from streamvln_gym.training.online.reinforce import Experience, ValueHead
 from streamvln_gym.training.online.replay import FrameBuffer
-from streamvln_gym.training.online.workers import EXPERT, POLICY, RESULTS, WorkerPool
+from streamvln_gym.training.online.stream_arrays import EXPERT, POLICY, RESULTS
+from streamvln_gym.training.online.workers import WorkerPool
 
 MAX_TURNS = 128
 INSTRUCTION_TOKENS = 256

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from streamvln_gym.simulators.embedded.gpu_renderer import GpuRenderer
 from streamvln_gym.training.online.mirroring import mirror_patches, mirror_pictures
-from streamvln_gym.training.online.workers import DrawableScene, StreamArrays
+from streamvln_gym.training.online.stream_arrays import StreamArrays
+from streamvln_gym.training.online.worker import DrawableScene
 from streamvln_gym.training.privileged import CLASSES, DEPTH_LEVELS_PER_METRE, patch_centres
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from streamvln_gym.training.online.config import ReinforceConfig
 from streamvln_gym.training.online.replay import FrameBuffer
-from streamvln_gym.training.online.workers import RESULTS, StreamArrays
+from streamvln_gym.training.online.stream_arrays import RESULTS, StreamArrays
 from streamvln_gym.training.privileged import POSE_TARGETS
 
 PARTS = ("policy_loss", "value_loss", "entropy", "divergence", "clipped")

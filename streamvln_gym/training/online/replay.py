@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from streamvln_gym.training.online.pictures import Pictures
-from streamvln_gym.training.online.workers import StreamArrays
+from streamvln_gym.training.online.stream_arrays import StreamArrays
 
 _SEEN = ("rgb", "patch_class", "patch_depth")
 _KNOWN = ("pose", "rooms")

@@ -29,7 +29,9 @@ from streamvln_gym.training.online.learner import Learner
 from streamvln_gym.training.online.pictures import PicturesOfWorkers, PicturesOnGpu, PictureSource
 from streamvln_gym.training.online.run_folder import RunFolder
 from streamvln_gym.training.online.scenes import split_scenes
-from streamvln_gym.training.online.workers import KINDS, RESULTS, StreamsSpec, WorkerPool
+from streamvln_gym.training.online.stream_arrays import KINDS, RESULTS
+from streamvln_gym.training.online.worker import StreamsSpec
+from streamvln_gym.training.online.workers import WorkerPool
 
 REPLAN = 1000  # updates after which the batches' shapes are suited to the episodes anew, at the latest
 SHORTEST = 4  # turns: a batch full of shorter episodes does not occur

@@ -6,7 +6,7 @@ import torch
 
 from streamvln_gym.training.online.pictures import PicturesOfWorkers
 from streamvln_gym.training.online.replay import FrameBuffer
-from streamvln_gym.training.online.workers import StreamArrays
+from streamvln_gym.training.online.stream_arrays import StreamArrays
 
 STREAMS, MAX_TURNS = 5, 6
 

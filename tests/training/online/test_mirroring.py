@@ -12,7 +12,8 @@ from streamvln_gym.training.online.learner import Learner
 from streamvln_gym.training.online.mirrored_streams import mirror_chunk, mirror_text
 from streamvln_gym.training.online.pictures import PicturesOfWorkers
 from streamvln_gym.training.online.replay import FrameBuffer
-from streamvln_gym.training.online.workers import StreamArrays, StreamsSpec, _Worker
+from streamvln_gym.training.online.stream_arrays import StreamArrays
+from streamvln_gym.training.online.worker import StreamsSpec, Worker
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
 from .test_online_equivalence import plan_for, small_network
@@ -111,7 +112,7 @@ def worker(tiny_flats, mirrored, free=2):
     data = str(tiny_flats.episodes_path)
     spec = StreamsSpec(data, "train", None, scenes, 0, 3, 112, 8, 4, (0,), collect, free, mirrored)
     arrays = StreamArrays(3, 112, 64, 4)
-    return _Worker(spec, arrays), arrays
+    return Worker(spec, arrays), arrays
 
 
 def shown(arrays):

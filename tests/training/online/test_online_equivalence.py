@@ -16,7 +16,7 @@ from streamvln_gym.training.online.learner import Learner
 from streamvln_gym.training.online.pictures import PicturesOfWorkers
 from streamvln_gym.training.online.policy import StreamsPolicy
 from streamvln_gym.training.online.replay import FrameBuffer
-from streamvln_gym.training.online.workers import StreamArrays
+from streamvln_gym.training.online.stream_arrays import StreamArrays
 from streamvln_gym.training.privileged import AuxiliaryConfig
 from streamvln_gym.training.trajectories import Trajectory
 from streamvln_gym.training.windows import WindowConfig, WindowEncoder

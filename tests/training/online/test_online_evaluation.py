@@ -11,8 +11,10 @@ from streamvln_gym.training.online.collector import Collector
 from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.pictures import PicturesOfWorkers
+from streamvln_gym.training.online.stream_arrays import RESULTS
 from streamvln_gym.training.online.streams import Stream
-from streamvln_gym.training.online.workers import RESULTS, StreamsSpec, WorkerPool
+from streamvln_gym.training.online.worker import StreamsSpec
+from streamvln_gym.training.online.workers import WorkerPool
 from tests.training.online.test_online_equivalence import small_network
 
 STOP_ID, FORWARD_ID, LEFT_ID = 0, 1, 2

@@ -87,7 +87,7 @@ def test_a_worker_without_a_trainer_ends_in_silence(monkeypatch):
         def hand_over(self):
             return []
 
-    monkeypatch.setattr(workers, "_Worker", Worker)
+    monkeypatch.setattr(workers, "Worker", Worker)
     for name in ("NUMBA_NUM_THREADS", "TQDM_DISABLE"):
         monkeypatch.setenv(name, "1")
     arrays = workers.StreamArrays(1, 8, 4, 4)

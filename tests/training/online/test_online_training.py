@@ -20,9 +20,11 @@ from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNPro
 from streamvln_gym.training.online import trainer
 from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig
 from streamvln_gym.training.online.run_folder import RunFolder
+from streamvln_gym.training.online.stream_arrays import StreamArrays
 from streamvln_gym.training.online.streams import EpisodeSupply, Stream
 from streamvln_gym.training.online.trainer import train_online
-from streamvln_gym.training.online.workers import StreamArrays, StreamsSpec, WorkerError, WorkerPool, _Worker
+from streamvln_gym.training.online.worker import StreamsSpec, Worker
+from streamvln_gym.training.online.workers import WorkerError, WorkerPool
 from tests.training.online.test_online_equivalence import small_network
 
 
@@ -348,7 +350,7 @@ def test_a_worker_rescues_in_a_share_of_its_streams(share, expected, tiny_flats)
     spec = StreamsSpec(str(tiny_flats.episodes_path), "train", None, scenes, 0, 24, 112, 8, 4, (0,), collect)
     arrays = StreamArrays(24, 112, 64, 4)
     try:
-        assert {stream.rescued for stream in _Worker(spec, arrays)._streams} == expected
+        assert {stream.rescued for stream in Worker(spec, arrays)._streams} == expected
     finally:
         arrays.close()
 

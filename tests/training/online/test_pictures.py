@@ -10,8 +10,9 @@ from streamvln_gym.simulators.embedded.gpu_renderer import GpuRenderer, Views
 from streamvln_gym.simulators.embedded.renderer import Renderer
 from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig, ReinforceConfig
 from streamvln_gym.training.online.pictures import PicturesOfWorkers, PicturesOnGpu
+from streamvln_gym.training.online.stream_arrays import StreamArrays
 from streamvln_gym.training.online.trainer import train_online
-from streamvln_gym.training.online.workers import StreamArrays, StreamsSpec, _Worker
+from streamvln_gym.training.online.worker import StreamsSpec, Worker
 
 STREAMS = 6
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def play(tiny_flats, draws, turns, renderer=None):
     spec = StreamsSpec(data, "train", None, scenes, 0, STREAMS, 112, 8, 4, (0,), collect, 4, 0.5, draws)
     arrays = StreamArrays(STREAMS, 112, 64, 4)
     source = PicturesOfWorkers(arrays, CPU) if draws else PicturesOnGpu(arrays, renderer, 8)
-    worker, rng, found = _Worker(spec, arrays), np.random.default_rng(0), []
+    worker, rng, found = Worker(spec, arrays), np.random.default_rng(0), []
     worker.train(10**6)
     for _ in range(turns):
         scenes_entered = worker.hand_over()
@@ -93,7 +94,7 @@ def at_rest(tiny_flats):
     data = str(tiny_flats.episodes_path)
     spec = StreamsSpec(data, "train", None, scenes, 0, STREAMS, 112, 8, 4, (0,), collect, draws=False)
     arrays = StreamArrays(STREAMS, 112, 64, 4)
-    yield _Worker(spec, arrays), arrays
+    yield Worker(spec, arrays), arrays
     arrays.close()
 
 

@@ -13,8 +13,8 @@ from streamvln_gym.training.online.pictures import PicturesOfWorkers
 from streamvln_gym.training.online.policy import StreamsPolicy
 from streamvln_gym.training.online.reinforce import PARTS, Experience, advantages_of
 from streamvln_gym.training.online.replay import FrameBuffer
+from streamvln_gym.training.online.stream_arrays import RESULTS, StreamArrays
 from streamvln_gym.training.online.trainer import train_online
-from streamvln_gym.training.online.workers import RESULTS, StreamArrays
 from streamvln_gym.training.privileged import AuxiliaryConfig
 from tests.training.online.test_online_equivalence import TEXTS, small_network
 from tests.training.online.test_online_training import config, network, read_state  # noqa: F401 (fixtures)
