@@ -1,6 +1,7 @@
 """Views of small scenes for `GpuRenderer`; apart, so that a process of its own can draw them in the interpreter."""
 
 import numpy as np
+import pytest
 import torch
 
 from streamvln_gym.simulators.base import CameraConfig
@@ -78,3 +79,5 @@ def check_rooms(device: str, width: int, height: int, factor: int, views: int, t
     assert 1 - keys[0] not in ours
     again = ours.render([keys[0]], positions[:1], yaws[:1])
     assert torch.equal(again.rgb[0], drawn.rgb[0])
+    with pytest.raises(KeyError):
+        ours.render([1 - keys[0]], positions[:1], yaws[:1])

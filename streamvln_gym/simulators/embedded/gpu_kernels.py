@@ -4,6 +4,8 @@ A program draws a tile of one view. It goes over the scene's clusters, leaves ou
 and tests every triangle of the others against all of its pixels. With v0, v1, v2 a triangle's corners seen from the
 camera, a view ray hits it where ray.(v0 x v1), ray.(v1 x v2) and ray.(v2 x v0) have one sign (Olano & Greer, "Triangle
 scan conversion using 2D homogeneous coordinates", 1997), so nothing is clipped, and 1 / depth = normal.ray / normal.v0.
+Compiled without fused multiplication and addition, the two triangles of an edge get opposite numbers, and no pixel
+between them is lost.
 """
 
 from __future__ import annotations

@@ -108,6 +108,9 @@ class GpuRenderer:
             keys: (N,), the scene of each view.
             positions: (N, 3), metres, the agents' bases; the camera is `camera.mount_height` above.
             yaws: (N,), radians, as in `Renderer.render`.
+
+        Raises:
+            KeyError: a scene is not there.
         """
         camera, factor = self.camera, self.camera.supersampling
         count, height, width = len(keys), camera.height * factor, camera.width * factor
@@ -122,7 +125,7 @@ class GpuRenderer:
         with current_device(self.device):
             self._kernels.draw_tile[(count, tiles)](
                 table, scenes, poses, rgb, depth, classes, width, height, focal_x, focal_y, camera.min_depth,
-                camera.max_depth, TILE=_TILE, LEVELS=MAX_LEVELS, num_warps=_WARPS,
+                camera.max_depth, TILE=_TILE, LEVELS=MAX_LEVELS, num_warps=_WARPS, enable_fp_fusion=False,
             )  # fmt: skip
         if factor == 1:
             return Views(rgb, depth, classes)
@@ -134,6 +137,7 @@ class GpuRenderer:
     def _as_table(self) -> Tensor:
         """The arrays' addresses, a row for each scene."""
         if self._table is None:
+            self._rows = {}
             rows = []
             for number, (key, arrays) in enumerate(self._scenes.items()):
                 self._rows[key] = number

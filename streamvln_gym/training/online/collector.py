@@ -121,7 +121,7 @@ class Collector:
         """Plays episodes greedily, as the agent would by default; call `wait` before and `restart` after.
 
         Returns:
-            (episodes, results), see `workers.RESULTS`.
+            (episodes, results), see `stream_arrays.RESULTS`.
         """
         self._load(model)
         arrays, results = self.pool.arrays, [np.empty((0, len(RESULTS)))]

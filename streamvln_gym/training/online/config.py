@@ -77,6 +77,8 @@ class CollectConfig:
         for name in (*experts, "random_chunks", "sampled_streams", "short_until", "failing_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"CollectConfig.{name} must lie between 0 and 1, got {getattr(self, name)}")
+        if self.drawn_by not in ("workers", "gpu"):
+            raise ValueError(f"CollectConfig.drawn_by must be 'workers' or 'gpu', got {self.drawn_by!r}")
         for name in ("streams", "plays", "shelf", "supersampling"):
             if getattr(self, name) < 1:
                 raise ValueError(f"CollectConfig.{name} must be at least 1, got {getattr(self, name)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class _OnlineRun:
         self.config = config
         self.rank = int(os.environ.get("RANK", "0"))
         self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        _check_device(config)
         self.folder = RunFolder(config, writes=self.rank == 0)
         state = self.folder.read_state()
         self.folder.open()
@@ -67,8 +69,6 @@ class _OnlineRun:
         self.processor, model = _initial_network(config)
         self.scenes = split_scenes(config, done)
         seeds = (config.seed, self.rank, done)  # a training that goes on draws what it has not drawn yet
-        if config.collect.drawn_by == "gpu" and choose_device(config.device) != "cuda":
-            raise TrainingError("collect.drawn_by 'gpu' needs a CUDA device; without one leave it at 'workers'")
         pool = WorkerPool(self._specs(seeds))
         stack.callback(pool.close)
         pool.train(config.collect.longest(done / config.optimize.updates))
@@ -281,6 +281,18 @@ class _OnlineRun:
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             stack.callback(distributed.destroy_process_group)
         return device
+
+
+def _check_device(config: OnlineConfig) -> None:
+    """Raises TrainingError where the training device cannot draw but is to."""
+    if config.collect.drawn_by != "gpu":
+        return
+    if torch.device(choose_device(config.device)).type != "cuda":
+        raise TrainingError("collect.drawn_by 'gpu' needs a CUDA device; without one leave it at 'workers'")
+    if find_spec("triton") is None:
+        raise TrainingError(
+            "collect.drawn_by 'gpu' needs Triton, which torch for CUDA brings along: pip install triton"
+        )
 
 
 def _initial_network(config: OnlineConfig) -> tuple[StreamVLNProcessor, StreamVLNForConditionalGeneration]:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
@@ -85,7 +86,7 @@ class WorkerPool:
         for number, connection in enumerate(self._connections):
             try:
                 answer = connection.recv()
-            except (EOFError, ConnectionError) as error:
+            except (EOFError, OSError) as error:  # OSError: killed in the middle of a long answer
                 raise self._died(number) from error
             if isinstance(answer, str):
                 raise WorkerError(f"worker process {number} failed:\n{answer}")
@@ -140,4 +141,5 @@ def _serve(spec: StreamsSpec, connection: Connection, memory: str, streams: int)
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return  # the trainer is gone
     except Exception:  # reported to the trainer, which raises it
-        connection.send(traceback.format_exc())
+        with suppress(ConnectionError):  # the trainer is gone
+            connection.send(traceback.format_exc())

@@ -2,14 +2,17 @@
 
 import json
 import multiprocessing
+import os
+import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from streamvln_gym.errors import CheckpointError, TrainingError
 from streamvln_gym.models import StreamVLNProcessor
-from streamvln_gym.training.online import builders, workers
+from streamvln_gym.training.online import builders, trainer, workers
 from streamvln_gym.training.online.config import CollectConfig, OnlineConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.learner import Learner
@@ -74,7 +77,8 @@ def test_builders_end_with_the_training(monkeypatch):
     assert built == [1, 2]
 
 
-def test_a_worker_without_a_trainer_ends_in_silence(monkeypatch):
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_worker_without_a_trainer_ends_in_silence(monkeypatch, fails):
     ours, theirs = multiprocessing.Pipe()
 
     class Worker:
@@ -83,6 +87,8 @@ def test_a_worker_without_a_trainer_ends_in_silence(monkeypatch):
 
         def turn(self, longest):
             ours.close()  # the trainer is killed while the worker is busy
+            if fails:
+                raise RuntimeError("this, too")
 
         def hand_over(self):
             return []
@@ -95,6 +101,30 @@ def test_a_worker_without_a_trainer_ends_in_silence(monkeypatch):
     ours.send(("turn", 0))
     assert workers._serve(spec, theirs, arrays.memory.name, 1) is None
     arrays.close()
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_an_answer():
+    ours, theirs = multiprocessing.Pipe()
+    pool = workers.WorkerPool.__new__(workers.WorkerPool)
+    pool._connections, pool._processes = [ours], [SimpleNamespace(join=lambda seconds: None, exitcode=-9)]
+    os.write(theirs.fileno(), struct.pack("!i", 1000) + b"a part")
+    theirs.close()
+    with pytest.raises(workers.WorkerError, match=r"worker process 0 died \(exit code -9; out of memory\?\)"):
+        pool.wait()
+
+
+def test_drawing_on_a_gpu_needs_triton(monkeypatch, tmp_path):
+    monkeypatch.setattr(trainer, "choose_device", lambda name: "cuda")
+    monkeypatch.setattr(trainer, "find_spec", lambda name: None)
+    drawing = OnlineConfig(tmp_path / "run", collect=CollectConfig(drawn_by="gpu"))
+    with pytest.raises(TrainingError, match="needs Triton, which torch for CUDA brings along: pip install triton"):
+        train_online(drawing)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nobody_else_draws():
+    with pytest.raises(ValueError, match=r"CollectConfig\.drawn_by must be 'workers' or 'gpu', got 'cpu'"):
+        CollectConfig(drawn_by="cpu")
 
 
 def test_a_negative_number_of_scenes_is_refused():
