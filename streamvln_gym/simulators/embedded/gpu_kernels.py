@@ -60,12 +60,36 @@ def draw_tile(
     lane = tl.arange(0, TILE * TILE)
     column, line = left + lane % TILE, top + lane // TILE
     ray_x, ray_y = (column + 0.5 - width * 0.5) / focal_x, (height * 0.5 - line - 0.5) / focal_y
-    pose = poses + view * 12  # i, j, k: the camera's right, up and ahead
-    i_x, i_y, i_z = tl.load(pose), tl.load(pose + 1), tl.load(pose + 2)
-    j_x, j_y, j_z = tl.load(pose + 3), tl.load(pose + 4), tl.load(pose + 5)
-    k_x, k_y, k_z = -tl.load(pose + 6), -tl.load(pose + 7), -tl.load(pose + 8)
-    eye_x, eye_y, eye_z = tl.load(pose + 9), tl.load(pose + 10), tl.load(pose + 11)
     scene = table + tl.load(scenes + view).to(tl.int64) * COLUMNS
+    pose = poses + view * 12
+    nearest, shown = _find_visible(
+        scene, pose, ray_x, ray_y,
+        (left - width * 0.5) / focal_x, (left + TILE - width * 0.5) / focal_x,
+        (height * 0.5 - top - TILE) / focal_y, (height * 0.5 - top) / focal_y,
+    )  # fmt: skip
+    drawn = shown >= 0
+    t = tl.where(drawn, shown, 0)
+    place = (view.to(tl.int64) * height + line) * width + column
+    wanted = (column < width) & (line < height)
+    metres = tl.where(drawn, tl.minimum(tl.maximum(1.0 / nearest, min_depth), max_depth), max_depth)
+    tl.store(depth + place, metres, wanted)
+    class_of = tl.load(scene + CLASSES).to(tl.pointer_type(tl.int32))
+    tl.store(classes + place, tl.where(drawn, tl.load(class_of + t, drawn, 0), 0), wanted)
+    _shade(scene, pose, ray_x, ray_y, nearest, t, drawn, focal_x, focal_y, rgb + 3 * place, wanted, LEVELS)
+
+
+@triton.jit
+def _find_visible(scene, pose, ray_x, ray_y, low_x, high_x, low_y, high_y):
+    """1 / depth of what the rays (N,) of a tile meet first, and which triangle that is, -1 for none.
+
+    Args:
+        scene: row of the table.
+        pose: see `draw_tile`.
+        ray_x, ray_y: the rays' ends at depth 1, to the right and up.
+        low_x, high_x, low_y, high_y: the tile's sides there.
+    """
+    i_x, i_y, i_z, j_x, j_y, j_z, k_x, k_y, k_z = _axes(pose)
+    eye_x, eye_y, eye_z = tl.load(pose + 9), tl.load(pose + 10), tl.load(pose + 11)
     triangles = tl.load(scene + TRIANGLES).to(tl.pointer_type(tl.float32))
     normals = tl.load(scene + NORMALS).to(tl.pointer_type(tl.float32))
     double_sided = tl.load(scene + DOUBLE_SIDED).to(tl.pointer_type(tl.int8))
@@ -74,15 +98,13 @@ def draw_tile(
     box_half = tl.load(scene + BOX_HALF).to(tl.pointer_type(tl.float32))
 
     # The planes through the camera and the tile's sides, in the world; inwards is positive.
-    low_x, high_x = (left - width * 0.5) / focal_x, (left + TILE - width * 0.5) / focal_x
-    low_y, high_y = (height * 0.5 - top - TILE) / focal_y, (height * 0.5 - top) / focal_y
     l_x, l_y, l_z = i_x - low_x * k_x, i_y - low_x * k_y, i_z - low_x * k_z
     r_x, r_y, r_z = high_x * k_x - i_x, high_x * k_y - i_y, high_x * k_z - i_z
     b_x, b_y, b_z = j_x - low_y * k_x, j_y - low_y * k_y, j_z - low_y * k_z
     t_x, t_y, t_z = high_y * k_x - j_x, high_y * k_y - j_y, high_y * k_z - j_z
 
-    nearest = tl.full((TILE * TILE,), 1.0 / _FAR, tl.float32)  # 1 / depth
-    shown = tl.full((TILE * TILE,), -1, tl.int32)
+    nearest = tl.full(ray_x.shape, 1.0 / _FAR, tl.float32)
+    shown = tl.full(ray_x.shape, -1, tl.int32)
     for cluster in range(tl.load(scene + CLUSTERS).to(tl.int32)):
         x = tl.load(box_centre + 3 * cluster) - eye_x
         y = tl.load(box_centre + 3 * cluster + 1) - eye_y
@@ -117,16 +139,16 @@ def draw_tile(
                     better = inside & (inverse > nearest) & (inverse <= 1.0 / _NEAR)
                     nearest = tl.where(better, inverse, nearest)
                     shown = tl.where(better, t, shown)
+    return nearest, shown
 
-    drawn = shown >= 0
-    t = tl.where(drawn, shown, 0)
-    place = (view.to(tl.int64) * height + line) * width + column
-    wanted = (column < width) & (line < height)
-    metres = tl.where(drawn, tl.minimum(tl.maximum(1.0 / nearest, min_depth), max_depth), max_depth)
-    tl.store(depth + place, metres, wanted)
-    class_of = tl.load(scene + CLASSES).to(tl.pointer_type(tl.int32))
-    tl.store(classes + place, tl.where(drawn, tl.load(class_of + t, drawn, 0), 0), wanted)
 
+@triton.jit
+def _shade(scene, pose, ray_x, ray_y, nearest, t, drawn, focal_x, focal_y, out, wanted, LEVELS: tl.constexpr):
+    """Writes the colours of triangles t (N,), seen along the rays at 1 / depth `nearest`, to `out` where `wanted`."""
+    i_x, i_y, i_z, j_x, j_y, j_z, k_x, k_y, k_z = _axes(pose)
+    eye_x, eye_y, eye_z = tl.load(pose + 9), tl.load(pose + 10), tl.load(pose + 11)
+    triangles = tl.load(scene + TRIANGLES).to(tl.pointer_type(tl.float32))
+    normals = tl.load(scene + NORMALS).to(tl.pointer_type(tl.float32))
     values = tl.load(scene + VALUES).to(tl.pointer_type(tl.float32)) + 5 * t
     gradients = tl.load(scene + GRADIENTS).to(tl.pointer_type(tl.float32)) + 15 * t
     x0, y0, z0 = tl.load(triangles + 9 * t), tl.load(triangles + 9 * t + 1), tl.load(triangles + 9 * t + 2)
@@ -171,13 +193,20 @@ def draw_tile(
         texels + tl.load(starts), u_bits, v_bits, u_place >> 1, v_place >> 1, u_wrap, v_wrap
     )
     textured = texture > 0
-    out = rgb + 3 * place
     full = _colour(values + 2, gradients + 6, x, y, z)
     tl.store(out, _shaded(red, red2, part, full, textured, drawn), wanted)
     full = _colour(values + 3, gradients + 9, x, y, z)
     tl.store(out + 1, _shaded(green, green2, part, full, textured, drawn), wanted)
     full = _colour(values + 4, gradients + 12, x, y, z)
     tl.store(out + 2, _shaded(blue, blue2, part, full, textured, drawn), wanted)
+
+
+@triton.jit
+def _axes(pose):
+    """The camera's right (i), up (j) and forward (k) axes in the world."""
+    i_x, i_y, i_z = tl.load(pose), tl.load(pose + 1), tl.load(pose + 2)
+    j_x, j_y, j_z = tl.load(pose + 3), tl.load(pose + 4), tl.load(pose + 5)
+    return i_x, i_y, i_z, j_x, j_y, j_z, -tl.load(pose + 6), -tl.load(pose + 7), -tl.load(pose + 8)
 
 
 @triton.jit
