@@ -213,6 +213,7 @@ class EpisodeMetrics:
             self._reference_length = path_length(self._reference)
             self._dtw = RunningDTW(self._reference)
             self._nearest = np.full(len(self._reference), np.inf)
+            self._likeness: tuple[float, float] | None = None  # to it, at the present position
         self._visit()
 
     def update(self, position: ArrayLike, distance_to_goal: float | None, collided: bool, stopped: bool) -> None:
@@ -249,9 +250,8 @@ class EpisodeMetrics:
             "collisions": self._collisions,
         }
         if self._reference is not None:
-            likeness = math.exp(-self._dtw.value / (len(self._reference) * SUCCESS_DISTANCE))
-            values["ndtw"] = likeness
-            values["cls"] = coverage_score(self._nearest, self._reference_length, self._path_length)
+            likeness = self._likeness = self._likeness or self._compare(self._reference)
+            values |= {"ndtw": likeness[0], "cls": likeness[1]}
         if self._distance is not None and self._shortest is not None:
             succeeded = float(self.succeeded)
             values |= {
@@ -262,7 +262,7 @@ class EpisodeMetrics:
                 "success_rule": self.success_rule,
             }
             if self._reference is not None:
-                values["sdtw"] = sdtw(succeeded, likeness)
+                values["sdtw"] = sdtw(succeeded, likeness[0])
         return values
 
     @property
@@ -280,6 +280,12 @@ class EpisodeMetrics:
         distances = np.sqrt(np.einsum("ij,ij->i", offsets, offsets))
         self._dtw.add(distances)
         np.minimum(self._nearest, distances, out=self._nearest)
+        self._likeness = None
+
+    def _compare(self, reference: NDArray[np.float64]) -> tuple[float, float]:
+        """nDTW and CLS of the path so far. Training, which plays most episodes, never reads them."""
+        ndtw = math.exp(-self._dtw.value / (len(reference) * SUCCESS_DISTANCE))
+        return ndtw, coverage_score(self._nearest, self._reference_length, self._path_length)
 
 
 def _reference(episode: Episode) -> NDArray[np.float64] | None:

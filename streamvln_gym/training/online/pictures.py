@@ -13,7 +13,7 @@ from torch import Tensor
 from streamvln_gym.simulators.embedded.gpu_renderer import GpuRenderer
 from streamvln_gym.training.online.mirroring import mirror_patches, mirror_pictures
 from streamvln_gym.training.online.stream_arrays import StreamArrays
-from streamvln_gym.training.online.worker import DrawableScene
+from streamvln_gym.training.online.worker import DrawableScene, StreamsSpec
 from streamvln_gym.training.privileged import CLASSES, DEPTH_LEVELS_PER_METRE, patch_centres
 
 
@@ -39,6 +39,19 @@ class PictureSource(Protocol):
 
     def take(self) -> Pictures:
         """The present frames."""
+
+
+def choose_pictures(spec: StreamsSpec, arrays: StreamArrays, device: torch.device) -> PictureSource:
+    """The source that a training's workers are made for.
+
+    Args:
+        spec: of one of them.
+        arrays: of all.
+        device: where the pictures are wanted.
+    """
+    if spec.draws:
+        return PicturesOfWorkers(arrays, device)
+    return PicturesOnGpu(arrays, GpuRenderer(spec.camera, device), spec.patches_per_side)
 
 
 class PicturesOfWorkers:

@@ -19,15 +19,13 @@ from streamvln_gym.errors import TrainingError
 from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
-from streamvln_gym.simulators.base import CameraConfig
-from streamvln_gym.simulators.embedded.gpu_renderer import GpuRenderer
 from streamvln_gym.training.config import ContextConfig
 from streamvln_gym.training.online.builders import FlatBuilders
 from streamvln_gym.training.online.collector import INSTRUCTION_TOKENS, Collector
 from streamvln_gym.training.online.config import OnlineConfig
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.learner import Learner
-from streamvln_gym.training.online.pictures import PicturesOfWorkers, PicturesOnGpu, PictureSource
+from streamvln_gym.training.online.pictures import choose_pictures
 from streamvln_gym.training.online.run_folder import RunFolder
 from streamvln_gym.training.online.scenes import split_scenes
 from streamvln_gym.training.online.stream_arrays import KINDS, RESULTS
@@ -69,7 +67,8 @@ class _OnlineRun:
         self.processor, model = _initial_network(config)
         self.scenes = split_scenes(config, done)
         seeds = (config.seed, self.rank, done)  # a training that goes on draws what it has not drawn yet
-        pool = WorkerPool(self._specs(seeds))
+        specs = self._specs(seeds)
+        pool = WorkerPool(specs)
         stack.callback(pool.close)
         pool.train(config.collect.longest(done / config.optimize.updates))
         self.builders = self._build_ahead(pool)
@@ -82,7 +81,7 @@ class _OnlineRun:
         self.learner = Learner(model, layout, config.optimize, config.auxiliary, config.reinforce)
         self.rng = np.random.default_rng(seeds)
         torch.manual_seed(int(self.rng.integers(2**31)))
-        pictures, value = self._pictures(pool), self.learner.value
+        pictures, value = choose_pictures(specs[0], pool.arrays, self.device), self.learner.value
         self.collector = Collector(
             pool, pictures, self.learner.average, self.processor, layout, config, self.rng, value
         )
@@ -245,18 +244,9 @@ class _OnlineRun:
                 config=collect,
                 free=self.config.reinforce.free(collect.streams),
                 mirrored=self.config.optimize.mirrored,
-                draws=collect.drawn_by == "workers",
             )
             for worker in range(workers)
         ]
-
-    def _pictures(self, pool: WorkerPool) -> PictureSource:
-        """What the streams see."""
-        collect, network = self.config.collect, self.processor.config
-        if collect.drawn_by == "workers":
-            return PicturesOfWorkers(pool.arrays, self.device)
-        camera = CameraConfig.of_size(network.image_size, network.image_size, collect.supersampling)
-        return PicturesOnGpu(pool.arrays, GpuRenderer(camera, self.device), network.patches_per_side)
 
     def _build_ahead(self, pool: WorkerPool) -> FlatBuilders | None:
         """Builds the flats that the workers will come to, beside them."""

@@ -45,7 +45,6 @@ class StreamsSpec:
         config: how to collect.
         free: how many of its streams, the first ones, are free, see `ReinforceConfig`.
         mirrored: share of their episodes that is played in the mirror, see `mirrored_streams`.
-        draws: whether it draws the pictures; otherwise it says where each stream stands, and hands over its scenes.
     """
 
     data: str
@@ -61,7 +60,16 @@ class StreamsSpec:
     config: CollectConfig
     free: int = 0
     mirrored: float = 0.0
-    draws: bool = True
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws the pictures; otherwise it says where each stream stands, and hands over its scenes."""
+        return self.config.drawn_by == "workers"
+
+    @property
+    def camera(self) -> CameraConfig:
+        """What the pictures are drawn with."""
+        return CameraConfig.of_size(self.image_size, self.image_size, self.config.supersampling)
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,7 @@ class Worker:
         self._arrays = arrays
         self._rows = range(spec.first, spec.first + spec.streams)
         self._dataset = open_training_data(spec.data, spec.split, spec.scenes)
-        camera = CameraConfig.of_size(spec.image_size, spec.image_size, spec.config.supersampling)
-        simulator = EmbeddedSimulator(camera, cached_triangles=50_000 * max(spec.config.shelf, 4))
+        simulator = EmbeddedSimulator(spec.camera, cached_triangles=50_000 * max(spec.config.shelf, 4))
         self._simulator = simulator
         rng = np.random.default_rng(spec.seed)
         rescued = rng.random(spec.streams) < spec.config.rescued_streams

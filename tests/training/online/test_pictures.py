@@ -51,9 +51,9 @@ def play(tiny_flats, draws, turns, renderer=None):
     renderer = renderer or CpuRenderer()
     dataset = tiny_flats.dataset
     scenes = tuple(dict.fromkeys(dataset.scene_of(episode_id) for episode_id in dataset.episode_ids))
-    collect = CollectConfig(shelf=2, plays=1, short_until=0.0, supersampling=1, spare_steps=5)
+    collect = CollectConfig(shelf=2, plays=1, supersampling=1, spare_steps=5, drawn_by="workers" if draws else "gpu")
     data = str(tiny_flats.episodes_path)
-    spec = StreamsSpec(data, "train", None, scenes, 0, STREAMS, 112, 8, 4, (0,), collect, 4, 0.5, draws)
+    spec = StreamsSpec(data, "train", None, scenes, 0, STREAMS, 112, 8, 4, (0,), collect, 4, 0.5)
     arrays = StreamArrays(STREAMS, 112, 64, 4)
     source = PicturesOfWorkers(arrays, CPU) if draws else PicturesOnGpu(arrays, renderer, 8)
     worker, rng, found = Worker(spec, arrays), np.random.default_rng(0), []
@@ -90,9 +90,9 @@ def at_rest(tiny_flats):
     """A worker that does not draw, before any episode, and its arrays."""
     dataset = tiny_flats.dataset
     scenes = tuple(dict.fromkeys(dataset.scene_of(episode_id) for episode_id in dataset.episode_ids))
-    collect = CollectConfig(shelf=1, supersampling=1)
+    collect = CollectConfig(shelf=1, supersampling=1, drawn_by="gpu")
     data = str(tiny_flats.episodes_path)
-    spec = StreamsSpec(data, "train", None, scenes, 0, STREAMS, 112, 8, 4, (0,), collect, draws=False)
+    spec = StreamsSpec(data, "train", None, scenes, 0, STREAMS, 112, 8, 4, (0,), collect)
     arrays = StreamArrays(STREAMS, 112, 64, 4)
     yield Worker(spec, arrays), arrays
     arrays.close()
