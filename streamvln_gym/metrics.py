@@ -283,7 +283,7 @@ class EpisodeMetrics:
         self._likeness = None
 
     def _compare(self, reference: NDArray[np.float64]) -> tuple[float, float]:
-        """nDTW and CLS of the path so far. Training, which plays most episodes, never reads them."""
+        """nDTW and CLS of the path so far. Training, which plays most episodes, asks at their end only."""
         ndtw = math.exp(-self._dtw.value / (len(reference) * SUCCESS_DISTANCE))
         return ndtw, coverage_score(self._nearest, self._reference_length, self._path_length)
 
