@@ -35,19 +35,24 @@ def test_pictures_in_the_interpreter(size, factor, views):
 
 def test_the_kernel_compiles_for_a_gpu():
     pytest.importorskip("triton")
+    from streamvln_gym.simulators.embedded import gpu_kernels
+
+    views = {"table": "*i64", "scenes": "*i32", "poses": "*fp32", "begins": "*fp32"}
+    compile_kernel(gpu_kernels.find_clusters, {**views, "right": "fp32", "up": "fp32"}, {"MOST": 512}, 4)
+    pointers = {**views, "order": "*i64", "rgb": "*u8", "depth": "*fp32", "classes": "*i32"}
+    numbers = {"width": "i32", "height": "i32"} | dict.fromkeys(
+        ("focal_x", "focal_y", "min_depth", "max_depth"), "fp32"
+    )
+    compile_kernel(gpu_kernels.draw_tile, pointers | numbers, {"MOST": 512, "TILE": 16, "LEVELS": 14}, 1)
+
+
+def compile_kernel(kernel, signature, constants, warps):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from streamvln_gym.simulators.embedded import gpu_kernels
-
-    pointers = {"table": "*i64", "scenes": "*i32", "poses": "*fp32", "rgb": "*u8", "depth": "*fp32", "classes": "*i32"}
-    numbers = {"width": "i32", "height": "i32"} | dict.fromkeys(
-        ("focal_x", "focal_y", "min_depth", "max_depth"), "fp32"
-    )
-    signature = {**pointers, **numbers, "TILE": "constexpr", "LEVELS": "constexpr"}
-    source = ASTSource(fn=gpu_kernels.draw_tile, signature=signature, constexprs={"TILE": 16, "LEVELS": 14})
-    options = {"num_warps": 4, "enable_fp_fusion": False}
+    source = ASTSource(fn=kernel, signature=signature | dict.fromkeys(constants, "constexpr"), constexprs=constants)
+    options = {"num_warps": warps, "enable_fp_fusion": False}
     assert triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["cubin"]
 
 

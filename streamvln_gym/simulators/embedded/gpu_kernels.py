@@ -1,11 +1,12 @@
 """Visibility and colour of many views at once, as a Triton kernel: what `rasterizer` and `shading` do, on a GPU.
 
-A program draws a tile of one view. It goes over the scene's clusters, leaves out those whose boxes lie beside the tile,
-and tests every triangle of the others against all of its pixels. With v0, v1, v2 a triangle's corners seen from the
-camera, a view ray hits it where ray.(v0 x v1), ray.(v1 x v2) and ray.(v2 x v0) have one sign (Olano & Greer, "Triangle
-scan conversion using 2D homogeneous coordinates", 1997), so nothing is clipped, and 1 / depth = normal.ray / normal.v0.
-Compiled without fused multiplication and addition, the two triangles of an edge get opposite numbers, and no pixel
-between them is lost.
+The clusters of each view come from front to back (`find_clusters` and a sort). A program draws a tile of one view: it
+goes over them until they begin behind all that it has drawn, leaves out those whose boxes lie beside the tile, and
+tests every triangle of the others against all of its pixels. With v0, v1, v2 a triangle's corners seen from the
+camera, a view ray hits it where ray.(v0 x v1), ray.(v1 x v2) and ray.(v2 x v0) have one sign (Olano & Greer,
+"Triangle scan conversion using 2D homogeneous coordinates", 1997), so nothing is clipped, and 1 / depth = normal.ray
+/ normal.v0. Compiled without fused multiplication and addition, the two triangles of an edge get opposite numbers,
+and no pixel between them is lost.
 """
 
 from __future__ import annotations
@@ -36,16 +37,53 @@ _FAR = tl.constexpr(1000.0)
 
 
 @triton.jit
-def draw_tile(
-    table, scenes, poses, rgb, depth, classes, width, height, focal_x, focal_y, min_depth, max_depth,
-    TILE: tl.constexpr, LEVELS: tl.constexpr,
-):  # fmt: skip
-    """Draws the tile `program_id(1)` of view `program_id(0)`.
+def find_clusters(table, scenes, poses, begins, right, up, MOST: tl.constexpr):
+    """Finds where the clusters that view `program_id(0)` may show begin.
 
     Args:
         table: int64 (scenes, COLUMNS).
         scenes: int32 (views,), rows of the table.
         poses: float32 (views, 12): rows of the rotation from world to camera (right, up, backward), and the position.
+        begins: float32 (views, MOST), receives their least depth, metres; infinity for those outside of the view, and
+            after the last.
+        right, up: how far the view reaches to each side at depth 1.
+        MOST: a power of two, more than any scene has clusters.
+    """
+    view = tl.program_id(0)
+    cluster = tl.arange(0, MOST)
+    scene = table + tl.load(scenes + view).to(tl.int64) * COLUMNS
+    pose = poses + view * 12
+    i_x, i_y, i_z, j_x, j_y, j_z, k_x, k_y, k_z = _axes(pose)
+    real = cluster < tl.load(scene + CLUSTERS).to(tl.int32)
+    centre = tl.load(scene + BOX_CENTRE).to(tl.pointer_type(tl.float32)) + 3 * cluster
+    half = tl.load(scene + BOX_HALF).to(tl.pointer_type(tl.float32)) + 3 * cluster
+    x = tl.load(centre, real, 0.0) - tl.load(pose + 9)
+    y = tl.load(centre + 1, real, 0.0) - tl.load(pose + 10)
+    z = tl.load(centre + 2, real, 0.0) - tl.load(pose + 11)
+    h_x, h_y, h_z = tl.load(half, real, 0.0), tl.load(half + 1, real, 0.0), tl.load(half + 2, real, 0.0)
+    reach = _reach(k_x, k_y, k_z, x, y, z, h_x, h_y, h_z)
+    # The planes through the camera and the view's sides; inwards is positive.
+    r_x, r_y, r_z = right * k_x, right * k_y, right * k_z
+    reach = tl.minimum(reach, _reach(r_x + i_x, r_y + i_y, r_z + i_z, x, y, z, h_x, h_y, h_z))
+    reach = tl.minimum(reach, _reach(r_x - i_x, r_y - i_y, r_z - i_z, x, y, z, h_x, h_y, h_z))
+    u_x, u_y, u_z = up * k_x, up * k_y, up * k_z
+    reach = tl.minimum(reach, _reach(u_x + j_x, u_y + j_y, u_z + j_z, x, y, z, h_x, h_y, h_z))
+    reach = tl.minimum(reach, _reach(u_x - j_x, u_y - j_y, u_z - j_z, x, y, z, h_x, h_y, h_z))
+    begin = -_reach(-k_x, -k_y, -k_z, x, y, z, h_x, h_y, h_z)
+    tl.store(begins + view * MOST + cluster, tl.where(real & (reach >= 0.0), begin, float("inf")))
+
+
+@triton.jit
+def draw_tile(
+    table, scenes, poses, begins, order, rgb, depth, classes, width, height, focal_x, focal_y, min_depth, max_depth,
+    MOST: tl.constexpr, TILE: tl.constexpr, LEVELS: tl.constexpr,
+):  # fmt: skip
+    """Draws the tile `program_id(1)` of view `program_id(0)`.
+
+    Args:
+        table, scenes, poses: as in `find_clusters`.
+        begins: float32 (views, MOST), what that has found, sorted.
+        order: int64 (views, MOST), which clusters these are.
         rgb: uint8 (views, height, width, 3), receives the pictures, black where nothing is.
         depth: float32 (views, height, width), receives metres.
         classes: int32 (views, height, width), receives the triangles' classes, 0 where nothing is.
@@ -63,7 +101,7 @@ def draw_tile(
     scene = table + tl.load(scenes + view).to(tl.int64) * COLUMNS
     pose = poses + view * 12
     nearest, shown = _find_visible(
-        scene, pose, ray_x, ray_y,
+        scene, pose, begins + view * MOST, order + view * MOST, ray_x, ray_y,
         (left - width * 0.5) / focal_x, (left + TILE - width * 0.5) / focal_x,
         (height * 0.5 - top - TILE) / focal_y, (height * 0.5 - top) / focal_y,
     )  # fmt: skip
@@ -79,12 +117,13 @@ def draw_tile(
 
 
 @triton.jit
-def _find_visible(scene, pose, ray_x, ray_y, low_x, high_x, low_y, high_y):
+def _find_visible(scene, pose, begins, order, ray_x, ray_y, low_x, high_x, low_y, high_y):
     """1 / depth of what the rays (N,) of a tile meet first, and which triangle that is, -1 for none.
 
     Args:
         scene: row of the table.
-        pose: see `draw_tile`.
+        pose: see `find_clusters`.
+        begins, order: the view's clusters from front to back, the last begins at infinity.
         ray_x, ray_y: the rays' ends at depth 1, to the right and up.
         low_x, high_x, low_y, high_y: the tile's sides there.
     """
@@ -105,14 +144,16 @@ def _find_visible(scene, pose, ray_x, ray_y, low_x, high_x, low_y, high_y):
 
     nearest = tl.full(ray_x.shape, 1.0 / _FAR, tl.float32)
     shown = tl.full(ray_x.shape, -1, tl.int32)
-    for cluster in range(tl.load(scene + CLUSTERS).to(tl.int32)):
+    farthest = _FAR * 1.0  # what the tile shows is no farther
+    begin = tl.load(begins)
+    while begin < farthest:
+        cluster = tl.load(order).to(tl.int32)
         x = tl.load(box_centre + 3 * cluster) - eye_x
         y = tl.load(box_centre + 3 * cluster + 1) - eye_y
         z = tl.load(box_centre + 3 * cluster + 2) - eye_z
         half_x, half_y = tl.load(box_half + 3 * cluster), tl.load(box_half + 3 * cluster + 1)
         half_z = tl.load(box_half + 3 * cluster + 2)
-        reach = _reach(k_x, k_y, k_z, x, y, z, half_x, half_y, half_z)
-        reach = tl.minimum(reach, _reach(l_x, l_y, l_z, x, y, z, half_x, half_y, half_z))
+        reach = _reach(l_x, l_y, l_z, x, y, z, half_x, half_y, half_z)
         reach = tl.minimum(reach, _reach(r_x, r_y, r_z, x, y, z, half_x, half_y, half_z))
         reach = tl.minimum(reach, _reach(b_x, b_y, b_z, x, y, z, half_x, half_y, half_z))
         reach = tl.minimum(reach, _reach(t_x, t_y, t_z, x, y, z, half_x, half_y, half_z))
@@ -139,6 +180,10 @@ def _find_visible(scene, pose, ray_x, ray_y, low_x, high_x, low_y, high_y):
                     better = inside & (inverse > nearest) & (inverse <= 1.0 / _NEAR)
                     nearest = tl.where(better, inverse, nearest)
                     shown = tl.where(better, t, shown)
+            farthest = 1.0 / tl.min(nearest)
+        begins += 1
+        order += 1
+        begin = tl.load(begins)
     return nearest, shown
 
 

@@ -16,7 +16,7 @@ from streamvln_gym.simulators.embedded.render_mesh import RenderMesh
 from streamvln_gym.simulators.embedded.textures import MAX_LEVELS
 
 _TILE = 16  # pixels a side
-_WARPS = 4
+_WARPS = 1  # as fast as any, see `benchmarks/render_gpu.py`
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class GpuRenderer:
         self._scenes: dict[Hashable, list[Tensor]] = {}  # arrays by the table's columns
         self._rows: dict[Hashable, int] = {}
         self._table: Tensor | None = None
+        self._most = 1  # a power of two, more than any scene has clusters
 
     def add(self, key: Hashable, mesh: RenderMesh, class_ids: NDArray[np.int32]) -> None:
         """Takes a scene in.
@@ -121,11 +122,17 @@ class GpuRenderer:
         rgb = torch.empty((count, height, width, 3), dtype=torch.uint8, device=self.device)
         depth = torch.empty((count, height, width), dtype=torch.float32, device=self.device)
         classes = torch.empty((count, height, width), dtype=torch.int32, device=self.device)
+        begins = torch.empty((count, self._most), dtype=torch.float32, device=self.device)
         tiles = -(-width // _TILE) * -(-height // _TILE)
         with current_device(self.device):
+            self._kernels.find_clusters[(count,)](
+                table, scenes, poses, begins, 0.5 * width / focal_x, 0.5 * height / focal_y, MOST=self._most
+            )
+            begins, order = begins.sort(1)
             self._kernels.draw_tile[(count, tiles)](
-                table, scenes, poses, rgb, depth, classes, width, height, focal_x, focal_y, camera.min_depth,
-                camera.max_depth, TILE=_TILE, LEVELS=MAX_LEVELS, num_warps=_WARPS, enable_fp_fusion=False,
+                table, scenes, poses, begins, order, rgb, depth, classes, width, height, focal_x, focal_y,
+                camera.min_depth, camera.max_depth,
+                MOST=self._most, TILE=_TILE, LEVELS=MAX_LEVELS, num_warps=_WARPS, enable_fp_fusion=False,
             )  # fmt: skip
         if factor == 1:
             return Views(rgb, depth, classes)
@@ -138,10 +145,13 @@ class GpuRenderer:
         """The arrays' addresses, a row for each scene."""
         if self._table is None:
             self._rows = {}
-            rows = []
+            rows, most = [], 0
             for number, (key, arrays) in enumerate(self._scenes.items()):
                 self._rows[key] = number
-                rows.append([*(array.data_ptr() for array in arrays), len(arrays[self._kernels.BOX_CENTRE.value])])
+                clusters = len(arrays[self._kernels.BOX_CENTRE.value])
+                rows.append([*(array.data_ptr() for array in arrays), clusters])
+                most = max(most, clusters)
+            self._most = 1 << most.bit_length()
             self._table = torch.tensor(rows, dtype=torch.int64).to(self.device)
         return self._table
 

@@ -47,6 +47,7 @@ class Collector:
         buffer: frames and episodes.
         experience: what free streams did and earned; None if there are none.
         turns: chunks that every stream has executed.
+        scenes: ids of those that training episodes have begun in.
         seconds: spent waiting for the workers, and acting.
     """
 
@@ -79,6 +80,7 @@ class Collector:
         self._expert_shares = np.ones(pool.streams)  # of each stream's present episode
         self._shown = _agents_conjunctions(MAX_TURNS)
         self.turns = 0
+        self.scenes: set[bytes] = set()
         self.seconds = {"waiting": 0.0, "acting": 0.0}
 
     def wait(self) -> None:
@@ -87,8 +89,23 @@ class Collector:
         self._pictures.enter(self.pool.wait())
         self.seconds["waiting"] += time.monotonic() - begun
 
-    def turn(self, model: StreamVLNForConditionalGeneration, progress: float) -> None:
-        """Takes in what the last turn showed, and lets the workers begin the next; call `wait` before.
+    def take(self) -> None:
+        """Takes in what the last turn showed; call `wait` before."""
+        begun = time.monotonic()
+        arrays = self.pool.arrays
+        if self.experience is not None:
+            self.experience.finish_turn(arrays)
+        self.buffer.finish_turn(arrays)
+        self._present, starting = self._take_frames()
+        self.scenes.update(arrays.scene[arrays.started].tolist())
+        self._policy.begin(starting)
+        self._conjunctions = self._rng.integers(len(CONJUNCTIONS), size=self.pool.streams)
+        mirrored = self._mirrored(starting)
+        self.buffer.add(arrays, self._present, starting, mirrored, self._conjunctions, self.pool.free)
+        self.seconds["acting"] += time.monotonic() - begun
+
+    def decide(self, model: StreamVLNForConditionalGeneration, progress: float) -> None:
+        """Lets the workers begin the next turn; call `take` before.
 
         Args:
             model: who acts where the expert does not.
@@ -96,15 +113,8 @@ class Collector:
         """
         begun = time.monotonic()
         arrays, collect = self.pool.arrays, self.config.collect
-        if self.experience is not None:
-            self.experience.finish_turn(arrays)
-        self.buffer.finish_turn(arrays)
-        pictures, starting = self._take_frames()
-        self._policy.begin(starting)
-        conjunctions = self._rng.integers(len(CONJUNCTIONS), size=self.pool.streams)
-        self.buffer.add(arrays, pictures, starting, self._mirrored(starting), conjunctions, self.pool.free)
         self._load(model)
-        answers = self._act(pictures.rgb, conjunctions, self._sampled)
+        answers = self._act(self._present.rgb, self._conjunctions, self._sampled)
         self._note(answers)
         actions = answers.actions.cpu().numpy().astype(np.int8)
         self._share_out(np.flatnonzero(arrays.started), progress)

@@ -115,10 +115,17 @@ class StreamsPolicy:
         embeddings = self._embed(ids)
         source = frames.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, frames.shape[-1]))
         embeddings = torch.where((places >= 0)[..., None], source, embeddings)
-        hidden = self._cache.extend(embeddings, None, counts, longest=self._longest)
-        answer = self._decode(hidden, sampled)
+        longest = self._longest_window(turns)
+        hidden = self._cache.extend(embeddings, None, counts, longest=longest)
+        answer = self._decode(hidden, sampled, longest)
         self._turns += 1
         return answer
+
+    def _longest_window(self, turns: NDArray[np.int64]) -> int:
+        """Embeddings of the longest window of all streams once it is answered: attention covers so many."""
+        within = torch.from_numpy(turns % self.layout.turns + 1)
+        later = torch.from_numpy((turns >= self.layout.turns) & (self.layout.num_history > 0))
+        return int(self.layout.lengths(torch.from_numpy(self._instruction_lengths), later, within).max())
 
     def _open(self, opening: NDArray[np.int64], number: NDArray[np.int64]) -> None:
         """Prefills instruction and memory of the streams whose window (of that number) begins."""
@@ -145,7 +152,7 @@ class StreamsPolicy:
         self._cache.restart(rows)
         self._cache.extend(embeddings, rows, starts.to(self.device), longest=int(starts.max()))
 
-    def _decode(self, hidden: Tensor, sampled: Tensor | None) -> Answers:
+    def _decode(self, hidden: Tensor, sampled: Tensor | None, longest: int) -> Answers:
         """The answers; the cache is left as it was after the prefill."""
         prefilled = self._cache.lengths.clone()
         head = self.model.lm_head.weight[self.layout.action_ids]
@@ -162,7 +169,7 @@ class StreamsPolicy:
             log_probs.append(logits.log_softmax(-1).gather(1, action[:, None])[:, 0])
             if k < self.layout.chunk_size - 1:
                 token = self._embed(self.layout.action_ids[action])[:, None]
-                hidden = self._cache.extend(token, longest=self._longest)
+                hidden = self._cache.extend(token, longest=longest)
         self._cache.lengths.copy_(prefilled)
         return Answers(torch.stack(actions, 1), torch.stack(log_probs, 1), states)
 

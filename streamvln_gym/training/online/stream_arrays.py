@@ -26,8 +26,9 @@ class StreamArrays:
         patch_class, patch_depth: uint8 (streams, patches); pose: float32 (streams, 5); rooms: uint8 (streams, 2). See
             `Privileged`.
             Pictures and patches are filled by workers that draw.
-        place: float64 (streams, 4), the position and the yaw; scene: bytes (streams,), the scene's id; mirrored: bool
-            (streams,), the episode is played in the mirror. All three are filled by workers that do not draw.
+        scene: bytes (streams,), the id of the episode's scene.
+        place: float64 (streams, 4), the position and the yaw; mirrored: bool (streams,), the episode is played in the
+            mirror. Both are filled by workers that do not draw.
         active: bool (streams,), False for a stream that rests.
         instruction: uint8 (streams, 4096), the episode's instruction in UTF-8, filled up with zeros.
         started: bool (streams,), the frame is an episode's first.

@@ -123,10 +123,11 @@ class _OnlineRun:
         """Decides a chunk for every stream, and learns while the workers execute it."""
         config, learner, buffer = self.config, self.learner, self.collector.buffer
         self.collector.wait()
-        self._check_update()
         if self.builders is not None:
             self.builders.check()
-        self.collector.turn(learner.model, self.progress)
+        self.collector.take()
+        self._check_update()  # waits for the last update; what comes before need not
+        self.collector.decide(learner.model, self.progress)
         rows = buffer.whole
         if len(rows) < LEAST_EPISODES and buffer.written > 2 * buffer.capacity:
             raise TrainingError(
@@ -159,6 +160,7 @@ class _OnlineRun:
             "updates": self.learner.updates,
             "frames": self.collector.buffer.written,
             "episodes": self.collector.buffer.episodes,
+            "scenes": len(self.collector.scenes),
             "turns": self.collector.turns,
             "seconds": round(time.monotonic() - self.begun, 1),
             **{f"{name}_seconds": round(value, 1) for name, value in self.collector.seconds.items()},

@@ -214,6 +214,9 @@ class Worker:
                 )
             arrays.instruction[row] = 0
             arrays.instruction[row, : len(text)] = np.frombuffer(text, np.uint8)
+            arrays.scene[row] = scene = stream.episode.scene_id.encode()
+            if len(scene) > SCENE_BYTES:
+                raise DatasetError(f"the scene id {stream.episode.scene_id} is too long: {len(scene)} bytes")
         if not self._spec.draws:
             self._say_where(row, stream)
         elif not self._training:
@@ -238,14 +241,11 @@ class Worker:
         name, arrays = stream.episode.scene_id, self._arrays
         arrays.place[row, :3], arrays.place[row, 3] = stream.state.position, stream.state.yaw
         arrays.mirrored[row] = self._mirrored[row - self._spec.first]
-        arrays.scene[row] = name.encode()
         if name not in self._handed_over:
             stream.enter()
             simulator = self._simulator
             if simulator.class_ids is None:
                 raise DatasetError(f"scene {name} has no instances, which are needed to draw it on a GPU")
-            if len(name.encode()) > SCENE_BYTES:
-                raise DatasetError(f"the scene id {name} is too long: {len(name.encode())} bytes")
             self._handed_over[name] = DrawableScene(name.encode(), simulator.renderer.mesh, simulator.class_ids)
 
 

@@ -68,6 +68,7 @@ def test_a_training_writes_log_state_and_a_checkpoint_that_acts(config):
     assert [record["updates"] for record in records] == [3, 4]
     assert all(np.isfinite(record["loss"]) and record["evaluated"] == 2 for record in records)
     assert all(0.0 < record["filled"] <= 1.0 for record in records)
+    assert all(1 <= record["scenes"] <= record["episodes"] for record in records)
     lines = (config.out / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["updates"] for line in lines] == [3, 4]
     assert json.loads((config.out / "config.json").read_text())["optimize"]["updates"] == 4
