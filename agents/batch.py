@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import index
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ class StreamBatch:
         active: ArrayLike | None,
     ) -> list[list[int]]:
         """See `StreamVLNAgent.predict_chunk_batch`."""
-        executed = [None] * len(self) if n_executed is None else [None if n is None else index(n) for n in n_executed]
+        executed = [None] * len(self) if n_executed is None else list(n_executed)
         if len(executed) != len(self):
             raise ValueError(f"n_executed has {len(executed)} entries, but there are {len(self)} streams")
         moments = self._look(observations, episode_starts, active, executed)

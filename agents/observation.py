@@ -91,13 +91,22 @@ def read_rgb(obs: Mapping[str, Any]) -> NDArray[np.uint8]:
     if rgb.dtype != np.uint8:
         hint = "; it also holds NaN or infinity" if rgb.dtype.kind == "f" and not np.isfinite(rgb).all() else ""
         raise TypeError(
-            f"obs['rgb'] must be uint8 in 0..255, got {rgb.dtype}{hint}: convert it before calling the agent"
+            f"obs['rgb'] must be uint8 in 0..255, got {rgb.dtype}{hint}: convert it before calling the agent "
+            "(what lies in 0..1 by (255 * rgb).round().astype('uint8'))"
         )
     if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-        raise ValueError(
-            f"obs['rgb'] must have shape (height, width, 3), got {rgb.shape}: one picture, no batch, no alpha"
-        )
+        raise ValueError(f"obs['rgb'] must have shape (height, width, 3), got {rgb.shape}: {_shape_remedy(rgb.shape)}")
     return rgb
+
+
+def _shape_remedy(shape: tuple[int, ...]) -> str:
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
+        return "it is grey; repeat the channel with np.repeat(grey.reshape(height, width, 1), 3, axis=2)"
+    if len(shape) == 3 and shape[0] == 3:
+        return "channels come last; use rgb.transpose(1, 2, 0)"
+    if len(shape) == 3 and shape[2] == 4:
+        return "leave out alpha with rgb[:, :, :3]"
+    return "one picture, no batch"
 
 
 def read_instruction(obs: Mapping[str, Any]) -> str:
@@ -112,6 +121,8 @@ def read_instruction(obs: Mapping[str, Any]) -> str:
         raise TypeError(f"obs['instruction'] must be a str, got {type(instruction).__name__}")
     if not instruction.strip():
         raise ValueError("obs['instruction'] is empty: pass the sentence that the agent is to follow")
+    if any("\ud800" <= character <= "\udfff" for character in instruction):
+        raise ValueError(f"obs['instruction'] holds half of a surrogate pair, which is no text: {instruction!r:.80}")
     return instruction
 
 

@@ -22,6 +22,13 @@ class OracleAgent:
     needs_picture = False
 
     def __init__(self, env: Any, along_reference: bool = True) -> None:
+        from streamvln_gym.env import VLNEnv
+
+        if not isinstance(getattr(env, "unwrapped", None), VLNEnv):
+            raise TypeError(
+                f"an OracleAgent reads one VLNEnv, in this process, not {env!r}: for a vector environment wrap each "
+                "one in ExpertAction"
+            )
         self._env = env.unwrapped
         self._along_reference = along_reference
         self._follower: GeodesicFollower | None = None

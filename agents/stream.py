@@ -8,6 +8,7 @@ from streamvln_gym.agents.action_queue import ActionQueue
 from streamvln_gym.agents.fast_window import FastWindow
 from streamvln_gym.agents.observation import Sight
 from streamvln_gym.agents.slow_memory import SlowMemory
+from streamvln_gym.arguments import is_whole
 from streamvln_gym.models.dialogue import ConjunctionPicker, check_instruction
 
 
@@ -120,9 +121,9 @@ class Stream:
             )
         if starts:
             return 0
-        if n_executed is not None and n_executed < 0:
-            raise ValueError(f"n_executed must not be negative, got {n_executed}")
-        step = self.step + (self.uncounted if n_executed is None else n_executed)
+        if n_executed is not None and not is_whole(n_executed, 0):
+            raise ValueError(f"n_executed must be a number of actions, 0 or more, got {n_executed!r}")
+        step = self.step + (self.uncounted if n_executed is None else int(n_executed))
         seen = self.memory.steps
         if seen and step <= seen[-1]:
             raise ValueError(f"the agent has already seen step {step}: pass n_executed >= 1, or call act() per step")

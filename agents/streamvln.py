@@ -24,6 +24,7 @@ from streamvln_gym.agents.slow_memory import SlowMemory
 from streamvln_gym.agents.stream import Call, Moment, Stream, StreamStats
 from streamvln_gym.agents.stream_pool import StreamPool
 from streamvln_gym.agents.view import WatchedAgent
+from streamvln_gym.arguments import is_whole
 from streamvln_gym.models.batched_streaming import BatchedStreamingSession
 from streamvln_gym.models.decoding import LogitsProcessor
 from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder
@@ -95,8 +96,8 @@ class StreamVLNAgentConfig:
             "max_steps": 1,
         }.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"StreamVLNAgentConfig.{name} must be at least {least}, got {value}")
+            if value is not None and not is_whole(value, least):
+                raise ValueError(f"StreamVLNAgentConfig.{name} must be a whole number, at least {least}, got {value!r}")
 
 
 class StreamVLNAgent:

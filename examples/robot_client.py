@@ -49,8 +49,7 @@ class RobotClient:
         `rgb` uint8 (height, width, 3), `depth` metres (height, width) or None."""
         from PIL import Image  # without it: "frame": {"encoding": "raw", "data": rgb.tobytes()}
 
-        jpeg = io.BytesIO()
-        Image.fromarray(rgb).save(jpeg, "JPEG", quality=95)
+        Image.fromarray(rgb).save(jpeg := io.BytesIO(), "JPEG", quality=95)
         message = {"seq": self.seq, "n_executed": n_executed, "frame": {"encoding": "jpeg", "data": jpeg.getvalue()}}
         if depth is not None:  # millimetres, 0 where there is no reading
             units = np.clip(np.nan_to_num(depth * 1000.0, posinf=0.0), 0, 65535).astype("<u2")
@@ -91,7 +90,8 @@ def main(url="ws://127.0.0.1:8765/stream", token=None, execute=4, **options):
             actions = []
         for action in actions:
             seen, _, terminated, truncated, info = env.step(action)
-            finished = terminated or truncated
+            if finished := terminated or truncated:
+                break
     client.ask("close")
     print(f"{info['steps']} steps, {info['navigation_error']:.2f} m from the goal")
 

@@ -468,6 +468,7 @@ def _data(config: DataConfig) -> None:
 
 def _doctor(config: DoctorConfig) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.padding import Padding
 
     from streamvln_gym.doctor import diagnose
@@ -478,9 +479,9 @@ def _doctor(config: DoctorConfig) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for finding in findings:
         status = f"[{colours[finding.status]}]{finding.status:<8}[/]"
-        console.print(f"{status}{finding.topic:<{width}}  {finding.detail}")
+        console.print(f"{status}{finding.topic:<{width}}  {escape(finding.detail)}")
         if finding.remedy:
-            console.print(Padding(f"-> {finding.remedy}", (0, 0, 0, 8)), style="dim", soft_wrap=False)
+            console.print(Padding(f"-> {escape(finding.remedy)}", (0, 0, 0, 8)), style="dim", soft_wrap=False)
     problems = [finding.topic for finding in findings if finding.status == "problem"]
     if problems:
         sys.exit(f"streamvln-gym: something needed is wrong: {', '.join(problems)}")

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
+from streamvln_gym.arguments import is_finite, is_whole
 from streamvln_gym.episodes import Episode, EpisodeDataset, not_found, scene_name
 from streamvln_gym.errors import EpisodeNotFoundError, NavigationError
 from streamvln_gym.geometry import wrap_angle, yaw_matrix
@@ -27,6 +29,9 @@ from streamvln_gym.spaces import DEFAULT_SENSORS, VISUAL_SENSORS, check_sensors,
 
 if TYPE_CHECKING:
     from streamvln_gym.visualization import EpisodeFrame
+
+_PLAYING: WeakKeyDictionary[Simulator, ReferenceType[VLNEnv]] = WeakKeyDictionary()
+"""Which environment began an episode in a simulator last: simulator objects can be passed in, and shared by mistake."""
 
 _RESET_OPTIONS = ("episode_id", "scene_id")
 _CAMERA_AXES = np.array([1.0, -1.0, -1.0])  # signs of the columns: the camera's x right, y down, z forward
@@ -103,8 +108,8 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
     dataset's name stands for.
 
     ## Reset
-    Unseeded, episodes come in file order; a seed shuffles them. Options: `episode_id` plays that episode, `scene_id`
-    (id or short name) the next one of that scene.
+    Unseeded, episodes come in file order; a seed shuffles them; of several environments, `share_episodes` gives each
+    its own. Options: `episode_id` plays that episode, `scene_id` (id or short name) the next one of that scene.
 
     Args:
         dataset: "r2r", "rxr", "envdrop", "scalevln" (found below `data_dir`, see `vlnce.layouts`), "flats", the path of
@@ -114,10 +119,10 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         split: of the dataset.
         data_dir: the folder that holds `datasets/` and `scene_datasets/` (for an episode file only if it does not lie
             in a folder of that form itself).
-        camera: the camera; default: 640x480, or that of the `Simulator` passed in.
+        camera: the camera, or a dict of its fields; default: 640x480, or that of the `Simulator` passed in.
         sensors: names out of `spaces.SENSORS`.
         max_steps: actions after which an episode is truncated.
-        reward: the reward's terms.
+        reward: the reward's terms, or a dict of them.
         success_distance: metres.
         render_mode: "rgb_array" or None.
         scenes: only the episodes of these scenes (ids or short names), or of so many.
@@ -139,10 +144,10 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         simulator: str | Simulator = "auto",
         split: str = "val_unseen",
         data_dir: str | os.PathLike[str] = "data",
-        camera: CameraConfig | None = None,
+        camera: CameraConfig | Mapping[str, Any] | None = None,
         sensors: Sequence[str] = DEFAULT_SENSORS,
         max_steps: int = 500,
-        reward: RewardConfig | None = None,
+        reward: RewardConfig | Mapping[str, Any] | None = None,
         success_distance: float = SUCCESS_DISTANCE,
         render_mode: str | None = None,
         scenes: int | Collection[str] | None = None,
@@ -157,16 +162,17 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
             raise ValueError(f"the simulator has another camera ({given}) than was asked for ({self.camera})")
         self.reward = _instance(reward, RewardConfig, "reward")
         self.sensors = check_sensors(sensors)
-        if isinstance(max_steps, bool) or not isinstance(max_steps, (int, np.integer)) or max_steps < 1:
+        if not is_whole(max_steps, 1):
             raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
-        numeric = isinstance(success_distance, (int, float, np.number)) and not isinstance(success_distance, bool)
-        if not numeric or not success_distance > 0.0:
+        if not is_finite(success_distance) or not success_distance > 0.0:
             raise ValueError(f"success_distance must be a positive number of metres, got {success_distance!r}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         self.max_steps = int(max_steps)
         self.success_distance = float(success_distance)
         self.render_mode = render_mode
+        if not isinstance(data_dir, (str, os.PathLike)):
+            raise TypeError(f"data_dir must be a folder's path, got {data_dir!r}")
         self.dataset = open_dataset(dataset, split, Path(data_dir), scenes, auto_dataset, languages, episode_ids, role)
         self._simulator_name = resolve_simulator(simulator, self.dataset.name, self.camera)
         self._simulator = None if isinstance(simulator, str) else simulator
@@ -218,6 +224,15 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         return self._running.episode
 
     @property
+    def steps_left(self) -> int:
+        """Actions until the present episode is truncated.
+
+        Raises:
+            ResetNeeded: there is no episode yet.
+        """
+        return self.max_steps + 1 - len(self._running.trajectory)
+
+    @property
     def trajectory(self) -> Sequence[AgentState]:
         """The states of the present episode: the start, and the state after every action.
 
@@ -245,7 +260,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         if seed is not None:
             self._sampler.shuffle(self.np_random)
         self._run = None
-        self._run = self._start(self.dataset.episode(self._choose(options or {})))
+        self._run = self._start(self.dataset.episode(self._choose({} if options is None else options)))
         first = {"intrinsics": self.camera.intrinsics, "source": source_of(self.dataset)}
         return self._observation(), {**self._info(collided=False), **first}
 
@@ -259,6 +274,32 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         """
         reward, terminated, truncated, info = self.advance(action)
         return self._observation(), reward, terminated, truncated, info
+
+    def share_episodes(self, part: int, parts: int, seed: int | None = None) -> None:
+        """Divides the episodes among several environments: this one plays every `parts`-th, from number `part` on.
+
+        Unseeded, all environments begin with the first episode; seeded each for itself, they play some twice before
+        others come. With the same `seed` and a part each, they play every episode once before one comes again. Takes
+        effect at the next `reset`; a seed given there shuffles anew.
+
+            for k in range(envs.num_envs):
+                envs.env_method("share_episodes", k, envs.num_envs, indices=k)  # of stable-baselines3
+
+        Args:
+            part: 0 to `parts` - 1.
+            parts: how many environments there are.
+            seed: shuffles; None keeps the present order (at first, that of the file).
+
+        Raises:
+            ValueError: there are fewer episodes than parts, or there is no such part.
+        """
+        if not is_whole(parts, 1) or not is_whole(part, 0) or part >= parts:
+            raise ValueError(f"part must lie in 0..parts - 1, got part {part!r} of {parts!r}")
+        if parts > len(self.dataset.episode_ids):
+            raise ValueError(f"{len(self.dataset.episode_ids)} episodes cannot be divided among {parts} environments")
+        if seed is not None:
+            self._sampler.shuffle(np.random.default_rng(seed))
+        self._sampler.share(int(part), int(parts))
 
     def advance(self, action: int) -> tuple[float, bool, bool, dict[str, Any]]:
         """`step` without an observation, for callers that execute several actions and look once, with `observe`."""
@@ -319,7 +360,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
 
     def close(self) -> None:
         """Frees the simulator's scenes."""
-        if self._simulator is not None:
+        if self._simulator is not None and self._has_simulator:
             self._simulator.close()
         self._run = None
 
@@ -327,17 +368,31 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
     def _running(self) -> _Run:
         if self._run is None:
             raise ResetNeeded("there is no episode yet: call env.reset() first")
+        if not self._has_simulator:
+            raise ResetNeeded(
+                "another environment has been reset with this environment's simulator object, so the agent is no "
+                "longer where this episode left it: give each environment a simulator of its own "
+                "(simulator='embedded', camera=...), or call env.reset()"
+            )
         return self._run
+
+    @property
+    def _has_simulator(self) -> bool:
+        """Whether no other environment has begun an episode in the simulator object since this one did."""
+        player = _PLAYING.get(self.simulator)
+        return player is None or player() is self
 
     def _choose(self, options: Mapping[str, Any]) -> str:
         """The id of the episode to play."""
+        if not isinstance(options, Mapping):
+            raise TypeError(f"the reset options must be a dict such as {{'episode_id': '7'}}, got {options!r}")
         unknown = [key for key in options if key not in _RESET_OPTIONS]
         if unknown:
             raise ValueError(f"unknown reset option {unknown[0]!r}: the options are {', '.join(_RESET_OPTIONS)}")
         scene = options.get("scene_id")
         if "episode_id" in options:
             wanted = options["episode_id"]
-            if isinstance(wanted, bool) or not isinstance(wanted, (str, int, np.integer)):
+            if not isinstance(wanted, str) and not is_whole(wanted):
                 raise TypeError(f"the reset option 'episode_id' must be a str or an int, got {wanted!r}")
             episode_id = str(wanted)
             played = self.dataset.scene_of(episode_id)
@@ -355,6 +410,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         return episode_in_scene
 
     def _start(self, episode: Episode) -> _Run:
+        _PLAYING[self.simulator] = ref(self)
         self.simulator.load_scene(self.dataset.scene_path(episode.scene_id))
         state = AgentState.from_rotation(episode.start_position, episode.start_rotation)
         try:
@@ -421,6 +477,8 @@ def _instance(value: Any, kind: type, name: str) -> Any:
     """`value`, or the default of its class."""
     if value is None:
         return kind()
+    if isinstance(value, Mapping):  # as in an environment's specification that was read from JSON
+        return kind(**value)
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, e.g. {name}={kind()!r}, got {value!r}")
     return value

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streamvln_gym.arguments import is_whole
 from streamvln_gym.episodes import Episode, EpisodeDataset, not_found, scene_name
 from streamvln_gym.errors import DatasetError, EpisodeNotFoundError
 
@@ -29,8 +30,11 @@ class EpisodeFilter:
             value = getattr(self, name)
             if isinstance(value, str):
                 raise ValueError(f"{name} must be a collection such as [{value!r}], got the string {value!r}")
-            if isinstance(value, bool) or (isinstance(value, int) and name != "scenes"):
-                raise ValueError(f"{name} must be a collection, got {value!r}")
+            if name == "scenes" and is_whole(value):
+                object.__setattr__(self, name, int(value))  # of numpy's, too
+            elif value is not None and not isinstance(value, Collection):
+                wanted = "a number or a collection" if name == "scenes" else "a collection"
+                raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
     def __bool__(self) -> bool:
         return (self.scenes, self.languages, self.episode_ids) != (None, None, None)

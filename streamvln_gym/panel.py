@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from streamvln_gym.fonts import font_of
 from streamvln_gym.simulators.base import Action
-from streamvln_gym.visualization import BACKGROUND, FAINT, INK, WIDTH, font_of
+from streamvln_gym.visualization import BACKGROUND, FAINT, INK, WIDTH
 
 if TYPE_CHECKING:
     from streamvln_gym.agents.view import AgentView, MemoryPicture, TimedCall

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from streamvln_gym.arguments import is_finite
+
 
 @dataclass(frozen=True)
 class RewardConfig:
@@ -27,7 +29,7 @@ class RewardConfig:
     def __post_init__(self) -> None:
         for name in ("progress", "step", "success"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if not is_finite(value):
                 raise ValueError(f"RewardConfig.{name} must be a finite number, got {value!r}")
 
     def __call__(self, distance_before: float | None, distance_after: float | None, succeeded: bool) -> float:

@@ -10,6 +10,8 @@ import numpy as np
 class EpisodeSampler:
     """Goes through the episodes of a dataset: in file order, or shuffled anew on every pass once it is seeded.
 
+    Samplers of the same seed that have a share each play all episodes between them.
+
     Args:
         episode_ids: the episodes, in file order.
         scene_of: gives an episode's scene id.
@@ -19,14 +21,19 @@ class EpisodeSampler:
         self._episode_ids = episode_ids
         self._scene_of = scene_of
         self._generator: np.random.Generator | None = None
-        self._order: Sequence[int] = range(len(episode_ids))
+        self._share = slice(None)
         self._position = 0
+        self._start_pass()
 
     def shuffle(self, generator: np.random.Generator) -> None:
         """Starts over in an order that `generator` decides; later passes draw from it again."""
         self._generator = generator
-        self._order = generator.permutation(len(self._episode_ids)).tolist()
-        self._position = 0
+        self._start_pass()
+
+    def share(self, part: int, parts: int) -> None:
+        """Starts over; from now on only every `parts`-th episode of the order comes, beginning with number `part`."""
+        self._share = slice(part, None, parts)
+        self._begin()
 
     def next(self) -> str:
         """The next episode's id; after the last one comes a new pass."""
@@ -47,6 +54,12 @@ class EpisodeSampler:
         return None
 
     def _start_pass(self) -> None:
-        if self._generator is not None:
-            self._order = self._generator.permutation(len(self._episode_ids)).tolist()
+        count = len(self._episode_ids)
+        self._whole: Sequence[int] = (
+            range(count) if self._generator is None else self._generator.permutation(count).tolist()
+        )
+        self._begin()
+
+    def _begin(self) -> None:
+        self._order: Sequence[int] = self._whole[self._share]
         self._position = 0

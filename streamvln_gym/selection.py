@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import sys
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -16,6 +17,7 @@ from streamvln_gym.vlnce import VLNCEDataset
 from streamvln_gym.vlnce.layouts import LAYOUTS, ROLES, Layout
 
 _AUTO = ("r2r", "rxr")
+_PASSED_ON = ("streamvln_gym", "gymnasium")
 
 
 def open_dataset(
@@ -48,6 +50,8 @@ def open_dataset(
             _warn_about_flats(LAYOUTS[auto_dataset], missing)
         return _open_flats(split, wanted)
     if dataset == "flats":
+        if role != "guide":
+            raise ValueError(f"the embedded flats have no roles: leave out role={role!r}")
         return _open_flats(split, wanted)
     if dataset in LAYOUTS:
         return _open_downloaded(LAYOUTS[str(dataset)], split, data_dir, wanted, role)
@@ -87,8 +91,16 @@ def _warn_about_flats(wanted: Layout, missing: DatasetError) -> None:
         f"{missing} Until then this environment uses the embedded, generated flats (dataset='flats'): its numbers are "
         f"NOT {wanted.title} numbers. Pass dataset='flats' to silence this warning.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=_callers_level(),
     )
+
+
+def _callers_level() -> int:
+    """The stack level, for `_warn_about_flats`, of the first caller outside of this package and Gymnasium."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED_ON:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _open_downloaded(layout: Layout, split: str, data_dir: Path, wanted: EpisodeFilter, role: str) -> VLNCEDataset:

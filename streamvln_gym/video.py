@@ -88,11 +88,13 @@ def picture_of(env: gym.Env, view: AgentView | None = None) -> NDArray[np.uint8]
 
 def _labelled(frame: NDArray[np.uint8], label: str) -> NDArray[np.uint8]:
     """The frame (H, W, 3) with a label in its upper left corner."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
+
+    from streamvln_gym.fonts import writable
 
     picture = Image.fromarray(frame)
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(18)
+    label, font = writable(label, 18)
     left, top, right, bottom = draw.textbbox((14, 12), label, font=font)
     draw.rectangle((left - 6, top - 4, right + 6, bottom + 4), fill=(190, 30, 30))
     draw.text((14, 12), label, font=font, fill=(255, 255, 255))

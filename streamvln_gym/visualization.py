@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from streamvln_gym.episodes import Episode
+from streamvln_gym.fonts import font_of, writable
 from streamvln_gym.geometry import forward_vector
 from streamvln_gym.metrics import drop_repeats
 from streamvln_gym.simulators.base import AgentState, Simulator
@@ -201,14 +202,15 @@ class EpisodeFrame:
         """The instruction, in the largest size that fits."""
         x0, y0, x1, y1 = _TEXT
         for size in (26, 22, 19, 16, 14, 12, 10):
-            font = font_of(size)
-            lines = _wrapped(self._episode.instruction.text, font, x1 - x0)
+            text, font = writable(self._episode.instruction.text, size)
+            lines = _wrapped(text, font, x1 - x0)
             if len(lines) * size * 1.3 <= y1 - y0 - 24:
                 break
         draw.multiline_text((x0, y0), "\n".join(lines), fill=INK, font=font, spacing=size * 0.3)
         kind = f"   needs memory: {self._episode.needs_memory}" if self._episode.needs_memory else ""
         caption = f"{self._episode.scene_id}   episode {self._episode.episode_id}{kind}"
-        draw.text((x0, y1 - 3), caption, fill=FAINT, font=font_of(14), anchor="ls")
+        caption, font = writable(caption, 14)
+        draw.text((x0, y1 - 3), caption, fill=FAINT, font=font, anchor="ls")
         legend = (("reference path", _REFERENCE), ("travelled", _TRAVELLED), ("goal", _GOAL))
         x = float(x1)
         for text, colour in reversed(legend + ((("via", _VIA),) if self._episode.via else ())):
@@ -228,7 +230,7 @@ class EpisodeFrame:
 
 def _label(text: str) -> Image.Image:
     """A room's name with an outline, RGBA, in oversampled pixels."""
-    font, stroke = font_of(12 * _OVERSAMPLE), _OVERSAMPLE
+    (text, font), stroke = writable(text, 12 * _OVERSAMPLE), _OVERSAMPLE
     probe = ImageDraw.Draw(Image.new("RGBA", (1, 1)))
     left, top, right, bottom = probe.multiline_textbbox((0, 0), text, font=font, align="center", stroke_width=stroke)
     label = Image.new("RGBA", (int(right - left) + 2, int(bottom - top) + 2), (*_FLOOR, 0))
@@ -259,12 +261,6 @@ def _paste(frame: Image.Image, picture: Image.Image, box: tuple[int, int, int, i
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     resampling = Image.Resampling.NEAREST if scale > 3 else Image.Resampling.BILINEAR
     frame.paste(picture.resize(size, resampling), (x0 + (x1 - x0 - size[0]) // 2, y0 + (y1 - y0 - size[1]) // 2))
-
-
-@lru_cache(maxsize=32)
-def font_of(size: float) -> Any:
-    """Pillow's own font, so that pictures look the same everywhere."""
-    return ImageFont.load_default(size=size)
 
 
 def _wrapped(text: str, font: Any, width: int) -> list[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
 
+from streamvln_gym.arguments import is_finite, is_whole
 from streamvln_gym.expert import GeodesicFollower, expert_for
 from streamvln_gym.simulators.base import Action
 from streamvln_gym.spaces import POSITION_LIMIT
@@ -29,30 +33,35 @@ class _InstructionIds:
     def __init__(self, tokenize: Tokenize, max_length: int) -> None:
         if not callable(tokenize):
             raise TypeError(f"tokenize must be a callable str -> ids, got {tokenize!r}")
-        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+        if not is_whole(max_length, 1):
             raise ValueError(f"max_length must be a positive number of ids, got {max_length!r}")
         self._tokenize = tokenize
         self._last: tuple[str | None, NDArray[np.int64]] = (None, np.empty(0, np.int64))
-        self.space = spaces.Box(PAD, np.iinfo(np.int32).max, (max_length,), np.int64)
+        self.space = spaces.Box(PAD, np.iinfo(np.int32).max, (int(max_length),), np.int64)
 
     def __call__(self, text: str) -> NDArray[np.int64]:
         if text != self._last[0]:
             (max_length,) = self.space.shape
-            ids = np.asarray(self._tokenize(text))
-            if len(ids.shape) == 1 and len(ids) and not np.issubdtype(ids.dtype, np.integer):
+            given = self._tokenize(text)
+            ids = np.asarray(given)
+            if ids.ndim != 1 or (len(ids) and not np.issubdtype(ids.dtype, np.integer)):
                 raise TypeError(
-                    f"tokenize must give integer ids, got {ids[0]!r} as the first: pass a tokenizer's `encode`, say"
+                    f"tokenize must give a sequence of integer ids, got {given!r:.80}: pass a tokenizer's `encode`, say"
                 )
-            if ids.ndim != 1 or len(ids) > max_length:
+            if len(ids) > max_length:
                 raise ValueError(
                     f"tokenize gave ids of shape {ids.shape} for an instruction of {len(text)} characters, but "
                     f"max_length is {max_length}: pass a larger max_length"
+                )
+            if len(ids) and not (ids.min() > PAD and ids.max() <= np.iinfo(np.int32).max):
+                raise ValueError(
+                    f"tokenize gave ids from {ids.min()} to {ids.max()}: they must lie in 0..{np.iinfo(np.int32).max}"
                 )
             self._last = (text, np.pad(ids.astype(np.int64), (0, max_length - len(ids)), constant_values=PAD))
         return self._last[1].copy()
 
 
-class TokenizeInstruction(gym.ObservationWrapper):
+class TokenizeInstruction(gym.ObservationWrapper, RecordConstructorArgs):
     """Replaces the instruction's text by token ids, int64 (max_length,), filled up with `PAD` (-1).
 
     Args:
@@ -62,8 +71,9 @@ class TokenizeInstruction(gym.ObservationWrapper):
     """
 
     def __init__(self, env: gym.Env, tokenize: Tokenize, max_length: int = 512) -> None:
+        RecordConstructorArgs.__init__(self, tokenize=tokenize, max_length=max_length)
         super().__init__(env)
-        _require(env, "instruction")
+        _require_text(env)
         self._ids = _InstructionIds(tokenize, max_length)
         self.observation_space = _changed(env, {"instruction": self._ids.space})
 
@@ -72,7 +82,7 @@ class TokenizeInstruction(gym.ObservationWrapper):
         return {**observation, "instruction": self._ids(observation["instruction"])}
 
 
-class SB3Observation(gym.ObservationWrapper):
+class SB3Observation(gym.ObservationWrapper, RecordConstructorArgs):
     """The observation in the spaces that stable-baselines3's checker takes without a warning.
 
     `rgb` stays uint8; `depth` becomes uint8 (255 is `camera.max_depth`); `camera_pose` becomes flat, float32 (16,);
@@ -86,7 +96,10 @@ class SB3Observation(gym.ObservationWrapper):
     """
 
     def __init__(self, env: gym.Env, tokenize: Tokenize, max_length: int = 512) -> None:
+        RecordConstructorArgs.__init__(self, tokenize=tokenize, max_length=max_length)
         super().__init__(env)
+        if "instruction" in _sensor_spaces(env):
+            _require_text(env)
         if "semantic" in _sensor_spaces(env):
             raise ValueError("SB3Observation does not take the sensor 'semantic': leave it out of `sensors`")
         self._ids = _InstructionIds(tokenize, max_length)
@@ -95,6 +108,8 @@ class SB3Observation(gym.ObservationWrapper):
         for name, space in _sensor_spaces(env).items():
             if name == "depth":
                 self._max_depth = float(cast(spaces.Box, space).high.max())
+                if not math.isfinite(self._max_depth):
+                    raise ValueError("SB3Observation scales depth by camera.max_depth: give the camera a finite one")
                 changed[name] = spaces.Box(0, 255, space.shape, np.uint8)
             elif name == "camera_pose":
                 changed[name] = spaces.Box(-POSITION_LIMIT, POSITION_LIMIT, (16,), np.float32)
@@ -114,7 +129,7 @@ class SB3Observation(gym.ObservationWrapper):
         return converted
 
 
-class ActionChunk(gym.Wrapper):
+class ActionChunk(gym.Wrapper, RecordConstructorArgs):
     """One step executes a chunk of actions; what follows a STOP is ignored, and only the last frame is rendered.
 
     The reward is the sum of `gamma ** k` times the reward of the k-th action; `info["n_executed"]` counts the actions
@@ -127,15 +142,16 @@ class ActionChunk(gym.Wrapper):
     """
 
     def __init__(self, env: gym.Env, chunk: int = 4, gamma: float = 1.0) -> None:
+        RecordConstructorArgs.__init__(self, chunk=chunk, gamma=gamma)
         super().__init__(env)
-        if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        if not is_whole(chunk, 1):
             raise ValueError(f"chunk must be a positive integer, got {chunk!r}")
-        if not 0.0 <= gamma <= 1.0:
+        if not is_finite(gamma) or not 0.0 <= gamma <= 1.0:
             raise ValueError(f"gamma must lie in [0, 1], got {gamma!r}")
         _base(env)
-        self.chunk = chunk
-        self.gamma = gamma
-        self.action_space = spaces.MultiDiscrete([len(Action)] * chunk)
+        self.chunk = int(chunk)
+        self.gamma = float(gamma)
+        self.action_space = spaces.MultiDiscrete([len(Action)] * self.chunk)
 
     def step(self, action: ArrayLike) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Executes a chunk.
@@ -149,18 +165,21 @@ class ActionChunk(gym.Wrapper):
             raise ValueError(f"a chunk must hold {self.chunk} actions, got shape {actions.shape}")
         if np.issubdtype(actions.dtype, np.integer) and not np.isin(actions, list(Action)).all():
             raise ValueError(f"the actions of a chunk must lie in 0..{len(Action) - 1}, got {actions.tolist()}")
-        reward, n_executed = 0.0, 0
-        with _base(self).without_rendering():
-            for single in actions:
-                _, gained, terminated, truncated, info = self.env.step(single)
-                reward += self.gamma**n_executed * float(gained)
-                n_executed += 1
-                if terminated or truncated:
-                    break
-        return _observe_through(self.env), reward, terminated, truncated, {**info, "n_executed": n_executed}
+        base, reward, n_executed = _base(self), 0.0, 0
+        for single in actions:
+            last = n_executed == self.chunk - 1 or single == Action.STOP or base.steps_left == 1
+            with nullcontext() if last else base.without_rendering():
+                observation, gained, terminated, truncated, info = self.env.step(single)
+            reward += self.gamma**n_executed * float(gained)
+            n_executed += 1
+            if terminated or truncated:
+                break
+        if not last:  # a wrapper inside ended the episode early
+            observation = _observe_through(self.env)
+        return observation, reward, terminated, truncated, {**info, "n_executed": n_executed}
 
 
-class ExpertAction(gym.Wrapper):
+class ExpertAction(gym.Wrapper, RecordConstructorArgs):
     """Puts the expert's next actions from the present state into `info["expert_actions"]`, int64 (n,).
 
     The expert follows the episode's reference path (see `expert.GeodesicFollower`), whatever was executed so far. After
@@ -172,11 +191,12 @@ class ExpertAction(gym.Wrapper):
     """
 
     def __init__(self, env: gym.Env, n: int = 4) -> None:
+        RecordConstructorArgs.__init__(self, n=n)
         super().__init__(env)
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        if not is_whole(n, 1):
             raise ValueError(f"n must be a positive integer, got {n!r}")
         _base(env)
-        self.n = n
+        self.n = int(n)
         self._expert: GeodesicFollower | None = None
         self._seen = 0
 
@@ -223,12 +243,20 @@ def _base(env: gym.Env) -> VLNEnv:
 
 
 def _sensor_spaces(env: gym.Env) -> Mapping[str, spaces.Space]:
-    return cast(spaces.Dict, env.observation_space).spaces
+    if not isinstance(env.observation_space, spaces.Dict):
+        raise TypeError(
+            f"this wrapper goes around a VLNEnv, e.g. gym.make('StreamVLN-Flats-v0'), but these observations are "
+            f"{env.observation_space}"
+        )
+    return env.observation_space.spaces
 
 
-def _require(env: gym.Env, sensor: str) -> None:
-    if sensor not in _sensor_spaces(env):
-        raise ValueError(f"the observation has no {sensor!r}: add it to the environment's `sensors`")
+def _require_text(env: gym.Env) -> None:
+    """Raises ValueError where the observation has no instruction, or not as text any more."""
+    if "instruction" not in _sensor_spaces(env):
+        raise ValueError("the observation has no 'instruction': add it to the environment's `sensors`")
+    if not isinstance(_sensor_spaces(env)["instruction"], spaces.Text):
+        raise ValueError("the instruction is no text any more: put one wrapper around the environment that makes ids")
 
 
 def _changed(env: gym.Env, changed: Mapping[str, spaces.Space]) -> spaces.Dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "long" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="a large sweep: run with --long"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs_of_stable_baselines3(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every `learn` of stable-baselines3 makes a folder, in the system's temporary one by default."""
+    os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("sb3"))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.cache import CACHE_VARIABLE
 from streamvln_gym.cli import main
 from streamvln_gym.doctor import diagnose
+from streamvln_gym.findings import Finding
 from streamvln_gym.models import shipped
 
 
@@ -71,6 +72,14 @@ def test_doctor_reports(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     for topic in ("python", "numba", "streamvln-tiny", "simulator", "Matterport3D", "flats", "cache"):
         assert topic in printed
+
+
+def test_doctor_shows_brackets(tmp_path, monkeypatch, capsys):
+    finding = Finding("viewer", "missing", "[/x] is no markup", "pip install 'streamvln-gym[viewer]'")
+    monkeypatch.setattr("streamvln_gym.doctor.diagnose", lambda data_dir: [finding])
+    main(["doctor"])
+    said = capsys.readouterr().out
+    assert "[/x] is no markup" in said and "streamvln-gym[viewer]" in said
 
 
 def test_doctor_finds_an_unwritable_cache(tmp_path, monkeypatch):

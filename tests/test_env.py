@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
@@ -289,7 +291,16 @@ def test_steps_outside_an_episode_are_refused(env: VLNEnv) -> None:
         ({"success_distance": 0.0}, ValueError, "success_distance"),
         ({"success_distance": "3"}, ValueError, "success_distance must be a positive number of metres, got '3'"),
         ({"render_mode": "human"}, ValueError, "render_mode must be 'rgb_array' or None"),
-        ({"camera": {"width": 3}}, TypeError, "camera must be a CameraConfig"),
+        ({"camera": 3}, TypeError, "camera must be a CameraConfig"),
+        ({"camera": {"width": 3.5}}, ValueError, r"CameraConfig.width must be a positive integer, got 3\.5"),
+        ({"camera": {"width": True}}, ValueError, "CameraConfig.width must be a positive integer, got True"),
+        ({"camera": {"hfov": "wide"}}, ValueError, "hfov must lie between 0 and 180 degrees, got 'wide'"),
+        ({"camera": {"mount_height": "a"}}, ValueError, "mount_height must be a finite number of metres, got 'a'"),
+        ({"success_distance": math.inf}, ValueError, "success_distance must be a positive number of metres, got inf"),
+        ({"data_dir": None}, TypeError, "data_dir must be a folder's path, got None"),
+        ({"dataset": "flats", "role": "follower"}, ValueError, "the embedded flats have no roles"),
+        ({"dataset": "flats", "scenes": 1.5}, ValueError, "scenes must be a number or a collection, got 1.5"),
+        ({"dataset": "flats", "scenes": True}, ValueError, "scenes must be a number or a collection, got True"),
         ({"reward": 2.5}, TypeError, "reward must be a RewardConfig"),
         ({"scenes": ["tiny_q"]}, EpisodeNotFoundError, "no scene 'tiny_q'"),
         ({"scenes": "tiny_a"}, ValueError, "scenes must be a collection"),
@@ -406,3 +417,66 @@ def test_a_simulator_of_ones_own_is_used(tiny_flats: TinyFlats) -> None:
     observation, info = env.reset()
     assert env.simulator is simulator and info["simulator"] == "embedded"
     assert observation["rgb"].shape == (SMALL_CAMERA.height, SMALL_CAMERA.width, 3)
+
+
+def test_numbers_may_be_numpys(tiny_flats: TinyFlats) -> None:
+    camera = CameraConfig(width=np.int64(64), height=np.int32(48), hfov=np.float32(90.0))
+    reward = RewardConfig(step=np.float32(-0.5))
+    env = tiny_flats.make(camera=camera, reward=reward, scenes=np.int64(1), max_steps=np.int64(3))
+    env.reset()
+    assert env.step(LEFT)[1] == pytest.approx(-0.5)
+    assert env.observation_space["rgb"].shape == (48, 64, 3) and len(env.dataset.scene_ids) == 1
+
+
+def test_a_specification_read_from_json_makes_the_same_environment(tiny_flats: TinyFlats) -> None:
+    options = {"dataset": str(tiny_flats.episodes_path), "camera": SMALL_CAMERA, "reward": RewardConfig(step=-0.5)}
+    env = gym.make("StreamVLN-Flats-v0", **options)
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.unwrapped.camera == SMALL_CAMERA and again.unwrapped.reward == RewardConfig(step=-0.5)
+
+
+def test_a_simulator_that_another_environment_took_is_noticed(tiny_flats: TinyFlats) -> None:
+    simulator = EmbeddedSimulator(SMALL_CAMERA)
+    first, second = (tiny_flats.make(simulator=simulator) for _ in range(2))
+    first.reset()
+    first.step(LEFT)
+    second.reset()
+    second.step(FORWARD)
+    for act in (lambda: first.step(LEFT), first.observe):
+        with pytest.raises(ResetNeeded, match="give each environment a simulator of its own"):
+            act()
+    first.close()  # leaves the other's scene alone
+    second.step(LEFT)
+    first.reset()
+    first.step(LEFT)
+
+
+def test_environments_share_the_episodes(tiny_flats: TinyFlats) -> None:
+    ids = tiny_flats.dataset.episode_ids
+    envs = [tiny_flats.make() for _ in range(3)]
+    for part, env in enumerate(envs):
+        env.share_episodes(part, 3)
+    assert [env.reset()[1]["episode_id"] for env in envs] == list(ids[:3])
+    orders = []
+    for seed in (5, None, 5):
+        for part, env in enumerate(envs):
+            env.share_episodes(part, 3, seed)
+        orders.append([[env.reset()[1]["episode_id"] for _ in ids[part::3]] for part, env in enumerate(envs)])
+        assert sorted(itertools.chain(*orders[-1])) == sorted(ids), "each once"
+    assert orders[0] == orders[1] == orders[2], "no seed keeps the order"
+    assert orders[0] != [list(ids[part::3]) for part in range(3)], "shuffled"
+    with pytest.raises(ValueError, match="part must lie in"):
+        envs[0].share_episodes(3, 3)
+    with pytest.raises(ValueError, match=f"{len(ids)} episodes cannot be divided among 99 environments"):
+        envs[0].share_episodes(0, 99)
+
+
+def test_reset_options_must_be_a_dict(env: VLNEnv) -> None:
+    with pytest.raises(TypeError, match="the reset options must be a dict"):
+        env.reset(options=[])  # type: ignore[arg-type]
+
+
+def test_the_warning_about_flats_names_the_callers_line(tmp_path) -> None:
+    with pytest.warns(UserWarning, match="NOT R2R-CE numbers") as caught:
+        gym.make("StreamVLN-R2R-v0", data_dir=tmp_path)
+    assert [warning.filename for warning in caught if "NOT R2R" in str(warning.message)] == [__file__]

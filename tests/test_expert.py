@@ -1,5 +1,6 @@
 import math
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -102,6 +103,12 @@ def test_too_few_steps_are_an_error(env):
     env.reset()
     with pytest.raises(NavigationError, match="within 2 steps"):
         demonstrate(env.simulator, env.simulator.state, expert_for(env.simulator, env.episode), max_steps=2)
+
+
+def test_the_oracle_wants_one_environment(env):
+    for wrong in (gym.make_vec("CartPole-v1", num_envs=1), gym.make("CartPole-v1"), None):
+        with pytest.raises(TypeError, match="reads one VLNEnv"):
+            OracleAgent(wrong)
 
 
 def test_the_oracle_wants_a_reset_first(env):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo, TimeLimit
+from gymnasium.wrappers import DelayObservation, FrameStackObservation, RecordEpisodeStatistics, RecordVideo, TimeLimit
 
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.errors import NavigationError
@@ -171,14 +172,75 @@ def test_wrong_wrapper_arguments_are_refused(env: VLNEnv) -> None:
     with pytest.raises(ValueError, match="max_length must be a positive number of ids, got '9'"):
         TokenizeInstruction(env, bytes_of, max_length="9")  # type: ignore[arg-type]
     words = TokenizeInstruction(env, str.split)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="tokenize must give integer ids"):
+    with pytest.raises(TypeError, match="tokenize must give a sequence of integer ids"):
         words.reset()
+
+
+@pytest.mark.parametrize(
+    ("tokenize", "error", "words"),
+    [
+        (lambda text: None, TypeError, "must give a sequence of integer ids, got None"),
+        (lambda text: text, TypeError, "must give a sequence of integer ids, got 'Leave"),
+        (lambda text: [7, -5], ValueError, r"ids from -5 to 7: they must lie in 0\.\."),
+        (lambda text: [2**40], ValueError, "they must lie in 0"),
+        (lambda text: [1] * 600, ValueError, "pass a larger max_length"),
+    ],
+)
+def test_wrong_ids_are_refused(tiny_flats: TinyFlats, tokenize, error, words) -> None:
+    for wrapper in (TokenizeInstruction, SB3Observation):
+        with pytest.raises(error, match=words):
+            wrapper(tiny_flats.make(), tokenize).reset()
+
+
+def test_an_instruction_is_made_ids_once(tiny_flats: TinyFlats) -> None:
+    for inner, outer in ((TokenizeInstruction, SB3Observation), (SB3Observation, TokenizeInstruction)):
+        with pytest.raises(ValueError, match="the instruction is no text any more"):
+            outer(inner(tiny_flats.make(), bytes_of), bytes_of)
+
+
+def test_depth_without_a_limit_has_no_bytes(tiny_flats: TinyFlats) -> None:
+    with pytest.raises(ValueError, match="give the camera a finite one"):
+        SB3Observation(tiny_flats.make(camera=CameraConfig(64, 48, max_depth=math.inf)), bytes_of)
+
+
+def test_a_chunk_around_wrappers_with_a_memory(tiny_flats: TinyFlats) -> None:
+    stacked = ActionChunk(FrameStackObservation(tiny_flats.make(sensors=("rgb", "gps")), 3))
+    stacked.reset()
+    observation, *_ = stacked.step([FORWARD] * 4)
+    assert observation in stacked.observation_space
+    assert np.array_equal(observation["rgb"][-1], stacked.unwrapped.observe()["rgb"])
+    delayed, single = ActionChunk(DelayObservation(tiny_flats.make(), 2)), DelayObservation(tiny_flats.make(), 2)
+    delayed.reset()
+    single.reset()
+    steps = [single.step(action) for action in (FORWARD, LEFT, FORWARD, FORWARD)]
+    assert np.array_equal(delayed.step([FORWARD, LEFT, FORWARD, FORWARD])[0]["gps"], steps[-1][0]["gps"])
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        ActionChunk,
+        lambda env: ActionChunk(env, 3, gamma=0.5),
+        lambda env: ExpertAction(env, 2),
+        lambda env: SB3Observation(env, bytes_of),
+        lambda env: TokenizeInstruction(env, bytes_of, max_length=300),
+    ],
+)
+def test_wrappers_can_be_made_again_of_their_specification(tiny_flats: TinyFlats, wrap) -> None:
+    env = wrap(gym.make("StreamVLN-Flats-v0", dataset=str(tiny_flats.episodes_path), camera=CameraConfig(64, 48)))
+    again = gym.make(env.spec)
+    assert type(again) is type(env)
+    assert again.observation_space == env.observation_space and again.action_space == env.action_space
+    assert same(again.reset(seed=3)[0], env.reset(seed=3)[0])
 
 
 def test_wrappers_name_an_environment_that_they_cannot_wrap() -> None:
     for wrapper in (ActionChunk, ExpertAction):
         with pytest.raises(TypeError, match=r"goes around a VLNEnv.*CartPole"):
             wrapper(gym.make("CartPole-v1"))
+    for ids in (TokenizeInstruction, SB3Observation):
+        with pytest.raises(TypeError, match=r"goes around a VLNEnv.*but these observations are Box"):
+            ids(gym.make("CartPole-v1"), bytes_of)
 
 
 def test_a_chunk_passes_gymnasiums_checker(tiny_flats: TinyFlats) -> None:

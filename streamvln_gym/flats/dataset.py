@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from streamvln_gym.arguments import is_whole
 from streamvln_gym.cache import cache_dir
 from streamvln_gym.episodes import Episode, not_found
 from streamvln_gym.errors import EpisodeNotFoundError
@@ -96,10 +97,10 @@ class FlatsDataset:
         self.split = split
         self.root = Path(root) if root is not None else cache_dir() / DATASET_NAME
         self.scenes_dir = scenes_root(self.root)
-        if isinstance(scenes, bool) or (scenes is not None and not isinstance(scenes, int) and not len(scenes)):
+        if scenes is None or is_whole(scenes):
+            self.seeds = split_seeds(split, None if scenes is None else int(scenes))  # type: ignore[arg-type]
+        elif isinstance(scenes, str) or not isinstance(scenes, Collection) or not len(scenes):
             raise ValueError(f"scenes must be a number of scenes or at least one scene name, got {scenes!r}")
-        if scenes is None or isinstance(scenes, int):
-            self.seeds = split_seeds(split, scenes)
         else:
             self.seeds = self._named(scenes)
         self._parts: dict[int, VLNCEDataset] = {}

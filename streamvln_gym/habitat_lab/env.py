@@ -117,7 +117,7 @@ class HabitatEnvSimulator(HabitatQueries):
 class HabitatVLNEnv(VLNEnv):
     """See `VLNEnv.from_habitat_env`."""
 
-    _shuffled = False  # whether a seed has decided the order
+    _shuffled = False  # whether the order is ours: a seed has decided it, or episodes are shared
 
     def __init__(
         self,
@@ -149,6 +149,11 @@ class HabitatVLNEnv(VLNEnv):
         elif self.habitat_env.episode_over and not truncated:  # habitat's own limit of steps or seconds
             truncated = self._running.finished = True
         return reward, terminated, truncated, info
+
+    def share_episodes(self, part: int, parts: int, seed: int | None = None) -> None:
+        """As `VLNEnv.share_episodes`; the order is then this package's, not that of habitat's iterator."""
+        super().share_episodes(part, parts, seed)
+        self._shuffled = True
 
     def _choose(self, options: Mapping[str, Any]) -> str:
         """Lets habitat choose the episode, unless `options` or the seeded order does; the episode has begun then."""

@@ -31,6 +31,7 @@ CONJUNCTIONS = (
 )
 IMAGE, MEMORY = "<image>", "<memory>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+MAX_INSTRUCTION = 4000  # characters
 SPECIAL_STRINGS = (IMAGE, MEMORY, TURN_START, TURN_END)
 ASSISTANT_HEADER = f"{TURN_START}assistant\n"
 
@@ -139,13 +140,18 @@ class DialogueBuilder:
 
 
 def check_instruction(instruction: str) -> None:
-    """Refuses an instruction that would be read as part of the dialogue's own markup.
+    """Refuses an instruction that would be read as part of the dialogue's own markup, or is no instruction.
 
     Raises:
-        ValueError: the instruction is blank or contains a special string.
+        ValueError: the instruction is blank, has more than `MAX_INSTRUCTION` characters or contains a special string.
     """
     if not instruction.strip():
         raise ValueError("instruction is empty: pass the sentence that the agent is to follow")
+    if len(instruction) > MAX_INSTRUCTION:
+        raise ValueError(
+            f"instruction has {len(instruction)} characters, {MAX_INSTRUCTION} at most are read: it begins with "
+            f"{instruction[:40]!r}"
+        )
     for special in SPECIAL_STRINGS:
         if special in instruction:
             raise ValueError(f"instruction contains {special!r}, which the dialogue uses itself: remove it")

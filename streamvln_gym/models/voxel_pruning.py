@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from streamvln_gym.models.configuration_streamvln import StreamVLNConfig
 
 NO_VOXEL = -1
+_MOST_METRES = 100.0
+_NEARLY = 1e-3
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def patch_points(
         (side * side, 3) float32 metres, row-major; NaN where depth is 0, negative, NaN or at least `max_depth`.
 
     Raises:
-        ValueError: an array has another shape, or a focal length is not positive.
+        ValueError: an array has another shape or cannot be what it should: a focal length is not positive, the
+            principal point lies outside of the picture, the pose is no rotation and translation, or the nearest depth
+            is more than a hundred metres.
     """
     picture = np.asarray(depth)
     picture = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
@@ -103,8 +107,15 @@ def patch_points(
     matrix = _matrix("intrinsics", intrinsics, 3)
     if not (matrix[0, 0] > 0.0 and matrix[1, 1] > 0.0):
         raise ValueError(f"the focal lengths of intrinsics must be positive, got {matrix[0, 0]} and {matrix[1, 1]}")
-    pose = _matrix("camera_pose", camera_pose, 4)
+    pose = _rigid(camera_pose)
     height, width = picture.shape
+    if not (0.0 <= matrix[0, 2] <= width and 0.0 <= matrix[1, 2] <= height):
+        raise ValueError(
+            f"intrinsics are of another picture: their centre ({matrix[0, 2]:g}, {matrix[1, 2]:g}) lies outside of the "
+            f"depth picture, {width} x {height} pixels. Scale them with the picture."
+        )
+    if (least := float(picture.min())) > _MOST_METRES:
+        raise ValueError(f"the nearest depth is {least:g} m: depth must be in metres, not in millimetres")
     v = np.floor(centres * height).astype(np.int64)[:, None]
     u = np.floor(centres * width).astype(np.int64)[None, :]
     z = picture[v, u].astype(np.float64)
@@ -177,8 +188,18 @@ def keep_mask(voxels: NDArray[np.int64], steps: ArrayLike, window_steps: int, th
     return keep
 
 
+def _rigid(camera_pose: ArrayLike) -> NDArray[np.float64]:
+    """A pose (4, 4) that is a rotation (or a reflection) and a translation."""
+    pose = _matrix("camera_pose", camera_pose, 4)
+    turn = pose[:3, :3]
+    if np.abs(turn @ turn.T - np.eye(3)).max() > _NEARLY or np.abs(pose[3] - (0.0, 0.0, 0.0, 1.0)).max() > _NEARLY:
+        raise ValueError(f"camera_pose must be a rotation and a translation, got {pose.tolist()}")
+    return pose
+
+
 def _matrix(name: str, value: ArrayLike, size: int) -> NDArray[np.float64]:
     matrix = np.asarray(value, dtype=np.float64)
     if matrix.shape != (size, size) or not np.isfinite(matrix).all():
-        raise ValueError(f"{name} must be a finite ({size}, {size}) matrix, got shape {matrix.shape}")
+        got = f"shape {matrix.shape}" if matrix.shape != (size, size) else "NaN or infinity in it"
+        raise ValueError(f"{name} must be a finite ({size}, {size}) matrix, got {got}")
     return matrix

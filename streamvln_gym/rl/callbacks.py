@@ -54,6 +54,8 @@ class HoldActor(BaseCallback):
         self._scale = 1.0
 
     def _on_training_start(self) -> None:
+        if "lr_scale" not in self._group:
+            raise TypeError(f"HoldActor holds a StreamVLNActorCriticPolicy's actor, not {type(self.model.policy)}")
         self._scale = self._group["lr_scale"]
 
     def _on_step(self) -> bool:
@@ -80,7 +82,7 @@ class KeepBest(BaseCallback):
     Args:
         envs: wrapped as the training environments, over the episodes to be judged by (`val_seen`, say).
         folder: gets the checkpoint (`StreamVLNAgent.from_pretrained` reads it).
-        episodes: the first so many in the order of `seed`; every evaluation plays the same ones.
+        episodes: so many, of an order that `seed` decides; every evaluation plays the same ones, each once.
         every: rollouts between evaluations.
         seed: of the episodes' order.
         measure: what is to be best, from the evaluation's means; default: success, then SPL.
@@ -113,6 +115,8 @@ class KeepBest(BaseCallback):
         self._rollouts = 0
 
     def _on_training_start(self) -> None:
+        if not hasattr(self.model.policy, "save_checkpoint"):
+            raise TypeError(f"KeepBest keeps a StreamVLNActorCriticPolicy's checkpoint, not {type(self.model.policy)}")
         self._evaluate()
 
     def _on_step(self) -> bool:
@@ -135,7 +139,8 @@ class KeepBest(BaseCallback):
             if given["done"]:
                 ends.append(given["info"])
 
-        self.envs.seed(self.seed)
+        for k in range(self.envs.num_envs):  # no episode twice
+            self.envs.env_method("share_episodes", k, self.envs.num_envs, self.seed, indices=k)
         rewards, _ = evaluate_policy(
             policy, self.envs, self.episodes, callback=note, return_episode_rewards=True, warn=False
         )

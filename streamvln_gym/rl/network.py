@@ -15,7 +15,7 @@ from streamvln_gym.agents.streamvln import StreamVLNAgent
 from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
-from streamvln_gym.training.adapters import add_adapters, require
+from streamvln_gym.training.adapters import add_adapters, quiet_peft, require
 from streamvln_gym.training.config import PARTS, LoraSettings, Part
 
 BASE_NAME = "streamvln_base.json"
@@ -75,6 +75,7 @@ def prepare_network(
         trunk = add_adapters(network, settings, parts)
     else:
         trunk = read_adapter(network, adapter, printed)
+        _check_same(lora, trunk.peft_config["default"], adapter)
     return ReadyNetwork(trunk, agent.processor, True, printed)
 
 
@@ -101,7 +102,8 @@ def read_adapter(network: StreamVLNForConditionalGeneration, folder: str | Path,
             "was trained on"
         )
     try:
-        return peft.PeftModel.from_pretrained(network, str(folder), is_trainable=True)
+        with quiet_peft():
+            return peft.PeftModel.from_pretrained(network, str(folder), is_trainable=True)
     except (RuntimeError, ValueError) as error:  # sizes, or names of layers, that do not fit
         raise CheckpointError(f"the adapter in {folder} does not fit this network: {error}") from error
 
@@ -141,6 +143,17 @@ def _lora_settings(lora: LoraSettings | Mapping[str, Any] | None) -> LoraSetting
             "set it to 0"
         )
     return settings
+
+
+def _check_same(lora: LoraSettings | Mapping[str, Any] | None, found: Any, adapter: str | Path) -> None:
+    """Raises ValueError where settings were given that an adapter that is gone on from does not have."""
+    given = vars(lora) if isinstance(lora, LoraSettings) else dict(lora or {})
+    for name, value in (("rank", found.r), ("alpha", found.lora_alpha)):
+        if given.get(name, value) != value:
+            raise ValueError(
+                f"the adapter in {adapter} has the {name} {value}, but lora says {given[name]}: pass lora={{}} to go "
+                "on learning it as it is"
+            )
 
 
 def _dtype(name: str) -> torch.dtype | None:

@@ -9,10 +9,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.agents.observation import read_instruction, read_rgb
 from streamvln_gym.agents.streamvln import StreamVLNAgentConfig
+from streamvln_gym.arguments import is_whole
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.rl.context import StreamContext
@@ -23,7 +25,7 @@ from streamvln_gym.wrappers import ActionChunk
 _IDS_PER_CHARACTER = 3
 
 
-class SlowFastObservation(gym.Wrapper):
+class SlowFastObservation(gym.Wrapper, RecordConstructorArgs):
     """Everything that StreamVLN's next decision rests on, so that the decision is Markov.
 
     One action is one chunk, `MultiDiscrete([4] * chunk_size)`: what follows a STOP in it counts for nothing. Around an
@@ -60,8 +62,11 @@ class SlowFastObservation(gym.Wrapper):
         text = _instructions(env)
         if max_instruction is None:
             max_instruction = text.max_length * (1 if all(c.isascii() for c in text.characters) else _IDS_PER_CHARACTER)
-        if isinstance(max_instruction, bool) or not isinstance(max_instruction, int) or max_instruction < 1:
+        if not is_whole(max_instruction, 1):
             raise ValueError(f"max_instruction must be a positive number of ids, got {max_instruction!r}")
+        RecordConstructorArgs.__init__(
+            self, processor=processor, config=config, max_instruction=max_instruction, gamma=gamma, **settings
+        )
         chosen = replace(config or StreamVLNAgentConfig(), **settings)
         self._context = StreamContext(processor, chosen, max_instruction)
         self.layout: ContextLayout = self._context.layout

@@ -101,7 +101,7 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
             raise ValueError("normalize_images must be False: StreamVLN normalises its pictures itself")
         self._arguments: dict[str, Any] = {
             "checkpoint": checkpoint,
-            "parts": tuple(parts),
+            "parts": parts if isinstance(parts, str) else tuple(parts),
             "lora": lora,
             "adapter": adapter,
             "memory_strategy": memory_strategy,

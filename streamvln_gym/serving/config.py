@@ -24,7 +24,7 @@ class ServeConfig:
         max_streams: robots at once; the KV cache has a row for each.
         max_message_bytes: of one message of a client.
         max_frame_pixels: of one frame, as it is declared and as it is encoded.
-        max_instruction: characters of an instruction.
+        max_instruction: characters of an instruction, 4000 at most.
         messages_per_second: of one client; what comes faster waits.
         resume_seconds: how long the state of a stream whose connection is lost is kept for `resume`.
         idle_seconds: a client that says nothing for so long is dropped.

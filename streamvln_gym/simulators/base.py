@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from streamvln_gym.arguments import is_finite, is_real, is_whole
 from streamvln_gym.geometry import quaternion_to_yaw, wrap_angle, yaw_to_quaternion
 
 FORWARD_METRES = 0.25
@@ -58,15 +59,17 @@ class CameraConfig:
     def __post_init__(self) -> None:
         for name in ("width", "height", "supersampling"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not is_whole(value, 1):
                 raise ValueError(f"CameraConfig.{name} must be a positive integer, got {value!r}")
+            object.__setattr__(self, name, int(value))  # numpy's go through, too
         for name in ("hfov", "vfov"):
             value = getattr(self, name)
-            if value is not None and not 0.0 < value < 180.0:
+            if value is not None and not (is_finite(value) and 0.0 < value < 180.0):
                 raise ValueError(f"CameraConfig.{name} must lie between 0 and 180 degrees, got {value!r}")
-        if not math.isfinite(self.mount_height):
+        if not is_finite(self.mount_height):
             raise ValueError(f"CameraConfig.mount_height must be a finite number of metres, got {self.mount_height!r}")
-        if not 0.0 <= self.min_depth < self.max_depth:
+        limits = (self.min_depth, self.max_depth)
+        if not all(is_real(limit) for limit in limits) or not 0.0 <= self.min_depth < self.max_depth:
             raise ValueError(
                 f"CameraConfig needs 0 <= min_depth < max_depth, got {self.min_depth!r} and {self.max_depth!r}"
             )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,14 @@ def require(package: str, purpose: str) -> None:
     if importlib.util.find_spec(package) is None:
         extra = "" if package == "bitsandbytes" else ", or pip install 'streamvln-gym[train]'"
         raise TrainingError(f"{purpose} needs {package}: pip install {package}{extra}")
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Keeps to itself what users can do nothing about: peft asks transformers 5 for what version 6 will not have."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def add_adapters(
@@ -60,7 +70,8 @@ def add_adapters(
         target_modules=chosen,
         modules_to_save=["lm_head"] if settings.train_head else None,
     )
-    return peft.get_peft_model(model, config)
+    with quiet_peft():
+        return peft.get_peft_model(model, config)
 
 
 def quantisation(bf16: bool) -> Any:
@@ -96,7 +107,8 @@ def merge_adapter(model: StreamVLNForConditionalGeneration, folder: str | Path) 
     if not (Path(folder) / "adapter_config.json").is_file():
         raise CheckpointError(f"{folder} holds no adapter (adapter_config.json is missing): pass a run's adapter/")
     try:
-        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+        with quiet_peft():
+            adapted = peft.PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, ValueError) as error:  # sizes, or names of layers, that do not fit
         raise CheckpointError(f"the adapter in {folder} does not fit this network: {error}") from error
     merged: StreamVLNForConditionalGeneration = adapted.merge_and_unload()

@@ -264,7 +264,7 @@ def test_an_error_names_the_stream_and_changes_nothing(parts):
     ):
         with pytest.raises(kind, match=text):
             agent.act_batch([later[0], {**later[1], **change}, later[2]], [True, False, False])
-    with pytest.raises(ValueError, match=r"stream 2: .*n_executed must not be negative"):
+    with pytest.raises(ValueError, match=r"stream 2: .*n_executed must be a number of actions"):
         agent.predict_chunk_batch(later, [False] * 3, [1, 1, -1])
     assert vars(agent.stats) == kept
     assert [stream.step for stream in agent.batch.streams] == [1, 1, 1], "not even stream 0 was reset"

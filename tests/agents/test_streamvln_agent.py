@@ -1,6 +1,7 @@
 """The streaming loop: clock, windows, memory, queue, checkpoints."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -182,6 +183,9 @@ def test_skipped_frames_with_predict_chunk(agent):
     assert agent.last_call.history_steps == [step // 3 * 3 for step in history_steps(33, 8)]
     agent.predict_chunk(observe(37))
     assert agent.step == 37
+    for wrong in (2.0, math.nan, True):
+        with pytest.raises(ValueError, match="n_executed must be a number of actions, 0 or more"):
+            agent.predict_chunk(observe(34), n_executed=wrong)
     with pytest.raises(ValueError, match="n_executed"):
         agent.predict_chunk(observe(38), n_executed=-1)
 

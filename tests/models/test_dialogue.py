@@ -64,7 +64,9 @@ def test_encoding_puts_special_ids_between_the_pieces(tokenizer):
     assert tokenizer.decode(after) == "."
 
 
-@pytest.mark.parametrize("text", ["", "  \n", "Go <image> on.", "See <memory>", "a<|im_end|>b", "<|im_start|>user"])
+@pytest.mark.parametrize(
+    "text", ["", "  \n", "Go <image> on.", "See <memory>", "a<|im_end|>b", "<|im_start|>user", "go " * 2000]
+)
 def test_instructions_that_would_break_the_dialogue(text):
     with pytest.raises(ValueError, match="instruction"):
         check_instruction(text)

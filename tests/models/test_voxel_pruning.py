@@ -151,7 +151,14 @@ def test_misuse_is_refused():
         patch_points(np.zeros((4, 4, 3)), np.eye(3), np.eye(4), np.array([0.5]))
     with pytest.raises(ValueError, match="intrinsics must be"):
         patch_points(np.ones((4, 4)), np.eye(4), np.eye(4), np.array([0.5]))
-    with pytest.raises(ValueError, match="camera_pose must be"):
+    for wrong in (np.zeros((4, 4)), 2.0 * np.eye(4)):
+        with pytest.raises(ValueError, match="camera_pose must be a rotation and a translation"):
+            patch_points(np.ones((4, 4)), np.eye(3), wrong, np.array([0.5]))
+    with pytest.raises(ValueError, match=r"intrinsics are of another picture.*centre \(1\.5, 1\.5\) lies outside"):
+        patch_points(np.ones((1, 1)), [[2, 0, 1.5], [0, 2, 1.5], [0, 0, 1]], np.eye(4), np.array([0.5]))
+    with pytest.raises(ValueError, match="the nearest depth is 1200 m: depth must be in metres"):
+        patch_points(np.full((4, 4), 1200.0), np.eye(3), np.eye(4), np.array([0.5]))
+    with pytest.raises(ValueError, match=r"camera_pose must be a finite .*, got NaN or infinity in it"):
         patch_points(np.ones((4, 4)), np.eye(3), np.full((4, 4), np.nan), np.array([0.5]))
     with pytest.raises(ValueError, match="one step per frame"):
         keep_mask(np.zeros((2, 3), dtype=np.int64), [0], 32, 0.05)

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from streamvln_gym.errors import CheckpointError, TrainingError
@@ -167,6 +168,7 @@ def test_actions_that_are_no_chunks(make_env, make_policy):
         ({"lora": {"dropout": 0.1}}, ValueError, "dropout is 0.1.*set it to 0"),
         ({"lora": 16}, TypeError, "lora must be LoraSettings or a dict"),
         ({"lora": {}, "parts": ()}, ValueError, "lora needs parts"),
+        ({"parts": "language"}, ValueError, "parts must be some of .* got 'language'"),
         ({"adapter": "somewhere"}, ValueError, "an adapter was given without lora"),
         ({"adapter": "nowhere", "lora": {}}, CheckpointError, "holds no adapter"),
         ({"checkpoint": "/no/such/folder"}, CheckpointError, "there is no folder"),
@@ -187,6 +189,8 @@ def test_adapters_of_another_base(make_env, make_policy, checkpoint, tmp_path):
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(CheckpointError, match=r"trained on other weights.*pass the checkpoint"):
         make_policy(env, checkpoint=tmp_path / "other", lora={}, adapter=tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"has the rank 4, but lora says 32: pass lora=\{\}"):
+        make_policy(env, lora={"rank": 32}, adapter=tmp_path / "adapter")
     (tmp_path / "adapter" / "streamvln_base.json").unlink()
     narrow = make_agent(intermediate_size=64)
     narrow.save_pretrained(tmp_path / "narrow")
@@ -210,6 +214,10 @@ def test_callbacks_with_bad_numbers(tmp_path):
         HoldActor(-1)
     with pytest.raises(ValueError, match="episodes and every must be at least 1"):
         KeepBest(None, tmp_path, episodes=0)
+    plain = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8)
+    for callback, words in ((HoldActor(1), "HoldActor holds a"), (KeepBest(plain.env, tmp_path), "KeepBest keeps a")):
+        with pytest.raises(TypeError, match=rf"{words} StreamVLNActorCriticPolicy's"):
+            plain.learn(8, callback=callback)
 
 
 def test_a_dialogue_that_does_not_fit_is_not_cut(make_env):

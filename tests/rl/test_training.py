@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from streamvln_gym.agents import StreamVLNAgent
@@ -227,13 +228,27 @@ def test_the_best_checkpoint_is_kept(envs, checkpoint, tmp_path, monkeypatch):
     assert all(torch.equal(best[name], value) for name, value in kept[-1].items())
 
 
-def test_evaluations_play_the_same_episodes(envs, make_env, checkpoint, tmp_path):
+def test_evaluations_play_the_same_episodes(envs, make_env, checkpoint, tmp_path, monkeypatch):
+    played: list[list[str]] = []
+
+    def evaluate(policy, judged, episodes, callback, **options):
+        played.append([])
+
+        def note(given, _):
+            callback(given, _)
+            if given["done"]:
+                played[-1].append(given["info"]["episode_id"])
+
+        return evaluate_policy(policy, judged, episodes, callback=note, **options)
+
+    monkeypatch.setattr("streamvln_gym.rl.callbacks.evaluate_policy", evaluate)
     judged = DummyVecEnv([lambda: make_env(max_steps=20)] * 2)
     keep = KeepBest(judged, tmp_path, episodes=4, every=1)
     ppo = make_ppo(envs, checkpoint)
     ppo.learning_rate, ppo.lr_schedule = 0.0, lambda _: 0.0
     ppo.learn(32, callback=keep)
     assert len({str(means) for _, means in keep.history}) == 1, "nothing was learned, so nothing changes"
+    assert all(len(set(ids)) == 4 and set(ids) == set(played[0]) for ids in played), "each episode once"
 
 
 def test_nan_advantages_leave_the_weights_alone(envs, checkpoint):

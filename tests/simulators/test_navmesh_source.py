@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,35 @@ def test_the_simulator_builds_it_once(scene, monkeypatch, capsys):
     EmbeddedSimulator().load_scene(scene)
     assert "building" not in capsys.readouterr().err
     assert sorted(path.name for path in scene.parent.iterdir()) == ["scan.glb", "scan.navmesh.npz"]
+
+
+def spans(scene: Path) -> NDArray:
+    """Metres that the scene's mesh covers along x, y and z, in a simulator that knows nothing yet."""
+    simulator = EmbeddedSimulator()
+    simulator.load_scene(scene)
+    return np.ptp(simulator.navmesh.vertices.astype(float), axis=0)
+
+
+def test_a_scene_that_changed_gets_another_mesh(scene, capsys, monkeypatch):
+    before = spans(scene)
+    export(scene, ROOM * np.float32(2.0))
+    assert (spans(scene)[[0, 2]] > 1.8 * before[[0, 2]]).all()
+    placed = {"up": [0, 0, 1], "front": [0, 1, 0], "scale": [0.5, 0.5, 0.5]}
+    scene.with_name("scan.stage_config.json").write_text(json.dumps(placed))
+    assert np.allclose(spans(scene), before, atol=0.2)
+    assert capsys.readouterr().err.count("building the navigation mesh") == 3
+    forbid_building(monkeypatch)
+    copied = scene.parent.with_name("elsewhere")
+    shutil.copytree(scene.parent, copied, copy_function=shutil.copyfile)  # other times
+    spans(copied / "scan.glb")
+
+
+def test_a_mesh_that_says_nothing_of_its_scene_is_kept(scene, monkeypatch):
+    spans(scene)
+    NavigationMesh.load(scene.with_name("scan.navmesh.npz")).save(scene.with_name("scan.navmesh.npz"))
+    export(scene, ROOM * np.float32(2.0))
+    forbid_building(monkeypatch)
+    spans(scene)
 
 
 def test_habitats_file_is_taken(scene, monkeypatch):

@@ -189,6 +189,8 @@ def test_missing_file(tmp_path: Path) -> None:
         (lambda data: data[:10], "truncated"),
         (lambda data: data[: len(data) // 2], "truncated"),
         (lambda data: b"solid cube\n" + data, "not a GLB"),
+        (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:12", "a Git LFS pointer or a web page"),
+        (lambda data: b"\n<!DOCTYPE html><html>", "a Git LFS pointer or a web page"),
         (lambda data: data[:20] + b"\xff" * 40 + data[60:], "cannot read"),
         (lambda data: data[:4] + b"\x07" + data[5:], "cannot read.*version 7"),
         (lambda data: data[:12] + b"\xff\xff" + data[14:], "cannot read.*a chunk ends"),

@@ -21,7 +21,7 @@ from PIL import Image
 from streamvln_gym.errors import SceneError
 from streamvln_gym.simulators.embedded.textures import Sampling, Wrap
 
-REMEDY = "Copy or download the file again; generated flats are rebuilt by `streamvln-gym build-flats`."
+REMEDY = "Export, copy or download the file again (a generated flat: build it again with `streamvln-gym build-flats`)."
 PLAIN_DOWNLOAD = (
     "The embedded simulator reads PNG, JPEG and WebP textures. Of HM3D download the plain scans, `<scan>.glb`: the "
     "archives `hm3d-<split>-glb` (in habitat's downloader `--uids hm3d_<split>_glb_v0.2`), and put them beside the "
@@ -289,6 +289,8 @@ def _read_chunks(path: Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         raise SceneError(f"the scene {path} is empty. {REMEDY}")
     head = data[:12].tobytes()
     if head[:4] != b"glTF":
+        if head[:12] == b"version http" or head.lstrip()[:1] == b"<":
+            raise SceneError(f"{path} is a Git LFS pointer or a web page, not the scene itself. {REMEDY}")
         raise SceneError(f"{path} is not a GLB file (it does not begin with 'glTF'). Convert it to binary glTF 2.0.")
     stated = int.from_bytes(head[8:12], "little")
     if len(head) < 12 or size < stated:

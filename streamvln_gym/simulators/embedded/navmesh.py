@@ -33,6 +33,7 @@ from streamvln_gym.simulators.embedded.navmesh_surface import SurfaceDetail, che
 FORMAT_VERSION = 1
 DETAIL_VERSION = 2  # of a mesh with detail, or with another climb than habitat's default
 _FILE_KEYS = ("version", "vertices", "polygons", "neighbours")
+_BUILT_OF = "built_of"
 _DETAIL_KEYS = ("point_first", "points", "triangle_first", "triangles")
 # What numpy and zipfile raise for a damaged file; RuntimeError and its kind stand for flags it cannot have.
 _UNREADABLE = (
@@ -124,8 +125,13 @@ class NavigationMesh:
         check_neighbours(neighbours, polygons)
         return cls(vertices, polygons, neighbours, detail, climb)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the mesh as .npz: the same mesh gives the same bytes, and the file appears whole or not at all."""
+    def save(self, path: str | os.PathLike[str], built_of: str | None = None) -> None:
+        """Writes the mesh as .npz: the same mesh gives the same bytes, and the file appears whole or not at all.
+
+        Args:
+            path: the file.
+            built_of: names what it was built of, for `built_of`.
+        """
         path = Path(path)
         plain = self.detail is None and self.climb == detour.CLIMB
         arrays: dict[str, NDArray] = {
@@ -138,6 +144,8 @@ class NavigationMesh:
             arrays["climb"] = np.array(self.climb)
         if self.detail is not None:
             arrays.update(zip(_DETAIL_KEYS, self.detail, strict=True))
+        if built_of is not None:
+            arrays[_BUILT_OF] = np.array(built_of)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -150,6 +158,15 @@ class NavigationMesh:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def built_of(path: str | os.PathLike[str]) -> str | None:
+        """What a mesh that `save` wrote was built of; None where that was not said, or the file cannot be read."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return str(archive[_BUILT_OF]) if _BUILT_OF in archive.files else None
+        except (*_UNREADABLE, AttributeError, TypeError):  # `load` will say what is wrong with it
+            return None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NavigationMesh:

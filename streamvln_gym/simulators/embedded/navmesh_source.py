@@ -30,7 +30,8 @@ def scene_navmesh(scene: Path) -> NavigationMesh:
 
     `<name>.navmesh.npz` (this package's) is taken if it lies beside the scene, else `<name>.navmesh` (habitat's), else
     the mesh is built from the triangles with habitat's default settings and kept: beside the scene as
-    `<name>.navmesh.npz`, or in the cache if that folder cannot be written to. Generated flats, which have a scene
+    `<name>.navmesh.npz`, or in the cache if that folder cannot be written to. One that was built so is built anew where
+    the scene or its `.stage_config.json` has changed since. Generated flats, which have a scene
     graph, belong to the mesh that they were generated with; theirs is never built anew.
 
     Args:
@@ -59,7 +60,7 @@ def stored_navmesh(scene: Path) -> NavigationMesh | None:
         SceneError: a file cannot be read.
     """
     own, habitats = _own_file(scene), scene.with_name(f"{scene.stem}.navmesh")
-    if own.exists():
+    if own.exists() and not _is_stale(own, scene):
         return NavigationMesh.load(own)
     if habitats.exists():
         return read_navmesh(habitats)
@@ -69,6 +70,13 @@ def stored_navmesh(scene: Path) -> NavigationMesh | None:
     return NavigationMesh.load(cached) if cached.exists() else None
 
 
+def _is_stale(own: Path, scene: Path) -> bool:
+    """Whether a mesh that was built of a scene no longer belongs to it: the scene, its place or the builder changed."""
+    built_of = NavigationMesh.built_of(own)
+    stage = Stage.of(scene)
+    return built_of is not None and stage.path.exists() and built_of != _key(stage.content, NavMeshSettings())
+
+
 def _own_file(scene: Path) -> Path:
     """This package's file, beside the scene."""
     return scene.with_name(f"{scene.stem}.navmesh.npz")
@@ -76,7 +84,7 @@ def _own_file(scene: Path) -> Path:
 
 def _cached_file(scene: Path, settings: NavMeshSettings) -> Path:
     """This package's file in the cache, for scenes in folders that cannot be written to."""
-    return cache_dir() / CACHE_FOLDER / f"{scene.stem}.{_key(Stage.of(scene), settings)}.npz"
+    return cache_dir() / CACHE_FOLDER / f"{scene.stem}.{_key(Stage.of(scene).state, settings)}.npz"
 
 
 def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["navmesh", "npz"] = "navmesh") -> Path:
@@ -101,20 +109,20 @@ def write_scene_navmesh(scene: Path, folder: Path | None = None, kind: Literal["
     if path.exists():
         raise SceneError(f"{path} exists already; delete it first, or write into another folder with --out")
     own = _own_file(scene)
-    if own.exists() and kind == "navmesh":
+    if own.exists() and kind == "navmesh" and not _is_stale(own, scene):
         write_navmesh(path, NavigationMesh.load(own))
         return path
     tiles = build_tiles(load_scene(scene).triangles)
     if kind == "npz":
-        tiles.mesh().save(path)
+        tiles.mesh().save(path, _key(Stage.of(scene).content, NavMeshSettings()))
     else:
         tiles.write(path)
     return path
 
 
-def _key(stage: Stage, settings: NavMeshSettings) -> str:
-    """A name for what the mesh depends on: the scene's state, settings and builder."""
-    return hashlib.sha256(repr((BUILDER_VERSION, astuple(settings), stage.state)).encode()).hexdigest()[:24]
+def _key(scene: str, settings: NavMeshSettings) -> str:
+    """A name for what the mesh depends on: a digest of the scene, settings and builder."""
+    return hashlib.sha256(repr((BUILDER_VERSION, astuple(settings), scene)).encode()).hexdigest()[:24]
 
 
 def _build_and_keep(
@@ -144,7 +152,7 @@ def _build_and_keep(
         else:
             make_writable(cached.parent)
             path = cached
-        mesh.save(path)
+        mesh.save(path, _key(Stage.of(scene).content, settings))
     except (OSError, DatasetError) as error:  # the mesh is there all the same
         print(f"{took}; it could not be kept and will be built again: {error}", file=sys.stderr, flush=True)
     else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from streamvln_gym.simulators.embedded.gltf import PLAIN_DOWNLOAD, REMEDY
 
 _BASIS = ".basis.glb"
 _EPSILON = 1e-6
+_DIGESTED = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,21 @@ class Stage:
             raise SceneError(f"{config} names the render_asset {asset!r}; only .glb files are read. Convert it to GLB.")
         path = config.parent / asset
         return cls(_plain(path), scale[:, None] * frame_matrix(up, front), config)
+
+    @property
+    def content(self) -> str:
+        """A digest of the file's size, beginning and end, and of how it is placed: the same wherever a copy lies.
+
+        A GLB begins with its index, which says how far each mesh reaches, so a scene that was changed shows there.
+        """
+        digest = hashlib.sha256(self.matrix.tobytes())
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            for start in (0, max(size - _DIGESTED, 0)):
+                file.seek(start)
+                digest.update(file.read(_DIGESTED))
+        digest.update(str(size).encode())
+        return digest.hexdigest()
 
     @property
     def state(self) -> str:
