@@ -36,6 +36,8 @@ _OPTIONAL = {
     "stable-baselines3": "reinforcement learning: pip install 'streamvln-gym[rl]'",
     "accelerate": "training: pip install 'streamvln-gym[train]'",
     "peft": "training with LoRA: pip install 'streamvln-gym[train]'",
+    "fastapi": "an agent for robots: pip install 'streamvln-gym[serve]'",
+    "ray": "evaluation on a Ray cluster: pip install 'streamvln-gym[ray]'",
     "rerun-sdk": "live viewer and recordings: pip install 'streamvln-gym[viewer]'",
 }
 

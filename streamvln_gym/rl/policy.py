@@ -144,7 +144,8 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         self._adapted = ready.adapted
         self._fingerprint = ready.fingerprint
         if given["gradient_checkpointing"]:
-            self.network.gradient_checkpointing_enable()
+            renamed = getattr(self.network, "activation_checkpointing_enable", None)  # by transformers 5.17
+            (renamed or self.network.gradient_checkpointing_enable)()
             self.network.enable_input_require_grads()
         hidden = config.text_config.hidden_size
         last = nn.Linear(given["value_hidden"], 1)
