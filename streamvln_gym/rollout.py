@@ -278,6 +278,6 @@ def episode_record(episode: Episode, info: Mapping[str, Any], actions: Sequence[
     record: dict[str, Any] = {key: info[key] for key in ids}
     record["instruction"] = episode.instruction.text
     record["actions"] = list(actions)
-    record["success_rule"] = info.get("success_rule")
+    record |= {rule: info.get(rule) for rule in ("success_rule", "path_reference")}
     record |= {name: info[name] for name in METRICS if name in info}
     return record

@@ -109,6 +109,37 @@ def test_runs_without_goals_are_compared_in_what_they_have(tmp_path):
     assert found.p_value is None and list(found.metrics) == ["steps"] and found.metrics["steps"].difference == 2.0
 
 
+def test_other_references_of_paths_are_told(tmp_path, capsys):
+    def ran(name: str, *references: str | None) -> Path:
+        told = [{} if kind is None else {"path_reference": kind} for kind in references]
+        return write_run(tmp_path / name, [record(k, 1.0, ndtw=0.5, **more) for k, more in enumerate(told)])
+
+    true, other = ran("true", *["ground_truth"] * 2), ran("other", "ground_truth", "reference_path")
+    old = ran("old", None, None)
+    found = compare(true, other)
+    assert found.unlike_reference == 1
+    assert found.path_reference == ({"ground_truth": 2}, {"ground_truth": 1, "reference_path": 1})
+    main(["compare", str(true), str(other)])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "A ground_truth 2; B ground_truth 1, reference_path 1." in printed
+    assert "In 1 episodes A and B are measured against different paths" in printed
+    main(["compare", str(other), str(other)])
+    assert "the means mix the two" in capsys.readouterr().out
+    main(["compare", str(old), str(true)])
+    assert "A unknown 2; B ground_truth 2." in capsys.readouterr().out
+    for run in (true, old):
+        main(["compare", str(run), str(run)])
+        assert "are against" not in capsys.readouterr().out
+
+
+def test_a_row_says_of_how_many_episodes_it_is_where_that_is_not_all(tmp_path, capsys):
+    bare = {k: v for k, v in record(1, 0.0).items() if k not in ("success", "spl", "navigation_error")}
+    runs = [write_run(tmp_path / name, [record(0, 1.0), record(2, 0.0), {**bare, "steps": 1}]) for name in "ab"]
+    main(["compare", *map(str, runs)])
+    printed = capsys.readouterr().out
+    assert "SR (2)" in printed and "steps (1)" in printed and "3 episodes;" in printed
+
+
 def test_what_cannot_be_compared_is_named(tmp_path):
     a = write_run(tmp_path / "a", [record(0, 0.0)])
     b = write_run(tmp_path / "b", [record(1, 0.0)])

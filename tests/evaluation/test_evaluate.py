@@ -49,7 +49,7 @@ def test_records_are_those_of_rollout(config, tiny_flats):
     )
     for record in played:
         own = evaluated[record["episode_id"]]
-        for name in (*METRICS, "actions", "instruction", "scene_id", "success_rule"):
+        for name in (*METRICS, "actions", "instruction", "scene_id", "success_rule", "path_reference"):
             assert own[name] == record[name]
 
 
