@@ -253,7 +253,10 @@ class EpisodeMetrics:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The metrics so far (names in `METRICS`, floats; steps and collisions int), `success_rule`, `path_reference`."""
+        """The metrics so far (names in `METRICS`, floats; steps and collisions int), and by what rule and reference.
+
+        `success_rule` and `path_reference` are there where what they are about is.
+        """
         values: dict[str, Any] = {
             "path_length": self._path_length,
             "steps": self._steps,

@@ -118,7 +118,8 @@ def _check_episodes(path: Path, checked: CheckedFile, tally: Tally, facts: Versi
         tokens[name] = _check_instructions(record, name, tally)
         _check_place(record, name, tally)
         if not record.get("goals") and not checked.summary.split.startswith("test"):
-            tally.add("note", "no goals", "an episode has no goal, so that SR, SPL and NE leave it out", _NO_GOALS, name)
+            what = "an episode has no goal, so that SR, SPL and NE leave it out"
+            tally.add("note", "no goals", what, _NO_GOALS, name)
         checked.starts[name] = _start(record)
     checked.summary.scenes, checked.summary.languages = list(scenes), dict(languages)
     if not facts.episodes and not tally.count("record"):

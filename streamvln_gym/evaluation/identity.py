@@ -141,6 +141,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _device_kind(name: str) -> str:
+    if name != "auto":  # which the workers' machines have, those of a Ray cluster too
+        return name.split(":")[0]
     from streamvln_gym.devices import choose_device
 
     return choose_device(name).split(":")[0]

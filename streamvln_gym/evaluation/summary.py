@@ -29,8 +29,9 @@ def summarize_run(records: Sequence[Record], seed: int = 0) -> dict[str, Any]:
 
     Returns:
         `episodes`, `scenes`, `unreachable` (goals; their navigation error is no part of its mean); `metrics`: see
-        `estimates`; `path_reference`: episodes by what nDTW, SDTW and CLS compare with; `failures`: episodes by kind; `by_scene`, `by_length`, `by_memory`: see `subset`, the kind of an
-        episode that needs no memory being "none". `note` where the agent has one.
+        `estimates`; `path_reference`: episodes by what nDTW, SDTW and CLS compare with; `failures`: episodes by kind;
+        `by_scene`, `by_length`, `by_memory`: see `subset`, the kind of an episode that needs no memory being "none".
+        `note` where the agent has one.
     """
     means = summarize(records)
     found: dict[str, Any] = {

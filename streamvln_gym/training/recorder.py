@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from streamvln_gym import __version__
 from streamvln_gym.cache import make_writable
-from streamvln_gym.devices import cores
+from streamvln_gym.devices import choose_device, cores
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.models.shipped import SHIPPED_NAME
@@ -135,7 +135,13 @@ def record(config: RecordConfig) -> RecordSummary:
         DatasetError: the data cannot be had, the folder cannot be written or belongs to another run, or a worker was
             killed. What was finished by then is kept.
         StreamVLNGymError: scene or checkpoint cannot be had.
+        ValueError: there is no such device.
     """
+    if config.driver == "streamvln":
+        from streamvln_gym.agents.checkpoint import find_folder
+
+        choose_device(config.device)
+        find_folder(config.checkpoint or SHIPPED_NAME)
     dataset = open_dataset(config.data, config.split, config.data_dir, config.scenes)
     workers = config.workers or cores()
 
