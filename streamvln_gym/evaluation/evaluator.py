@@ -10,7 +10,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from streamvln_gym.devices import choose_device
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation.config import EvaluationConfig
@@ -20,8 +19,7 @@ from streamvln_gym.evaluation.run_folder import RunFolder
 from streamvln_gym.evaluation.shards import Line
 from streamvln_gym.evaluation.summary import summarize_run
 from streamvln_gym.evaluation.work import Group, make_groups
-from streamvln_gym.models.shipped import SHIPPED_NAME
-from streamvln_gym.rollout import choose_episodes
+from streamvln_gym.rollout import check_network, choose_episodes
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,8 @@ def begun(config: EvaluationConfig) -> Iterator[Evaluation]:
     from streamvln_gym.evaluation.player import VIDEOS, open_environment
 
     if config.agent == "streamvln":
-        _check_network(config)
+        # The actors of a Ray cluster have devices of their own.
+        check_network(config.checkpoint, None if config.engine == "ray" else config.device)
     env = open_environment(config, sensors=("instruction",))
     base: Any = env.unwrapped
     dataset: EpisodeDataset = base.dataset
@@ -180,20 +179,6 @@ def begun(config: EvaluationConfig) -> Iterator[Evaluation]:
             run = Evaluation(config, dataset, folder, identity, fingerprint, wanted, groups, _new_session(folder), bar)
             run.count_earlier(done)
             yield run
-
-
-def _check_network(config: EvaluationConfig) -> None:
-    """Looks for checkpoint and device before anything is built or written.
-
-    Raises:
-        CheckpointError: there is no such checkpoint.
-        ValueError: there is no such device.
-    """
-    from streamvln_gym.agents.checkpoint import find_folder
-
-    if config.engine != "ray":  # whose actors run on other machines
-        choose_device(config.device)
-    find_folder(config.checkpoint or SHIPPED_NAME)
 
 
 def _build(dataset: EpisodeDataset, wanted: list[str], workers: int | None) -> None:

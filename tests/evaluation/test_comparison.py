@@ -8,6 +8,7 @@ from streamvln_gym.cli import main
 from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation import compare
 from streamvln_gym.statistics import mcnemar, paired_difference
+from tests.evaluation.made_runs import write_lines
 
 
 def write_run(folder: Path, records: list[dict], **identity) -> Path:
@@ -154,9 +155,20 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         file.write("nonsense\n")
     with pytest.raises(EvaluationError, match=r"line 2 of .*episodes.jsonl is not a result of this run"):
         compare(a, a)
+    write_lines(a / "episodes.jsonl", [{"fingerprint": "f", **record(0, 0.0), "success": "x"}])
+    with pytest.raises(EvaluationError, match=r"line 1 of .*episodes.jsonl .*'success' must be a number, got 'x'"):
+        compare(a, a)
     (a / "episodes.jsonl").write_text("")
     with pytest.raises(EvaluationError, match="has 0 results, but the run has 1 episodes"):
         compare(a, a)
+
+
+def test_of_nested_settings_only_those_that_differ_are_told(tmp_path):
+    cameras = [{"width": width, "height": 48, "hfov": 79.0} for width in (64, 32)]
+    runs = [write_run(tmp_path / n, [record(0, 1.0)], camera=c) for n, c in zip("ab", cameras, strict=True)]
+    assert compare(*runs).settings == {"camera.width": (64, 32)}
+    blind = write_run(tmp_path / "c", [record(0, 1.0)], camera=None)
+    assert compare(runs[0], blind).settings == {"camera": (cameras[0], None)}
 
 
 def test_the_command_prints_a_table_or_json(tmp_path, capsys):

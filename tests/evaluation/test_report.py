@@ -260,6 +260,40 @@ def test_a_run_that_cannot_be_read_is_refused_with_a_remedy(run, name, content, 
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("success", "x"),
+        ("spl", None),
+        ("ndtw", True),
+        ("navigation_error", [1.0]),
+        ("scene_id", 3),
+        ("episode_id", 3),
+        ("instruction", None),
+        ("needs_memory", 1),
+        ("failure", {}),
+        ("reference_path", [[0.0, 1.0]]),
+        ("trajectory", "abc"),
+        ("goal", 2),
+        ("actions", [7]),
+        ("headings", ["north"]),
+        ("stopped", "yes"),
+        ("key", ["a", "b", None]),
+        ("calls", [[1, "fast"]]),
+    ],
+)
+@pytest.mark.parametrize("merged", [True, False])
+def test_a_value_of_another_type_is_named_with_file_and_line(tmp_path, records, name, value, merged):
+    folder = write_run(tmp_path / "run", records[:4], merged=merged)
+    kind = "timings" if name == "calls" else "episodes"
+    path = folder / f"{kind}.jsonl" if merged else folder / "shards" / f"{kind}-w0-0.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1][name] = value
+    write_lines(path, lines)
+    with pytest.raises(EvaluationError, match=rf"line 2 of .*{path.name} is not a result .*'{name}' must be"):
+        write_report(ReportConfig(folder))
+
+
+@pytest.mark.parametrize(
     ("lines", "message"),
     [
         (["[1]"], r"line 1 of .*episodes-w0-0\.jsonl is not a result .*remove that line"),
