@@ -106,8 +106,9 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed:
         )
     mine, others = [ours[key] for key in like], [theirs[key] for key in like]
     only_first = only_second = p_value = None
-    if all("success" in record for record in (*mine, *others)):
-        successes = [np.array([record["success"] for record in records]) for records in (mine, others)]
+    rated = [pair for pair in zip(mine, others, strict=True) if all("success" in record for record in pair)]
+    if rated:
+        successes = [np.array([pair[k]["success"] for pair in rated]) for k in (0, 1)]
         only_first, only_second = (int((a > b).sum()) for a, b in (successes, successes[::-1]))
         p_value = mcnemar(*successes)
     return Comparison(

@@ -45,14 +45,20 @@ def check_reporting(report_to: tuple[str, ...]) -> None:
     Raises:
         TrainingError: there is none of that name, or its package is missing.
     """
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
 
+    installed = (*get_available_reporting_integrations(), "flyte", "all", "none")  # transformers never lists flyte
     for name in report_to:
         if name not in (*INTEGRATION_TO_CALLBACK, "all", "none"):
             known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
             raise TrainingError(f"report_to {name} is no integration of transformers' Trainer: it has {known}")
         if name in ("tensorboard", "wandb"):
             require(name, f"report_to {name}")
+        elif name not in installed:
+            raise TrainingError(f"report_to {name} needs a package that is not installed here: install it")
 
 
 def read_processor(folder: str | Path | None) -> StreamVLNProcessor:

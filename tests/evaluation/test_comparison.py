@@ -139,6 +139,7 @@ def test_a_row_says_of_how_many_episodes_it_is_where_that_is_not_all(tmp_path, c
     main(["compare", *map(str, runs)])
     printed = capsys.readouterr().out
     assert "SR (2)" in printed and "steps (1)" in printed and "3 episodes;" in printed
+    assert "A alone succeeded in 0 episodes" in printed  # of those with a goal
 
 
 def test_what_cannot_be_compared_is_named(tmp_path):

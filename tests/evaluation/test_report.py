@@ -92,6 +92,17 @@ def test_an_unreachable_goal_is_counted_and_spoils_nothing(tmp_path, records):
     assert "1 unreachable left out" in shown and "∞" in shown and not re.search(r"\bnan\b", shown, re.IGNORECASE)
 
 
+def test_the_page_says_what_paths_are_compared_with_and_of_how_many_episodes_a_mean_is(tmp_path, records):
+    true = [{**record, "path_reference": "ground_truth"} for record in records]
+    page = page_of(write_run(tmp_path / "true", true))
+    assert "nDTW, SDTW and CLS of" not in page and "<small>of " not in page
+    goals = ("success", "spl", "sdtw", "oracle_success", "navigation_error")
+    bare = {k: v for k, v in true[0].items() if k not in goals} | {"path_reference": "reference_path", "goal": None}
+    page = page_of(write_run(tmp_path / "mixed", [bare, *true[1:]]))
+    assert "nDTW, SDTW and CLS of 40 episodes: 1 are against the reference path" in page
+    assert "<small>of 39 episodes</small>" in page and ">9 of 10<" in page
+
+
 def test_one_scene_has_intervals_over_episodes(tmp_path):
     assert "bootstrap that draws episodes" in page_of(write_run(tmp_path / "run", made_records(5, 1)))
     assert "<b>1</b> <span>in 1 scene</span>" in page_of(write_run(tmp_path / "one", made_records(1, 1)))

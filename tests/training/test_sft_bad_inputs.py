@@ -309,6 +309,9 @@ def test_a_report_that_needs_a_package(files, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else find(name))
     with pytest.raises(TrainingError, match="report_to wandb needs wandb"):
         train(recipe(*files, tmp_path / "run", report=ReportConfig(report_to=("wandb",))))
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_neptune_available", lambda: False)
+    with pytest.raises(TrainingError, match="report_to neptune needs a package"):
+        train(recipe(*files, tmp_path / "run", report=ReportConfig(report_to=("neptune",))))
 
 
 def test_an_adapter_of_another_network(files, tmp_path):
