@@ -16,7 +16,14 @@ from tyro.constructors import PrimitiveConstructorSpec
 from streamvln_gym.errors import StreamVLNGymError
 from streamvln_gym.evaluation.config import EvaluationConfig
 from streamvln_gym.evaluation.report.writer import ReportConfig
-from streamvln_gym.metrics import METRICS, SHORT_NAMES, summarize
+from streamvln_gym.metrics import (
+    METRICS,
+    SHORT_NAMES,
+    count_path_references,
+    count_values,
+    path_reference_note,
+    summarize,
+)
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig
 from streamvln_gym.serving.config import ServeConfig
 from streamvln_gym.training.config import EstimateConfig, TrainConfig
@@ -343,10 +350,15 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
     means = summarize(records)
     table.add_section()
     table.add_row(f"mean of {len(records)}", *(_cell(name, means.get(name)) for name in present), style="bold")
+    counts = count_values(records)
+    if any(counts.get(name) != len(records) for name in present):
+        table.add_row("of episodes", *(str(counts.get(name, 0)) for name in present))
     console = Console()
     console.print(table)
     if means["unreachable"]:
         console.print(f"{means['unreachable']:.0f} goals could not be reached; NE is the mean over the others.")
+    if note := path_reference_note(count_path_references(records)):
+        console.print(note, soft_wrap=True)
     if first.get("note") == UNTRAINED:
         console.print(
             "The agent's weights are random: these numbers say that the loop runs, nothing about StreamVLN.",

@@ -17,10 +17,22 @@ def cores() -> int:
 
 
 def choose_device(name: str) -> str:
-    """The device of that name; "auto" is the GPU, where there is one."""
+    """The device of that name; "auto" is the GPU, where there is one.
+
+    Raises:
+        ValueError: there is no such device here; the message names those that there are.
+    """
     import torch
 
-    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if gpu else "cpu"
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if gpu else []
+    present = ["cpu", *(["cuda"] if gpu else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+    if name not in present:
+        why = "" if gpu or not name.startswith("cuda") else " (this torch sees no GPU: is it a CPU build?)"
+        raise ValueError(f"there is no device {name!r} here{why}: use auto, {' or '.join(present)}")
+    return name
 
 
 def current_device(device: Any) -> AbstractContextManager[Any]:

@@ -12,12 +12,19 @@ Two rules decide success, and `success_rule` of every result names the one that 
 * "via": for episodes with `info.via` (a return to where one started, say), every via position must first have been
   visited, in order, within `success_distance` geodesic metres; and the SPL's shortest length is the length of the
   reference path, because the straight way to the goal is short or nothing.
+
+nDTW, SDTW and CLS compare with a path, and `path_reference` of every result names the one that was used:
+
+* "ground_truth": the ground-truth positions, a step apart.
+* "reference_path": the episode's reference path, a few corners; for episodes without ground truth. The values differ
+  from those against ground truth, so that the two are not to be compared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +32,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.episodes import Episode
 from streamvln_gym.geometry import path_length
+
+GROUND_TRUTH, REFERENCE_PATH, UNKNOWN = "ground_truth", "reference_path", "unknown"
+"""What `path_reference` says; the last one is of results that were written before it was."""
 
 SUCCESS_DISTANCE = 3.0
 """Metres, VLN-CE's threshold."""
@@ -178,7 +188,7 @@ class EpisodeMetrics:
 
     Construct it at the start, `update` it after every action, read `result` at any time; success, SPL and SDTW are 0
     until the agent stops. What an episode has no ground truth for is absent: without a goal navigation error, success
-    and what builds on them, without a reference path nDTW, SDTW and CLS.
+    and what builds on them, without ground truth or a reference path nDTW, SDTW and CLS.
 
     Args:
         episode: gives the reference and the via positions.
@@ -208,7 +218,7 @@ class EpisodeMetrics:
         self._steps = 0
         self._collisions = 0
         self._position = np.asarray(start, dtype=np.float64)
-        self._reference = _reference(episode)
+        self._reference, self.path_reference = _reference(episode)
         if self._reference is not None:
             self._reference_length = path_length(self._reference)
             self._dtw = RunningDTW(self._reference)
@@ -243,7 +253,10 @@ class EpisodeMetrics:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The metrics so far (names in `METRICS`, floats; steps and collisions int), and `success_rule`."""
+        """The metrics so far (names in `METRICS`, floats; steps and collisions int), and by what rule and reference.
+
+        `success_rule` and `path_reference` are there where what they are about is.
+        """
         values: dict[str, Any] = {
             "path_length": self._path_length,
             "steps": self._steps,
@@ -251,7 +264,7 @@ class EpisodeMetrics:
         }
         if self._reference is not None:
             likeness = self._likeness = self._likeness or self._compare(self._reference)
-            values |= {"ndtw": likeness[0], "cls": likeness[1]}
+            values |= {"ndtw": likeness[0], "cls": likeness[1], "path_reference": self.path_reference}
         if self._distance is not None and self._shortest is not None:
             succeeded = float(self.succeeded)
             values |= {
@@ -288,10 +301,11 @@ class EpisodeMetrics:
         return ndtw, coverage_score(self._nearest, self._reference_length, self._path_length)
 
 
-def _reference(episode: Episode) -> NDArray[np.float64] | None:
-    """The ground-truth positions (N, 3) that paths are compared with."""
-    points = episode.gt_locations or episode.reference_path
-    return np.asarray(points, dtype=np.float64) if points else None
+def _reference(episode: Episode) -> tuple[NDArray[np.float64] | None, str]:
+    """The positions (N, 3) that paths are compared with, None without any; and their `path_reference`."""
+    if episode.gt_locations:
+        return np.asarray(episode.gt_locations, dtype=np.float64), GROUND_TRUTH
+    return np.asarray(episode.reference_path, dtype=np.float64) if episode.reference_path else None, REFERENCE_PATH
 
 
 def summarize(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -303,7 +317,7 @@ def summarize(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     Returns:
         For every metric that occurs the mean over the episodes that have it, as float; a navigation error is averaged
         over the episodes whose goal can be reached (inf if there is none), and `unreachable` counts the others, so that
-        one such episode is visible and spoils nothing. `episodes` counts all.
+        one such episode is visible and spoils nothing. `episodes` counts all; `count_values` those behind each mean.
     """
     results = list(results)
     means: dict[str, float] = {"episodes": len(results), "unreachable": 0}
@@ -316,3 +330,29 @@ def summarize(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
             means["unreachable"] = len(values) - len(finite)
         means[name] = float(finite.mean()) if len(finite) else math.inf
     return means
+
+
+def count_values(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """For every metric that occurs, how many results its mean in `summarize` is of."""
+    found = Counter(
+        name for result in results for name in METRICS if name in result and math.isfinite(float(result[name]))
+    )
+    return {name: found[name] for name in METRICS if name in found}
+
+
+def count_path_references(results: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many results have nDTW against each `path_reference`; those that do not say which count as "unknown"."""
+    found = Counter(result.get("path_reference") or UNKNOWN for result in results if "ndtw" in result)
+    return {name: found[name] for name in (GROUND_TRUTH, REFERENCE_PATH, UNKNOWN) if found[name]}
+
+
+def path_reference_note(counts: Mapping[str, int]) -> str:
+    """One line about what `count_path_references` counted, "" where all is ground truth (or nothing)."""
+    if not counts.keys() - {GROUND_TRUTH}:
+        return ""
+    meant = {REFERENCE_PATH: "are against the reference path (no ground truth)", UNKNOWN: "do not say against what"}
+    parts = [f"{counts[name]} {meaning}" for name, meaning in meant.items() if name in counts]
+    return (
+        f"nDTW, SDTW and CLS of {sum(counts.values())} episodes: {', '.join(parts)}; do not compare them with values "
+        "against ground-truth positions."
+    )

@@ -98,9 +98,12 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
 
     Raises:
         StreamVLNGymError: data, checkpoint, simulator or viewer cannot be had; the message says what to do.
-        ValueError: the seed is negative, or the results cannot be written.
+        ValueError: the seed is negative, there is no such device, or the results cannot be written.
     """
     check_seed(config.seed)
+    check_agent(config)
+    if config.agent == "streamvln":
+        check_network(config.checkpoint, config.device)
     _check_writable(config)
     viewer = RunViewer(config.rerun, config.viewer) if config.rerun or config.viewer else None
     env = gym.make(config.env, render_mode="rgb_array" if config.video else None, **env_options(config))
@@ -185,6 +188,25 @@ def check_agent(config: PlayConfig) -> None:
         raise ValueError(f"unknown agent {config.agent!r}: use streamvln, oracle, random or forward")
     if config.checkpoint is not None and config.agent != "streamvln":
         raise ValueError(f"a checkpoint is for the agent 'streamvln', not for {config.agent!r}: leave one of them out")
+
+
+def check_network(checkpoint: str | None, device: str | None) -> None:
+    """Looks for a StreamVLN agent's checkpoint and device, before anything is built, played or written.
+
+    Args:
+        checkpoint: its name, None for the one that ships.
+        device: its name, None for one of another machine.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or no configuration in it.
+        ValueError: there is no such device.
+    """
+    from streamvln_gym.agents.checkpoint import find_folder
+    from streamvln_gym.models.conversion import read_json
+
+    if device is not None:
+        choose_device(device)
+    read_json(find_folder(checkpoint or SHIPPED_NAME) / "config.json")
 
 
 def make_agent(config: PlayConfig, env: gym.Env | None, device: str | None = None) -> tuple[Any, str]:
@@ -278,6 +300,6 @@ def episode_record(episode: Episode, info: Mapping[str, Any], actions: Sequence[
     record: dict[str, Any] = {key: info[key] for key in ids}
     record["instruction"] = episode.instruction.text
     record["actions"] = list(actions)
-    record["success_rule"] = info.get("success_rule")
+    record |= {rule: info.get(rule) for rule in ("success_rule", "path_reference")}
     record |= {name: info[name] for name in METRICS if name in info}
     return record

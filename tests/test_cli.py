@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from streamvln_gym.cli import main
 from streamvln_gym.doctor import diagnose
 from streamvln_gym.findings import Finding
 from streamvln_gym.models import shipped
+from streamvln_gym.vlnce import write_dataset
 
 
 def test_rollout_prints_a_table_and_writes_lines(tiny_flats, tmp_path, capsys):
@@ -23,6 +25,22 @@ def test_rollout_prints_a_table_and_writes_lines(tiny_flats, tmp_path, capsys):
     for column in ("NE (m)", "SR", "SPL", "nDTW", "mean of 2"):
         assert column in printed
     assert len(lines.read_text().splitlines()) == 2
+
+
+def test_rollout_says_of_how_many_episodes_a_mean_is_and_what_paths_are_compared_with(tiny_flats, tmp_path, capsys):
+    dataset = tiny_flats.dataset
+    one, other = (dataset.episode(episode_id) for episode_id in ("10", "20"))
+    path = tmp_path / "datasets" / "some" / "some.json.gz"
+    write_dataset(path, [one, replace(other, goals=(), gt_locations=None)])
+    (tmp_path / "scene_datasets").symlink_to(dataset.scenes_dir)
+    play = ["rollout", "--agent", "forward", "--max-steps", "3", "--episodes", "0", "--video", "None"]
+    main([*play, "--data", str(path), "--split", "some", "--json", str(tmp_path / "r.jsonl")])
+    printed = capsys.readouterr().out
+    counts = next(line for line in printed.splitlines() if "of episodes" in line).split()
+    assert counts[2:4] == ["1", "1"] and counts[-1] == "2"
+    assert "nDTW, SDTW and CLS of 2 episodes: 1 are against the reference path" in printed
+    told = [json.loads(line)["path_reference"] for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert sorted(told) == ["ground_truth", "reference_path"]
 
 
 def test_only_untrained_weights_are_called_so(tiny_flats, tmp_path, capsys):

@@ -154,6 +154,7 @@ def test_a_successful_episode() -> None:
         "ndtw": pytest.approx(math.exp(-2.0 / 9)),
         "sdtw": pytest.approx(math.exp(-2.0 / 9)),
         "cls": pytest.approx(metrics.cls(line(0, 1, 2, 3), line(0, 2, 4))),
+        "path_reference": "reference_path",
     }
 
 
@@ -171,7 +172,24 @@ def test_collisions_are_counted() -> None:
 
 def test_ground_truth_locations_take_precedence_over_the_reference_path() -> None:
     played = episode(gt_locations=((0.0, 0.0, 0.0), (1.0, 0.0, 0.0)))
-    assert run(line(0, 1), played).result["ndtw"] == pytest.approx(1.0)
+    result = run(line(0, 1), played).result
+    assert result["ndtw"] == pytest.approx(1.0) and result["path_reference"] == "ground_truth"
+
+
+def test_references_of_paths_are_counted_and_told() -> None:
+    results = [{"ndtw": 1.0, "path_reference": name} for name in ("ground_truth", "reference_path", "ground_truth")]
+    results += [{"ndtw": 1.0}, {"steps": 3, "path_reference": None}]  # an old result, and one without a path
+    counts = metrics.count_path_references(results)
+    assert counts == {"ground_truth": 2, "reference_path": 1, "unknown": 1}
+    note = metrics.path_reference_note(counts)
+    assert "of 4 episodes: 1 are against the reference path" in note and "1 do not say against what" in note
+    assert "\n" not in note
+    assert metrics.path_reference_note({"ground_truth": 4}) == metrics.path_reference_note({}) == ""
+
+
+def test_the_results_behind_a_mean_are_counted() -> None:
+    results = [{"navigation_error": math.inf, "success": 0.0, "steps": 2}, {"steps": 4}]
+    assert metrics.count_values(results) == {"success": 1, "steps": 2}
 
 
 def test_an_unreachable_goal_gives_infinity_and_zeros_never_nan() -> None:

@@ -148,6 +148,7 @@ def test_no_half_written_video_is_left(tiny_flats, tmp_path, monkeypatch):
     [
         ({"agent": "oracle", "checkpoint": "somewhere"}, ValueError, "leave one of them out"),
         ({"agent": "streamvln", "checkpoint": "/no/such/folder"}, CheckpointError, "/no/such/folder"),
+        ({"agent": "streamvln", "device": "foo"}, ValueError, "no device 'foo' here: use auto, cpu"),
         ({"agent": "me"}, ValueError, "unknown agent 'me'"),
         ({"seed": -1}, ValueError, "the seed must not be negative, got -1"),
         ({"json": Path("/dev/null/r.jsonl")}, ValueError, "cannot write into the folder /dev/null.*--json"),

@@ -15,13 +15,14 @@ from streamvln_gym.data_check.report import DataProblem, FileSummary, Tally
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.geometry import quaternion_to_yaw, wrap_angle
 from streamvln_gym.vlnce.index import find_ground_truth, ground_truth_path
-from streamvln_gym.vlnce.json_files import broken_download, read_pieces
+from streamvln_gym.vlnce.json_files import GET_DATA, broken_download, read_pieces
 from streamvln_gym.vlnce.layouts import Layout, layout_of, split_and_role
 from streamvln_gym.vlnce.records import instructions_of, record_problem, scene_of_record, truth_problem
 
 LANGUAGES = ("en-US", "en-IN", "hi-IN", "te-IN")
 _CORRECT = "Correct the file, or download it again (https://github.com/jacobkrantz/VLN-CE#data)."
 _SAME_RELEASE = "Take episodes and ground truth out of one release (https://github.com/jacobkrantz/VLN-CE#data)."
+_NO_GOALS = "Nothing, if that is meant so; else take the file out of the release again."
 _TURNS = (math.radians(15.0), math.radians(30.0))  # of R2R-CE's and RxR-CE's ground-truth actions
 _HEADING_OFF = math.radians(45.0)  # of the median episode: ground truth of another release
 
@@ -72,7 +73,8 @@ def check_episode_file(path: Path) -> CheckedFile:
         _check_truth(path, checked, tally)
     except DatasetError as error:
         summary.readable = False
-        checked.problems.append(DataProblem("error", _kind_of(path, str(error)), str(path), str(error), _CORRECT))
+        what = _without_remedy(path, str(error))
+        checked.problems.append(DataProblem("error", _kind_of(path, str(error)), str(path), what, _CORRECT))
     checked.problems += tally.problems(str(path), max(facts.episodes, len(checked.starts)))
     summary.readable &= not any(problem.severity == "error" for problem in checked.problems)
     if layout is not None and layout.name in ("r2r", "envdrop"):
@@ -115,6 +117,9 @@ def _check_episodes(path: Path, checked: CheckedFile, tally: Tally, facts: Versi
         checked.summary.with_goals += bool(record.get("goals"))
         tokens[name] = _check_instructions(record, name, tally)
         _check_place(record, name, tally)
+        if not record.get("goals") and not checked.summary.split.startswith("test"):
+            what = "an episode has no goal, so that SR, SPL and NE leave it out"
+            tally.add("note", "no goals", what, _NO_GOALS, name)
         checked.starts[name] = _start(record)
     checked.summary.scenes, checked.summary.languages = list(scenes), dict(languages)
     if not facts.episodes and not tally.count("record"):
@@ -146,7 +151,10 @@ def _check_instructions(record: Mapping[str, Any], name: str, tally: Tally) -> i
         if not told["instruction_text"].strip():
             tally.add("error", "empty instruction", "the instruction is empty", _CORRECT, name)
         tokens = told.get("instruction_tokens") or []
-        if all(isinstance(token, int) for token in tokens):
+        if not all(type(token) is int for token in tokens):
+            what = "the instruction's tokens are not all integers"
+            tally.add("error", "tokens", what, _CORRECT, name)
+        else:
             largest = max([largest, *tokens])
             if tokens and (min(tokens) < 0 or not any(tokens)):
                 tally.add("warning", "tokens", "the instruction's tokens are negative or all padding", _CORRECT, name)
@@ -158,7 +166,13 @@ def _check_instructions(record: Mapping[str, Any], name: str, tally: Tally) -> i
 
 
 def _check_place(record: Mapping[str, Any], name: str, tally: Tally) -> None:
-    """Scene path, start, goal and distance."""
+    """Scene path, trajectory, start, goal and distance."""
+    if type(record.get("trajectory_id", 0)) not in (int, str):
+        what = f"the trajectory id {record['trajectory_id']!r} is neither an integer nor a string"
+        tally.add("error", "trajectory id", what, _CORRECT, name)
+    for radius in (goal.get("radius") for goal in record.get("goals") or ()):
+        if radius is not None and not (math.isfinite(radius) and radius > 0.0):
+            tally.add("error", "radius", f"a goal's radius must be positive, got {radius!r}", _CORRECT, name)
     scene = record["scene_id"]
     parts = scene.replace("\\", "/").split("/")
     wanted = "Write it as mp3d/<scan>/<scan>.glb, relative to scene_datasets."
@@ -287,6 +301,12 @@ def _count_problem(path: Path, checked: CheckedFile) -> list[DataProblem]:
     what = f"it has {have:,} episodes; the published split {split!r} has {published:,}"
     remedy = "Download it again if you did not choose a part yourself: numbers of a part are not the split's."
     return [DataProblem("warning", "number of episodes", str(path), what, remedy)]
+
+
+def _without_remedy(path: Path, message: str) -> str:
+    """An error's message without what the finding says beside it: which file, and what to do."""
+    what = message.removesuffix(GET_DATA).strip().removeprefix(f"{path} ")
+    return what.replace(f"cannot read {path}: ", "cannot be read: ")
 
 
 def _kind_of(path: Path, message: str) -> str:

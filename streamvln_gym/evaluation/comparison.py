@@ -14,7 +14,7 @@ from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation.identity import differences
 from streamvln_gym.evaluation.run_folder import Run, read_run
 from streamvln_gym.evaluation.summary import draw_by
-from streamvln_gym.metrics import METRICS
+from streamvln_gym.metrics import METRICS, count_path_references
 from streamvln_gym.statistics import mcnemar, paired_difference
 
 Record = Mapping[str, Any]
@@ -58,6 +58,9 @@ class Comparison:
         success_by_memory: success in the episodes that need memory and in the others (`SUBSETS`), where there are both.
         first_alone, second_alone: episodes that succeeded in one run alone; None without goals.
         p_value: of McNemar's exact test, that both succeed equally often; None without goals.
+        path_reference: of the first and the second run, the compared episodes by what nDTW, SDTW and CLS are against,
+            see `metrics.count_path_references`.
+        unlike_reference: compared episodes in which that is not the same.
     """
 
     first: str
@@ -72,6 +75,8 @@ class Comparison:
     first_alone: int | None
     second_alone: int | None
     p_value: float | None
+    path_reference: tuple[dict[str, int], dict[str, int]]
+    unlike_reference: int
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -101,8 +106,9 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed:
         )
     mine, others = [ours[key] for key in like], [theirs[key] for key in like]
     only_first = only_second = p_value = None
-    if all("success" in record for record in (*mine, *others)):
-        successes = [np.array([record["success"] for record in records]) for records in (mine, others)]
+    rated = [pair for pair in zip(mine, others, strict=True) if all("success" in record for record in pair)]
+    if rated:
+        successes = [np.array([pair[k]["success"] for pair in rated]) for k in (0, 1)]
         only_first, only_second = (int((a > b).sum()) for a, b in (successes, successes[::-1]))
         p_value = mcnemar(*successes)
     return Comparison(
@@ -118,6 +124,8 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed:
         only_first,
         only_second,
         p_value,
+        (count_path_references(mine), count_path_references(others)),
+        sum(count_path_references([a]) != count_path_references([b]) for a, b in zip(mine, others, strict=True)),
     )
 
 

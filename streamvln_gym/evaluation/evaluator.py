@@ -19,7 +19,7 @@ from streamvln_gym.evaluation.run_folder import RunFolder
 from streamvln_gym.evaluation.shards import Line
 from streamvln_gym.evaluation.summary import summarize_run
 from streamvln_gym.evaluation.work import Group, make_groups
-from streamvln_gym.rollout import choose_episodes
+from streamvln_gym.rollout import check_network, choose_episodes
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,9 @@ def begun(config: EvaluationConfig) -> Iterator[Evaluation]:
     """
     from streamvln_gym.evaluation.player import VIDEOS, open_environment
 
+    if config.agent == "streamvln":
+        # The actors of a Ray cluster have devices of their own.
+        check_network(config.checkpoint, None if config.engine == "ray" else config.device)
     env = open_environment(config, sensors=("instruction",))
     base: Any = env.unwrapped
     dataset: EpisodeDataset = base.dataset

@@ -63,9 +63,15 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs between two identities: both values by name."""
-    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    return {name: (one.get(name), other.get(name)) for name in names}
+    """What differs between two identities: both values by name; of nested settings by a name with a dot."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in {**one, **other}:
+        before, now = one.get(name), other.get(name)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found |= {f"{name}.{inner}": pair for inner, pair in differences(before, now).items()}
+        elif before != now:
+            found[name] = (before, now)
+    return found
 
 
 def episodes_digest(episodes: Iterable[Episode]) -> str:
@@ -141,6 +147,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _device_kind(name: str) -> str:
+    if name != "auto":  # which the workers' machines have, those of a Ray cluster too
+        return name.split(":")[0]
     from streamvln_gym.devices import choose_device
 
     return choose_device(name).split(":")[0]

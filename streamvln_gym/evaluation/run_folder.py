@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation.identity import differences, fingerprint_of
+from streamvln_gym.evaluation.line_check import record_problem
 from streamvln_gym.evaluation.shards import EPISODES, TIMINGS, Line, cannot_write, decode, read_shard
 from streamvln_gym.vlnce.json_files import write_atomically
 
@@ -217,7 +218,9 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             record = decode(raw)
-            problem = None if record["fingerprint"] == run["fingerprint"] else "it is of another evaluation"
+            problem = record_problem(record)
+            if record["fingerprint"] != run["fingerprint"]:
+                problem = "it is of another evaluation"
         except (ValueError, KeyError) as error:
             problem = repr(error)
         if problem:

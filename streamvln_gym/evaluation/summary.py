@@ -11,7 +11,7 @@ import numpy as np
 
 from streamvln_gym.evaluation.failures import FAILURE_KINDS
 from streamvln_gym.geometry import path_length
-from streamvln_gym.metrics import METRICS, summarize
+from streamvln_gym.metrics import METRICS, count_path_references, summarize
 from streamvln_gym.statistics import bootstrap_mean, wilson_interval
 
 Record = Mapping[str, Any]
@@ -29,8 +29,9 @@ def summarize_run(records: Sequence[Record], seed: int = 0) -> dict[str, Any]:
 
     Returns:
         `episodes`, `scenes`, `unreachable` (goals; their navigation error is no part of its mean); `metrics`: see
-        `estimates`; `failures`: episodes by kind; `by_scene`, `by_length`, `by_memory`: see `subset`, the kind of an
-        episode that needs no memory being "none". `note` where the agent has one.
+        `estimates`; `path_reference`: episodes by what nDTW, SDTW and CLS compare with; `failures`: episodes by kind;
+        `by_scene`, `by_length`, `by_memory`: see `subset`, the kind of an episode that needs no memory being "none".
+        `note` where the agent has one.
     """
     means = summarize(records)
     found: dict[str, Any] = {
@@ -38,6 +39,7 @@ def summarize_run(records: Sequence[Record], seed: int = 0) -> dict[str, Any]:
         "scenes": len({record["scene_id"] for record in records}),
         "unreachable": int(means["unreachable"]),
         "metrics": estimates(records, seed),
+        "path_reference": count_path_references(records),
         "failures": {kind: sum(record.get("failure") == kind for record in records) for kind in FAILURE_KINDS},
         "by_scene": _split(records, lambda record: record["scene_id"]),
         "by_length": _split(records, length_class),
@@ -79,12 +81,15 @@ def draw_by(records: Sequence[Record]) -> tuple[str, list[Hashable]]:
 
 
 def subset(records: Sequence[Record]) -> dict[str, Any]:
-    """Means of some episodes (see `metrics.summarize`), with Wilson's 95 % interval of the success rate."""
+    """Means of some episodes (see `metrics.summarize`), with Wilson's 95 % interval of the success rate.
+
+    `rated` counts those with a goal, of which success and SPL are means.
+    """
     means: dict[str, Any] = {name: "inf" if math.isinf(value) else value for name, value in summarize(records).items()}
     rated = [record["success"] for record in records if "success" in record]
     if rated:
         rate = wilson_interval(round(sum(rated)), len(rated))
-        means |= {"success_low": rate.low, "success_high": rate.high}
+        means |= {"rated": len(rated), "success_low": rate.low, "success_high": rate.high}
     return means
 
 

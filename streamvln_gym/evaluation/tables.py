@@ -12,7 +12,7 @@ from rich.table import Table
 
 from streamvln_gym.episodes import scene_name
 from streamvln_gym.evaluation.comparison import Comparison
-from streamvln_gym.metrics import METRICS, SHORT_NAMES
+from streamvln_gym.metrics import METRICS, SHORT_NAMES, path_reference_note
 
 _SUBSETS = {"by_memory": "memory needed", "by_length": "path", "by_scene": "scene"}
 _MOST_SCENES = 12
@@ -27,10 +27,15 @@ def print_run(summary: Mapping[str, Any], console: Console | None = None) -> Non
         f"{identity['agent']}{note} on {identity['dataset']}/{identity['split']}, simulator {identity['simulator']}: "
         f"{summary['episodes']} episodes of {summary['scenes']} scenes"
     )
-    table = _table(escape(title), "", "mean", "95 % interval")
-    for name, found in summary["metrics"].items():
-        table.add_row(SHORT_NAMES[name], _number(name, found["mean"]), _interval(name, found["low"], found["high"]))
+    metrics = summary["metrics"]
+    counted = any(found["episodes"] != summary["episodes"] for found in metrics.values())
+    table = _table(escape(title), "", "mean", "95 % interval", *(["episodes"] if counted else []))
+    for name, found in metrics.items():
+        cells = [_number(name, found["mean"]), _interval(name, found["low"], found["high"])]
+        table.add_row(SHORT_NAMES[name], *cells, *([str(found["episodes"])] if counted else []))
     console.print(table)
+    if note := path_reference_note(summary["path_reference"]):
+        console.print(note, soft_wrap=True)
     if summary["unreachable"]:
         console.print(f"{summary['unreachable']} goals could not be reached; NE is the mean over the others.")
     failures = [f"{kind} {count}" for kind, count in summary["failures"].items() if count]
@@ -65,7 +70,12 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         "B - A",
         "95 % interval",
     )
-    rows = [(SHORT_NAMES[name], name, comparison.metrics[name]) for name in METRICS if name in comparison.metrics]
+    rows = []
+    for name in METRICS:
+        if name in comparison.metrics:
+            count = comparison.metrics[name].episodes
+            fewer = f" ({count})" if count != comparison.episodes else ""
+            rows.append((f"{SHORT_NAMES[name]}{fewer}", name, comparison.metrics[name]))
     for subset, paired in comparison.success_by_memory.items():
         rows.append((f"{SHORT_NAMES['success']}, {subset} ({paired.episodes})", "success", paired))
     for label, name, found in rows:
@@ -79,11 +89,30 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
             style="bold" if sure else None,
         )
     console.print(table)
+    for note in _reference_notes(comparison):
+        console.print(note, markup=False, soft_wrap=True)
     if comparison.p_value is not None:
         console.print(
             f"A alone succeeded in {comparison.first_alone} episodes, B alone in {comparison.second_alone}: McNemar's "
             f"exact p = {comparison.p_value:.2g}"
         )
+
+
+def _reference_notes(comparison: Comparison) -> list[str]:
+    """What the reader of two runs' nDTW, SDTW and CLS has to know, nothing where all have one reference."""
+    one, other = comparison.path_reference
+    if one == other and len(one) < 2 and not comparison.unlike_reference:
+        return []
+    listed = [", ".join(f"{name} {count}" for name, count in counts.items()) or "-" for counts in (one, other)]
+    notes = [f"nDTW, SDTW and CLS are against (episodes): A {listed[0]}; B {listed[1]}."]
+    if comparison.unlike_reference:
+        notes.append(
+            f"In {comparison.unlike_reference} episodes A and B are measured against different paths: their "
+            "differences in nDTW, SDTW and CLS mean nothing there."
+        )
+    else:
+        notes.append("Values against ground truth and against a reference path differ: the means mix the two.")
+    return notes
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -95,13 +124,18 @@ def _table(title: str, *columns: str) -> Table:
 
 def _print_subsets(console: Console, heading: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
     table = _table("", heading, "episodes", "SR", "95 % interval", "SPL", "NE (m)")
+    if not any("success" in means for means in parts.values()):
+        return
     for name, means in parts.items():
+        shown = escape(scene_name(name) if heading == "scene" else name)
         if "success" not in means:
-            return
+            table.add_row(shown, f"0 of {means['episodes']}", *["-"] * 4)
+            continue
         error = means["navigation_error"]
+        all_rated = means["rated"] == means["episodes"]
         table.add_row(
-            escape(scene_name(name) if heading == "scene" else name),
-            f"{means['episodes']}",
+            shown,
+            f"{means['episodes']}" if all_rated else f"{means['rated']} of {means['episodes']}",
             f"{means['success']:.3f}",
             _interval("success", means["success_low"], means["success_high"]),
             f"{means['spl']:.3f}",

@@ -238,9 +238,14 @@ def match_tensors(
                 "kept; where it is another one, pass its sizes as vision_config="
             )
         folder = next(iter(found.values())).file.parent if found else Path()
+        cause = "weights and configuration must come from one checkpoint"
+        if len(problems) == 1 and surplus and all(key.startswith("auxiliary.") for key in surplus):
+            cause = (
+                "these are the heads of auxiliary losses, which only a checkpoint to resume training from has: pass "
+                "the run's model/, which is written at its end without them"
+            )
         raise CheckpointError(
-            f"the weights in {folder} do not fit its config.json: {'; '.join(problems)}{hint}; "
-            "weights and configuration must come from one checkpoint"
+            f"the weights in {folder} do not fit its config.json: {'; '.join(problems)}{hint}; {cause}"
         )
     return {name: matched[name] for name in expected}
 
@@ -381,7 +386,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or no JSON object.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path.parent} has no {path.name}: pass a complete checkpoint folder")
+        raise CheckpointError(f"{path.parent} has no {path.name}: {_instead_of(path.parent)}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -389,6 +394,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds no JSON object")
     return values
+
+
+def _instead_of(folder: Path) -> str:
+    """What to pass in place of a folder that is no checkpoint: a run's folder or an adapter is easily taken for one."""
+    for network in (folder / "model", folder / "checkpoint"):
+        if (network / "config.json").is_file():
+            return f"it is the folder of a run, whose network is {network}: pass that"
+    for adapter in (folder, folder / "adapter"):
+        if (adapter / "adapter_config.json").is_file():
+            return (
+                f"{adapter} is an adapter, which is of use only with the network it was trained on: pass the run's "
+                "model/, or where there is none (--lora.merge False) merge it with training.adapters.merge_adapter"
+            )
+    return "pass a complete checkpoint folder"
 
 
 def _report(

@@ -223,6 +223,8 @@ class TrainRecipe:
         for name in ("max_steps", "epoch_windows"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.method == "full" and self.lora != LoraSettings():
+            raise ValueError("lora settings are for the methods 'lora' and 'qlora', but method is 'full': set it too")
         if self.auxiliary and (self.method != "full" or self.published_label_mask):
             raise ValueError("auxiliary losses need method='full', and the package's own label mask")
         if self.auxiliary and not min(self.auxiliary) >= 0.0:
@@ -236,8 +238,9 @@ class TrainConfig(TrainRecipe):
     Attributes:
         data: trajectory folders (with annotations.json), each with its share of the windows if wanted: A=2 B=1.
             Without shares, every window is seen once an epoch.
-        out: folder of this run: checkpoints, training.json, and at the end model/ (or adapter/), which
-            `StreamVLNAgent.from_pretrained` loads.
+        out: folder of this run: checkpoints, training.json, and at the end model/, which
+            `StreamVLNAgent.from_pretrained` and --checkpoint load. Methods "lora" and "qlora" also leave adapter/, in
+            peft's format, which these do not load (`adapters.merge_adapter` does), and with --lora.merge False only it.
         checkpoint: network to start from: a folder of this package, a published one, a hub id, or "streamvln-tiny",
             the trained one that ships in the package. Default: a small network with random weights.
         held_out: trajectory folders to evaluate the loss on.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from streamvln_gym.devices import cores
+from streamvln_gym.devices import choose_device, cores
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.evaluation import EvaluationConfig, evaluate
@@ -29,6 +29,7 @@ from streamvln_gym.training.trajectories import MIN_ACTIONS, load_trajectories
 from streamvln_gym.training.trajectory_writer import read_notes
 
 if TYPE_CHECKING:
+    from streamvln_gym.models.configuration_streamvln import StreamVLNConfig
     from streamvln_gym.training.policy_recorder import PolicyRecordConfig, PolicyRecorder
 
 SETTINGS = "dagger.json"
@@ -231,21 +232,48 @@ def _check(config: DAggerConfig) -> EpisodeDataset:
     Raises:
         StreamVLNGymError: something is missing or malformed.
     """
-    from streamvln_gym.agents.checkpoint import find_folder
+    from streamvln_gym.training.dataset import StreamVLNWindows
     from streamvln_gym.training.mixture import parse_sources
+    from streamvln_gym.training.start_checks import check_packages, check_recipe, read_processor
 
+    check_recipe(config.train)
+    check_packages(config.train)
+    choose_device(config.rollout.device)
     sources = parse_sources(config.demonstrations)
     if config.round_weight is None and any(source.weight is not None for source in sources):
         raise ValueError("the demonstrations have weights, so the rounds need one too: set round_weight")
     if config.round_weight is not None and any(source.weight is None for source in sources):
         raise ValueError("round_weight is set, so the demonstrations need weights too: FOLDER=WEIGHT")
+    processor = read_processor(config.checkpoint)
+    _check_pictures(config, processor.config)
     for source in sources:
-        load_trajectories(source.folder)
-    if config.checkpoint is not None:
-        find_folder(config.checkpoint)
+        StreamVLNWindows(source.folder, processor, privileged=config.train.auxiliary is not None).check()
     evaluation, rollout = config.evaluation, config.rollout
     open_dataset(evaluation.data or rollout.data, evaluation.split, rollout.data_dir)
     return open_dataset(rollout.data, rollout.split, rollout.data_dir, rollout.scenes)
+
+
+def _check_pictures(config: DAggerConfig, network: StreamVLNConfig) -> None:
+    """Whether what the rounds record is what they train on.
+
+    Raises:
+        ValueError: it is not; the message says what to set.
+    """
+    from streamvln_gym.models.memory_strategies import strategy_of
+    from streamvln_gym.training.dataset import check_augmentation
+
+    train, pictures, patches = config.train, config.pictures, network.patches_per_side
+    check_augmentation(train.augmentation, network, train.auxiliary is not None)
+    if train.auxiliary and pictures.patches != patches:
+        raise ValueError(
+            f"the rounds would record targets of {pictures.patches} patches per side, but the network has {patches}: "
+            f"set pictures.patches={patches}"
+        )
+    if strategy_of(network).needs_geometry and network.num_history and not pictures.depth:
+        raise ValueError(
+            f"the network's memory strategy {network.memory_strategy!r} needs depth, which the rounds record with "
+            "pictures.depth: set it"
+        )
 
 
 def _check_settings(config: DAggerConfig) -> None:

@@ -186,6 +186,11 @@ class DAggerConfig:
                 raise ValueError("round_weight weighs the rounds against demonstrations, and there are none")
         if self.train.method != "full" and not self.train.lora.merge:
             raise ValueError("the next round's policy is the merged network: leave lora.merge on")
+        if self.train.auxiliary and not self.pictures.privileged:
+            raise ValueError(
+                "train.auxiliary needs targets, which the rounds record only with pictures.privileged "
+                "(--pictures.privileged True): set it, or leave train.auxiliary out"
+            )
         self.recording(Path("x"), "x")  # checks what it takes over
 
     def recording(self, out: Path, checkpoint: str) -> RecordConfig:

@@ -12,12 +12,31 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from streamvln_gym.errors import DatasetError
+from streamvln_gym.models.configuration_streamvln import StreamVLNConfig
 from streamvln_gym.models.memory_strategies import strategy_of
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
-from streamvln_gym.training.augmentation import Augmentation
+from streamvln_gym.training.augmentation import Augmentation, AugmentationConfig
 from streamvln_gym.training.geometry import history_points
 from streamvln_gym.training.trajectories import MIN_ACTIONS, Trajectory, load_trajectories
 from streamvln_gym.training.windows import EncodedWindow, Window, WindowConfig, WindowEncoder
+
+
+def check_augmentation(augmentation: AugmentationConfig, network: StreamVLNConfig, privileged: bool) -> None:
+    """Refuses to move pixels where something else says what lies at them.
+
+    Args:
+        augmentation: of the pictures.
+        network: whose memory strategy may need geometry.
+        privileged: whether there are targets of auxiliary losses.
+
+    Raises:
+        ValueError: it moves pixels, and memory strategy or targets need to know where they lie.
+    """
+    if augmentation.moves_pixels and (privileged or strategy_of(network).needs_geometry):
+        reader = "auxiliary targets" if privileged else f"memory strategy {network.memory_strategy!r}"
+        raise ValueError(
+            f"augmentation.crop and erase move pixels, but the {reader} must know where they lie: leave both at 0"
+        )
 
 
 class StreamVLNWindows(Dataset[dict[str, Any]]):
@@ -55,7 +74,9 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
         self.encoder = WindowEncoder(processor, config)
         self.augmentation = augmentation
         self.privileged = privileged
-        self.trajectories = [found for path in paths for found in load_trajectories(path, check_pictures)]
+        each = [load_trajectories(path, check_pictures) for path in paths]
+        self.trajectories = [trajectory for found in each for trajectory in found]
+        self._folders = [number for number, found in enumerate(each) for _ in found]
         self.windows = self.encoder.windows(self.trajectories)
         self.skipped = sum(len(trajectory) < MIN_ACTIONS for trajectory in self.trajectories)
         if not self.windows:
@@ -63,11 +84,8 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
                 f"no training window in {', '.join(map(str, paths)) or 'an empty list of folders'}: "
                 f"{len(self.trajectories)} trajectories, {self.skipped} of them shorter than {MIN_ACTIONS} actions"
             )
-        if augmentation and augmentation.config.moves_pixels and (privileged or self._needs_geometry):
-            reader = "auxiliary targets" if privileged else f"memory strategy {processor.config.memory_strategy!r}"
-            raise ValueError(
-                f"augmentation.crop and erase move pixels, but the {reader} must know where they lie: leave both at 0"
-            )
+        if augmentation:
+            check_augmentation(augmentation.config, processor.config, privileged)
         # Shared, so that a new epoch also reaches worker processes that live on.
         self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
 
@@ -118,6 +136,22 @@ class StreamVLNWindows(Dataset[dict[str, Any]]):
 
             sample |= read_targets(trajectory, encoded.history_steps, encoded.frame_steps, self.processor.config)
         return sample
+
+    def check(self) -> None:
+        """Reads the first and the last window of each folder's first trajectory, with all that training needs of them.
+
+        What one trajectory of a folder lacks, all usually do: depth, targets, readable pictures.
+
+        Raises:
+            DatasetError: as for an item.
+        """
+        ends: dict[int, tuple[int, int]] = {}  # by folder
+        for index, window in enumerate(self.windows):
+            first, _ = ends.setdefault(self._folders[window.trajectory], (index, index))
+            if self.windows[first].trajectory == window.trajectory:
+                ends[self._folders[window.trajectory]] = (first, index)
+        for index in sorted({index for pair in ends.values() for index in pair}):
+            self[index]
 
     @property
     def _needs_geometry(self) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 from streamvln_gym.agents.checkpoint import HUB_ID, find_folder
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.models import conversion
-from streamvln_gym.models.budget import read_budget_config
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL, IMAGE_TOKEN_ID, StreamVLNConfig
 from streamvln_gym.models.memory_strategies import make_strategy
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor, load_tokenizer
@@ -20,6 +19,7 @@ from streamvln_gym.training.dataset import StreamVLNWindows
 from streamvln_gym.training.dry_run_report import DryRun, WindowSize
 from streamvln_gym.training.memory_estimate import GIB, Setup, count_parameters
 from streamvln_gym.training.sft import describe_run, earlier_run, load_data
+from streamvln_gym.training.start_checks import PACKAGES, check_recipe, read_processor
 from streamvln_gym.training.trainer_arguments import build_arguments, check_disk, read_settings
 
 _LOOKED_AT = 500  # windows that are written as ids, evenly spread; about 0.8 ms each
@@ -27,13 +27,16 @@ _CHARACTERS_PER_TOKEN = 4.0  # English text under Qwen2's tokenizer, rather too 
 
 
 def dry_run(config: TrainConfig, machine: EstimateConfig | None = None) -> DryRun:
-    """What `train(config)` would need on each GPU. Weights are not read, pictures are not opened, nothing is written.
+    """What `train(config)` would need on each GPU.
+
+    Weights are not read, of each folder only the first windows are, and nothing is written.
 
     Raises:
-        DatasetError: a trajectory folder is malformed, or pictures are missing.
+        DatasetError: a trajectory folder is malformed, pictures are missing, or the first windows lack what they need.
         CheckpointError: the network to start from is missing or incomplete.
-        TrainingError: settings contradict each other or an earlier run in the folder.
+        TrainingError: settings contradict each other or an earlier run in the folder, or cannot be had here.
     """
+    check_recipe(config)
     machine = machine or EstimateConfig()
     gpus = machine.gpus or int(os.environ.get("WORLD_SIZE", "1"))
     notes = _missing_packages(config)
@@ -150,7 +153,7 @@ def _frames(window: Any, chunk_size: int, history: int) -> int:
 def _read_network(config: TrainConfig, notes: list[str]) -> tuple[StreamVLNProcessor, bool]:
     """Configuration and tokenizer of the network to start from; whether the tokenizer is a stand-in."""
     if config.checkpoint is None:
-        return StreamVLNProcessor.tiny(), False
+        return read_processor(None), False
     folder = _cached(config.checkpoint) if _on_hub(config.checkpoint) else find_folder(config.checkpoint)
     if folder is None:
         notes.append(
@@ -159,11 +162,9 @@ def _read_network(config: TrainConfig, notes: list[str]) -> tuple[StreamVLNProce
         )
         return StreamVLNProcessor(StreamVLNConfig.full_size(), load_tokenizer(SHIPPED_FOLDER)), True
     published = conversion.is_published(conversion.read_json(folder / "config.json"))
-    network = conversion.published_config(folder, None) if published else read_budget_config(folder)
-    conversion.match_tensors(conversion.find_tensors(folder), network, published)
-    if published:
-        return conversion.published_processor(network, folder), False
-    return StreamVLNProcessor(network, load_tokenizer(folder)), False
+    processor = read_processor(folder)
+    conversion.match_tensors(conversion.find_tensors(folder), processor.config, published)
+    return processor, False
 
 
 def _on_hub(checkpoint: str) -> bool:
@@ -193,7 +194,7 @@ def _state_bytes(optimiser: str, trained_bytes: int) -> float:
 
 
 def _missing_packages(config: TrainConfig) -> list[str]:
-    wanted = {"lora": ("peft",), "qlora": ("peft", "bitsandbytes")}.get(config.method, ())
+    wanted = PACKAGES[config.method]
     return [f"install {name} before training" for name in wanted if importlib.util.find_spec(name) is None]
 
 

@@ -51,6 +51,8 @@ def _read_depth(trajectory: Trajectory, step: int) -> NDArray[np.float32]:
     try:
         with Image.open(path) as image:
             values = np.array(image)
+    except FileNotFoundError as error:
+        raise DatasetError(f"there is no {path} (depth of step {step}, {trajectory.source}): {_remedy()}") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise DatasetError(f"{path} (depth of step {step}, {trajectory.source}): {error}; {_remedy()}") from error
     if values.dtype.kind not in "ui" or values.dtype.itemsize < 2 or values.ndim != 2:
@@ -68,6 +70,8 @@ def _read_cameras(trajectory: Trajectory) -> tuple[NDArray[np.float64], NDArray[
         content = json.loads(path.read_text(encoding="utf-8"))
         intrinsics = np.asarray(content["intrinsics"], dtype=np.float64)
         poses = np.asarray(content["poses"], dtype=np.float64)
+    except FileNotFoundError as error:
+        raise DatasetError(f"there is no {path} (camera poses, {trajectory.source}): {_remedy()}") from error
     except OSError as error:
         raise DatasetError(f"{path} ({trajectory.source}): {error.strerror}; {_remedy()}") from error
     except (KeyError, TypeError, ValueError) as error:
@@ -82,4 +86,4 @@ def _read_cameras(trajectory: Trajectory) -> tuple[NDArray[np.float64], NDArray[
 
 
 def _remedy() -> str:
-    return "record the trajectory with depth and poses, or train with memory_strategy='pooled'"
+    return "record the trajectory with depth and poses (--depth True), or train with memory_strategy='pooled'"

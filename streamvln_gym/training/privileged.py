@@ -91,6 +91,11 @@ class Privileged:
         try:
             with np.load(path, allow_pickle=False) as content:
                 return cls(**{item.name: content[item.name] for item in fields(cls)})
+        except FileNotFoundError as error:
+            raise DatasetError(
+                f"there are no auxiliary targets {path}: record with them (--privileged True, or in dagger "
+                "--pictures.privileged True), or train without auxiliary losses"
+            ) from error
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise DatasetError(
                 f"{path} cannot be read as auxiliary targets: {error}; record with them, or train without auxiliary "

@@ -22,7 +22,9 @@ from streamvln_gym.cache import make_writable
 from streamvln_gym.devices import cores
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError
+from streamvln_gym.evaluation.identity import differences
 from streamvln_gym.models.shipped import SHIPPED_NAME
+from streamvln_gym.rollout import check_network
 from streamvln_gym.selection import open_dataset
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.training.scene_workers import SceneWorker, process_scenes, scenes_by_size
@@ -135,7 +137,10 @@ def record(config: RecordConfig) -> RecordSummary:
         DatasetError: the data cannot be had, the folder cannot be written or belongs to another run, or a worker was
             killed. What was finished by then is kept.
         StreamVLNGymError: scene or checkpoint cannot be had.
+        ValueError: there is no such device.
     """
+    if config.driver == "streamvln":
+        check_network(config.checkpoint, config.device)
     dataset = open_dataset(config.data, config.split, config.data_dir, config.scenes)
     workers = config.workers or cores()
 
@@ -273,12 +278,16 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
         present = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise DatasetError(f"{path} cannot be read ({error}): give another --out") from error
-    for key in sorted({*identity, *present}):
-        if present.get(key) != identity.get(key):
-            raise DatasetError(
-                f"{folder} holds a recording with {key}={present.get(key)!r}, but this one has {identity.get(key)!r}: "
-                "repeat the first one's settings to go on with it, or give another --out"
-            )
+    changed = differences(present, identity)
+    if changed:
+        setting = min(changed).split(".")[0]
+        fields = {name: pair for name, pair in changed.items() if name.split(".")[0] == setting}
+        theirs = ", ".join(f"{name}={before!r}" for name, (before, _) in fields.items())
+        ours = ", ".join(repr(now) for _, now in fields.values())
+        raise DatasetError(
+            f"{folder} holds a recording with {theirs}, but this one has {ours}: repeat the first one's settings to go "
+            "on with it, or give another --out"
+        )
 
 
 def _summary(folder: Path, entries: list[dict[str, Any]]) -> RecordSummary:

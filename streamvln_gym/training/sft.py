@@ -43,6 +43,7 @@ from streamvln_gym.training.run_record import (
     write_record,
 )
 from streamvln_gym.training.sft_trainer import SupervisedTrainer, is_write_error, whole_checkpoints
+from streamvln_gym.training.start_checks import check_packages, check_recipe, read_processor
 from streamvln_gym.training.trainer_arguments import NO_SHARDS, check_disk, make_arguments
 from streamvln_gym.training.windows import WindowConfig
 
@@ -79,10 +80,14 @@ def train(config: TrainConfig) -> TrainResult:
     """
     if config.report.quiet:
         logging.disable_progress_bar()
+    check_recipe(config)
+    check_packages(config)
     arguments = make_arguments(config)
     set_seed(config.seed)
-    model, processor = _load(config, arguments)
+    processor = read_processor(config.checkpoint)
+    config.context.apply(processor.config)
     mixture, held_out = load_data(config, processor)
+    model, processor = _load(config, arguments)
     with arguments.main_process_first(desc="start of the run"):
         record = _start_run(config, mixture, arguments)
     if record["status"] == "finished":
@@ -149,10 +154,10 @@ def _load(config: TrainConfig, arguments: TrainingArguments) -> tuple[Any, Strea
 
 
 def load_data(config: TrainConfig, processor: StreamVLNProcessor) -> tuple[WindowMixture, StreamVLNWindows | None]:
-    """The windows to train on, and those held out.
+    """The windows to train on, and those held out; the first of each folder are read, see `StreamVLNWindows.check`.
 
     Raises:
-        DatasetError: a trajectory folder is malformed.
+        DatasetError: a trajectory folder is malformed, or lacks what this training needs.
     """
     cut = WindowConfig(seed=config.seed, published_label_mask=config.published_label_mask)
     augmentation = Augmentation(config.augmentation, config.seed) if config.augmentation.wanted else None
@@ -165,6 +170,8 @@ def load_data(config: TrainConfig, processor: StreamVLNProcessor) -> tuple[Windo
         ],
     )
     held_out = StreamVLNWindows(config.held_out, processor, cut) if config.held_out else None
+    for windows in (*mixture.windows, *([held_out] if held_out else [])):
+        windows.check()
     return mixture, held_out
 
 

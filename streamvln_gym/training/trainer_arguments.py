@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.training.adapters import require
 from streamvln_gym.training.config import TrainConfig
+from streamvln_gym.training.start_checks import check_reporting
 
 # Adam keeps two values per trained weight; with the weight itself, 12 bytes go into a checkpoint.
 _BYTES_PER_TRAINED_WEIGHT = 12
@@ -31,9 +32,7 @@ def trainer_arguments(config: TrainConfig) -> dict[str, Any]:
     """
     known = {item.name: str(item.type) for item in fields(TrainingArguments)}
     optimiser, batch, machine, report = config.optimiser, config.batch, config.machine, config.report
-    for name in report.report_to:
-        if name in ("tensorboard", "wandb"):
-            require(name, f"report_to {name}")
+    check_reporting(report.report_to)
     by_steps = "steps" if report.save_every else "epoch"
     arguments: dict[str, Any] = {
         "output_dir": str(config.out),

@@ -65,6 +65,10 @@ def instruction(text: str, tokens: list[int]) -> dict[str, Any]:
     return {"instruction_text": text, "instruction_tokens": tokens}
 
 
+def no_trajectory_id(root: Path) -> None:
+    write_split(root / VAL, [{**record(31, "ccc"), "trajectory_id": None}, record(32, "ccc")])
+
+
 BROKEN: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
     # what was done to a good folder: the change, then severity, kind and words of the finding
     "cut off": (cut(VAL), "error", "truncated", "ends too early"),
@@ -89,6 +93,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
     "w first": (episode(start_rotation=[1.0, 0.0, 0.0, 0.0]), "error", "quaternion", "w, x, y, z"),
     "empty instruction": (episode(instruction=instruction(" ", [2])), "error", "empty instruction", "31 (1 of 2)"),
     "unknown token": (episode(instruction=instruction("Go.", [99])), "error", "tokens", f"{len(WORDS)} words"),
+    "token no integer": (episode(instruction=instruction("Go.", ["a", None])), "error", "tokens", "not all integers"),  # type: ignore[list-item]
+    "trajectory without id": (no_trajectory_id, "error", "trajectory id", "None is neither"),
+    "negative radius": (episode(goals=[{"position": GOAL, "radius": -1}]), "error", "radius", "positive, got -1"),
+    "radius 0": (episode(goals=[{"position": GOAL, "radius": 0}]), "error", "radius", "positive, got 0"),
+    "without a goal": (episode(goals=[]), "note", "no goals", "SR, SPL and NE leave it out: 31 (1 of 2)"),
     "unreachable": (episode(info={"geodesic_distance": float("inf")}), "error", "unreachable", "not finite"),
     "short distance": (episode(info={"geodesic_distance": 0.1}), "warning", "distance", "straight line"),
     "scene without .glb": (episode(scene_id="mp3d/ccc"), "error", "scene path", "no path of a .glb"),
@@ -211,6 +220,16 @@ def test_a_broken_folder_is_named_with_its_remedy(tmp_path: Path, name: str) -> 
     assert report.ok == (not any(p.severity == "error" for p in report.problems))
     json.dumps(report.to_json())
     assert_good_episodes_can_be_had(report, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cut off", "web page", "no JSON", "no episodes"])
+def test_a_broken_file_is_named_once_with_one_remedy(tmp_path: Path, name: str) -> None:
+    write_r2r(tmp_path)
+    BROKEN[name][0](tmp_path)
+    report = check_data(tmp_path / VAL)
+    (problem,) = [p for p in report.problems if p.severity == "error" and p.kind != "missing scans"]
+    assert problem.where == str(tmp_path / VAL) and "VLN-CE#data" in problem.remedy
+    assert "val_unseen.json.gz" not in problem.what and "ownload the VLN-CE" not in problem.what and problem.what
 
 
 def assert_good_episodes_can_be_had(report: DataReport, root: Path) -> None:

@@ -8,6 +8,7 @@ from streamvln_gym.cli import main
 from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation import compare
 from streamvln_gym.statistics import mcnemar, paired_difference
+from tests.evaluation.made_runs import write_lines
 
 
 def write_run(folder: Path, records: list[dict], **identity) -> Path:
@@ -109,6 +110,38 @@ def test_runs_without_goals_are_compared_in_what_they_have(tmp_path):
     assert found.p_value is None and list(found.metrics) == ["steps"] and found.metrics["steps"].difference == 2.0
 
 
+def test_other_references_of_paths_are_told(tmp_path, capsys):
+    def ran(name: str, *references: str | None) -> Path:
+        told = [{} if kind is None else {"path_reference": kind} for kind in references]
+        return write_run(tmp_path / name, [record(k, 1.0, ndtw=0.5, **more) for k, more in enumerate(told)])
+
+    true, other = ran("true", *["ground_truth"] * 2), ran("other", "ground_truth", "reference_path")
+    old = ran("old", None, None)
+    found = compare(true, other)
+    assert found.unlike_reference == 1
+    assert found.path_reference == ({"ground_truth": 2}, {"ground_truth": 1, "reference_path": 1})
+    main(["compare", str(true), str(other)])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "A ground_truth 2; B ground_truth 1, reference_path 1." in printed
+    assert "In 1 episodes A and B are measured against different paths" in printed
+    main(["compare", str(other), str(other)])
+    assert "the means mix the two" in capsys.readouterr().out
+    main(["compare", str(old), str(true)])
+    assert "A unknown 2; B ground_truth 2." in capsys.readouterr().out
+    for run in (true, old):
+        main(["compare", str(run), str(run)])
+        assert "are against" not in capsys.readouterr().out
+
+
+def test_a_row_says_of_how_many_episodes_it_is_where_that_is_not_all(tmp_path, capsys):
+    bare = {k: v for k, v in record(1, 0.0).items() if k not in ("success", "spl", "navigation_error")}
+    runs = [write_run(tmp_path / name, [record(0, 1.0), record(2, 0.0), {**bare, "steps": 1}]) for name in "ab"]
+    main(["compare", *map(str, runs)])
+    printed = capsys.readouterr().out
+    assert "SR (2)" in printed and "steps (1)" in printed and "3 episodes;" in printed
+    assert "A alone succeeded in 0 episodes" in printed  # of those with a goal
+
+
 def test_what_cannot_be_compared_is_named(tmp_path):
     a = write_run(tmp_path / "a", [record(0, 0.0)])
     b = write_run(tmp_path / "b", [record(1, 0.0)])
@@ -123,9 +156,20 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         file.write("nonsense\n")
     with pytest.raises(EvaluationError, match=r"line 2 of .*episodes.jsonl is not a result of this run"):
         compare(a, a)
+    write_lines(a / "episodes.jsonl", [{"fingerprint": "f", **record(0, 0.0), "success": "x"}])
+    with pytest.raises(EvaluationError, match=r"line 1 of .*episodes.jsonl .*'success' must be a number, got 'x'"):
+        compare(a, a)
     (a / "episodes.jsonl").write_text("")
     with pytest.raises(EvaluationError, match="has 0 results, but the run has 1 episodes"):
         compare(a, a)
+
+
+def test_of_nested_settings_only_those_that_differ_are_told(tmp_path):
+    cameras = [{"width": width, "height": 48, "hfov": 79.0} for width in (64, 32)]
+    runs = [write_run(tmp_path / n, [record(0, 1.0)], camera=c) for n, c in zip("ab", cameras, strict=True)]
+    assert compare(*runs).settings == {"camera.width": (64, 32)}
+    blind = write_run(tmp_path / "c", [record(0, 1.0)], camera=None)
+    assert compare(runs[0], blind).settings == {"camera": (cameras[0], None)}
 
 
 def test_the_command_prints_a_table_or_json(tmp_path, capsys):

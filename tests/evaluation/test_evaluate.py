@@ -49,7 +49,7 @@ def test_records_are_those_of_rollout(config, tiny_flats):
     )
     for record in played:
         own = evaluated[record["episode_id"]]
-        for name in (*METRICS, "actions", "instruction", "scene_id", "success_rule"):
+        for name in (*METRICS, "actions", "instruction", "scene_id", "success_rule", "path_reference"):
             assert own[name] == record[name]
 
 
@@ -137,6 +137,30 @@ def test_another_configuration_is_refused_by_name(config):
         evaluate(config(agent="random", seed=2, max_steps=9))
     with pytest.raises(EvaluationError, match=r"it had 7 episodes and now there are 3"):
         evaluate(config(agent="random", seed=1, episodes=3))
+
+
+def test_of_a_camera_only_what_differs_is_told(config):
+    evaluate(config(agent="streamvln", max_steps=1, width=32, height=24))
+    message = r"holds another evaluation: camera\.width was 32 and is now 64; camera\.height was 24 and is now 48\. Use"
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(config(agent="streamvln", max_steps=1, width=64, height=48))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "message"),
+    [
+        ({"checkpoint": "/nonexist/x"}, CheckpointError, "there is no folder /nonexist/x"),
+        ({"device": "foo"}, ValueError, "there is no device 'foo' here.*use auto, cpu"),
+        ({"device": "cuda:99"}, ValueError, "there is no device 'cuda:99' here"),
+    ],
+)
+def test_device_and_checkpoint_are_looked_for_before_anything_is_written(
+    config, tmp_path, monkeypatch, settings, kind, message
+):
+    monkeypatch.setattr("streamvln_gym.evaluation.player.open_environment", None)  # would build and read
+    with pytest.raises(kind, match=message):
+        evaluate(config(agent="streamvln", **settings))
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_episodes_under_the_same_name_are_refused(config, tiny_flats, tmp_path):

@@ -92,6 +92,17 @@ def test_an_unreachable_goal_is_counted_and_spoils_nothing(tmp_path, records):
     assert "1 unreachable left out" in shown and "∞" in shown and not re.search(r"\bnan\b", shown, re.IGNORECASE)
 
 
+def test_the_page_says_what_paths_are_compared_with_and_of_how_many_episodes_a_mean_is(tmp_path, records):
+    true = [{**record, "path_reference": "ground_truth"} for record in records]
+    page = page_of(write_run(tmp_path / "true", true))
+    assert "nDTW, SDTW and CLS of" not in page and "<small>of " not in page
+    goals = ("success", "spl", "sdtw", "oracle_success", "navigation_error")
+    bare = {k: v for k, v in true[0].items() if k not in goals} | {"path_reference": "reference_path", "goal": None}
+    page = page_of(write_run(tmp_path / "mixed", [bare, *true[1:]]))
+    assert "nDTW, SDTW and CLS of 40 episodes: 1 are against the reference path" in page
+    assert "<small>of 39 episodes</small>" in page and ">9 of 10<" in page
+
+
 def test_one_scene_has_intervals_over_episodes(tmp_path):
     assert "bootstrap that draws episodes" in page_of(write_run(tmp_path / "run", made_records(5, 1)))
     assert "<b>1</b> <span>in 1 scene</span>" in page_of(write_run(tmp_path / "one", made_records(1, 1)))
@@ -257,6 +268,40 @@ def test_a_run_that_cannot_be_read_is_refused_with_a_remedy(run, name, content, 
     with pytest.raises(EvaluationError, match=message):
         write_report(ReportConfig(run))
     assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("success", "x"),
+        ("spl", None),
+        ("ndtw", True),
+        ("navigation_error", [1.0]),
+        ("scene_id", 3),
+        ("episode_id", 3),
+        ("instruction", None),
+        ("needs_memory", 1),
+        ("failure", {}),
+        ("reference_path", [[0.0, 1.0]]),
+        ("trajectory", "abc"),
+        ("goal", 2),
+        ("actions", [7]),
+        ("headings", ["north"]),
+        ("stopped", "yes"),
+        ("key", ["a", "b", None]),
+        ("calls", [[1, "fast"]]),
+    ],
+)
+@pytest.mark.parametrize("merged", [True, False])
+def test_a_value_of_another_type_is_named_with_file_and_line(tmp_path, records, name, value, merged):
+    folder = write_run(tmp_path / "run", records[:4], merged=merged)
+    kind = "timings" if name == "calls" else "episodes"
+    path = folder / f"{kind}.jsonl" if merged else folder / "shards" / f"{kind}-w0-0.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1][name] = value
+    write_lines(path, lines)
+    with pytest.raises(EvaluationError, match=rf"line 2 of .*{path.name} is not a result .*'{name}' must be"):
+        write_report(ReportConfig(folder))
 
 
 @pytest.mark.parametrize(

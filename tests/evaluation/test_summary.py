@@ -1,8 +1,11 @@
+import io
 import math
 
 import pytest
+from rich.console import Console
 
 from streamvln_gym.evaluation.summary import length_class, summarize_run
+from streamvln_gym.evaluation.tables import print_run
 from streamvln_gym.statistics import bootstrap_mean, wilson_interval
 
 
@@ -54,6 +57,40 @@ def test_a_split_without_goals_has_no_rates():
     ]
     summary = summarize_run(records)
     assert list(summary["metrics"]) == ["steps"] and "success_low" not in summary["by_scene"]["scene0"]
+
+
+def without_goal(found: dict) -> dict:
+    return {k: v for k, v in found.items() if k not in ("success", "spl", "navigation_error")}
+
+
+def printed(summary: dict) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    identity = {"agent": "oracle", "dataset": "d", "split": "s", "simulator": "embedded"}
+    print_run({"identity": identity, **summary}, console)
+    return console.export_text()
+
+
+def test_the_table_says_how_many_episodes_a_mean_is_of():
+    records = [record(n, 1.0, 4.0) for n in range(3)]
+    assert "4" not in [line.split()[-1] for line in printed(summarize_run(records)).splitlines() if line.strip()]
+    some = summarize_run([*records, without_goal(record(3, 0.0, 4.0, failure=None))])
+    assert some["by_scene"]["scene1"]["rated"] == 1
+    lines = [line.split() for line in printed(some).splitlines()]
+    assert next(line for line in lines if line[:1] == ["SR"])[-1] == "3"
+    assert next(line for line in lines if line[:1] == ["steps"])[-1] == "4"
+    assert next(line for line in lines if line[:1] == ["scene1"])[1:4] == ["1", "of", "2"]
+    none = summarize_run([*records, without_goal(record(3, 0.0, 4.0, scene_id="bare", failure=None))])
+    lines = [line.split() for line in printed(none).splitlines()]
+    assert next(line for line in lines if line[:1] == ["bare"])[1:5] == ["0", "of", "1", "-"]
+
+
+def test_what_paths_are_compared_with_is_counted():
+    records = [record(n, 1.0, 4.0, ndtw=0.5, path_reference="ground_truth") for n in range(2)]
+    assert summarize_run(records)["path_reference"] == {"ground_truth": 2}
+    assert "nDTW, SDTW" not in printed(summarize_run(records))
+    mixed = summarize_run([*records, record(2, 1.0, 4.0, ndtw=0.5, path_reference="reference_path")])
+    assert mixed["path_reference"] == {"ground_truth": 2, "reference_path": 1}
+    assert "of 3 episodes: 1 are against the reference path" in printed(mixed)
 
 
 @pytest.mark.parametrize(

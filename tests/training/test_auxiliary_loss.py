@@ -142,7 +142,7 @@ def test_recorded_flats_can_be_trained_on(tiny_flats, files, tmp_path):
 
 def test_no_targets_or_others(files, tmp_path):
     bare = write_demonstrations(tmp_path / "bare")
-    with pytest.raises(DatasetError, match=r"privileged.npz cannot be read as auxiliary targets"):
+    with pytest.raises(DatasetError, match=r"there are no auxiliary targets .*privileged.npz: record with them"):
         train(recipe(bare, files[1], tmp_path / "run", auxiliary=(0.3, 0.2)))
     write_targets(bare, patches=16)
     with pytest.raises(DatasetError, match=r"record with patches=8"):

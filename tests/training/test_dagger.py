@@ -1,5 +1,6 @@
 """DAgger from end to end on the tiny flats: rounds, kills in every stage, and clear errors."""
 
+import importlib.util
 import json
 import os
 import random
@@ -24,7 +25,14 @@ from streamvln_gym.errors import CheckpointError, DatasetError, TrainingError
 from streamvln_gym.evaluation import read_run
 from streamvln_gym.expert import expert_for
 from streamvln_gym.training import RecordConfig, load_trajectories, record
-from streamvln_gym.training.config import BatchConfig, LoraSettings, OptimiserConfig, ReportConfig, TrainRecipe
+from streamvln_gym.training.config import (
+    BatchConfig,
+    LoraSettings,
+    MachineConfig,
+    OptimiserConfig,
+    ReportConfig,
+    TrainRecipe,
+)
 from streamvln_gym.training.dagger import dagger, episodes_of_round
 from streamvln_gym.training.dagger_config import (
     DAggerConfig,
@@ -36,7 +44,7 @@ from streamvln_gym.training.dagger_config import (
 from streamvln_gym.training.dagger_table import read_row
 from streamvln_gym.training.takeover import KeepConfig, TakeOverConfig
 from tests.conftest import copy_of
-from tests.training.demonstrations import write_checkpoint
+from tests.training.demonstrations import write_checkpoint, write_demonstrations
 
 RUN = """
 import sys
@@ -45,6 +53,7 @@ import tests.training.test_dagger as here
 if __name__ == "__main__":
     here.run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
 """
+AUXILIARY = {"train": TrainRecipe(auxiliary=(1.0, 1.0))}
 ANYWHERE = KeepConfig(None, None)
 
 
@@ -383,6 +392,7 @@ def lives(group):
         ({"round_weight": 1.0}, "and there are none"),
         ({"round_weight": -1.0, "demonstrations": ("x=1",)}, "round_weight must be positive, got -1"),
         ({"train": TrainRecipe(method="lora", lora=LoraSettings(merge=False))}, "leave lora.merge on"),
+        ({"train": TrainRecipe(auxiliary=(1.0, 1.0))}, "--pictures.privileged True"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"rollout": {"workers": 0}}, "workers must be at least 1"),
         ({"rollout": {"batch": 0}}, "batch must be at least 1, got 0"),
@@ -403,14 +413,33 @@ def test_nonsense_is_refused_at_once(settings, message):
         ({"demonstrations": ("nowhere",), "round_weight": 1.0}, ValueError, "need weights too: FOLDER=WEIGHT"),
         ({"checkpoint": "no/where/at/all"}, CheckpointError, "there is no folder no/where/at/all"),
         ({"rollout": {"data": "nothing"}}, DatasetError, "unknown dataset 'nothing'"),
+        ({"rollout": {"device": "foo"}}, ValueError, "no device 'foo' here"),
+        ({"train": TrainRecipe(method="qlora")}, TrainingError, "'qlora' needs bitsandbytes: pip install"),
+        ({"train": TrainRecipe(machine=MachineConfig(attention="no such"))}, TrainingError, "attention no such cannot"),
+        ({"train": TrainRecipe(report=ReportConfig(report_to=("foo",)))}, TrainingError, "report_to foo is no integ"),
+        ({"pictures": PictureConfig(privileged=True, patches=5), **AUXILIARY}, ValueError, "set pictures.patches=8"),
         ({"evaluation": EvaluateConfig(data="absent.json.gz")}, DatasetError, r"absent\.json\.gz"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_written(files, tmp_path, monkeypatch, settings, kind, message):
     monkeypatch.chdir(tmp_path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "bitsandbytes" else find(name, *a))
     with pytest.raises(kind, match=message):
         dagger(configured(files[0], **{"checkpoint": files[1], **settings}))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_rounds_do_not_record_is_said_at_once(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    voxel = write_checkpoint(tmp_path / "voxel", memory_strategy="voxel")
+    with pytest.raises(ValueError, match=r"'voxel' needs depth, .*pictures\.depth"):
+        dagger(configured(files[0], voxel))
+    bare = write_demonstrations(tmp_path / "bare")
+    pictures = PictureConfig(width=32, height=24, privileged=True)
+    with pytest.raises(DatasetError, match=r"there are no auxiliary targets .*privileged\.npz"):
+        dagger(configured(*files, pictures=pictures, demonstrations=(str(bare),), **AUXILIARY))
+    assert not Path("out").exists()
 
 
 def test_another_run_in_the_same_folder(finished, monkeypatch):

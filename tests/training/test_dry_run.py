@@ -1,20 +1,23 @@
 """`train --dry-run`: what it says, what it refuses, and that it writes nothing."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from transformers.utils import is_flash_attn_2_available
 
 pytest.importorskip("accelerate")
 
 from streamvln_gym.cli import main
 from streamvln_gym.errors import CheckpointError, DatasetError, TrainingError
 from streamvln_gym.training import train
-from streamvln_gym.training.config import BatchConfig, EstimateConfig, MachineConfig
+from streamvln_gym.training.config import BatchConfig, ContextConfig, EstimateConfig, MachineConfig, ReportConfig
 from streamvln_gym.training.dry_run import dry_run
 from tests.training.demonstrations import recipe, write_checkpoint, write_demonstrations
+from tests.training.test_auxiliary_loss import write_targets
 
 MOVES = [1, 2, 1, 3] * 20
 
@@ -146,6 +149,52 @@ def damage(kind, tmp_path, files):
     assert kind == "optimiser"
     machine = MachineConfig(trainer_arguments=settings(tmp_path / "more.json", optim="lomo"))
     return recipe(data, checkpoint, out, machine=machine), TrainingError, "lomo"
+
+
+def lacking(kind, tmp_path, files):
+    """A recipe for which something is lacking that training would miss at once; the error, and what it must say."""
+    data, checkpoint = files
+    out = tmp_path / "run"
+    if kind == "attention":
+        if is_flash_attn_2_available():
+            pytest.skip("flash-attn is installed here")
+        machine = MachineConfig(attention="flash_attention_2")
+        message = "attention flash_attention_2 cannot be had here.*sdpa or eager"
+        return recipe(data, checkpoint, out, machine=machine), TrainingError, message
+    if kind == "attention of random weights":
+        config = recipe(data, checkpoint, out, machine=MachineConfig(attention="no such"))
+        return replace(config, checkpoint=None), TrainingError, "attention no such cannot be had here.*sdpa or eager"
+    if kind == "reporting":
+        report = ReportConfig(report_to=("foo",))
+        return recipe(data, checkpoint, out, report=report), TrainingError, "report_to foo is no integration.*wandb"
+    if kind == "depth":
+        context = ContextConfig(memory_strategy="voxel")
+        message = r"there is no .*camera\.json \(camera poses, .*record the trajectory with depth"
+        return recipe(data, checkpoint, out, context=context), DatasetError, message
+    folder = write_demonstrations(tmp_path / "data")
+    config = recipe(folder, checkpoint, out, auxiliary=(1.0, 1.0))
+    if kind == "targets":
+        return config, DatasetError, r"there are no auxiliary targets .*privileged\.npz: record with them"
+    if kind == "patches":
+        write_targets(folder, patches=5)
+        return config, DatasetError, "record with patches=8"
+    pictures = recipe(data, checkpoint, out, held_out=(str(data), str(folder)))
+    (folder / "episode0/rgb/000.png").write_bytes(b"no picture")
+    return pictures, DatasetError, r"episode0.rgb.000\.png \(picture of step 0, .*cannot be read"
+
+
+@pytest.mark.parametrize(
+    "kind", ["attention", "attention of random weights", "reporting", "depth", "targets", "patches", "pictures"]
+)
+def test_what_training_would_miss_is_refused_by_both_before_the_network_is_loaded(files, tmp_path, monkeypatch, kind):
+    config, error, message = lacking(kind, tmp_path, files)
+    with pytest.raises(error, match=message) as dry:
+        dry_run(config, EstimateConfig(gpu_memory=4))
+    monkeypatch.setattr("streamvln_gym.training.sft._load", None)
+    with pytest.raises(error, match=message) as real:
+        train(config)
+    assert str(real.value) == str(dry.value)
+    assert not config.out.exists()
 
 
 KINDS = ["data", "picture", "checkpoint", "weights", "out", "fsdp", "deepspeed", "optimiser"]

@@ -376,7 +376,7 @@ def test_nonsense_is_refused_at_once(settings, message):
     [
         ({"driver": "random"}, "a recording with driver='expert', but this one has 'random'"),
         ({"max_steps": 77}, "max_steps=120, but this one has 77"),
-        ({"width": 32, "height": 24}, "camera="),
+        ({"width": 32, "height": 24}, r"with camera\.width=64, camera\.height=48, but this one has 32, 24: repeat"),
         ({"quality": 80}, "quality=90"),
         ({"depth": False}, "depth=True, but this one has False"),
         ({"privileged": False}, "privileged=8, but this one has 0"),
@@ -390,6 +390,19 @@ def test_the_folder_of_another_run_is_refused(recorded, settings, message):
         record(replace(recorded, **settings))
     assert "give another --out" in str(caught.value)
     assert contents(recorded.out) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "message"),
+    [
+        ({"device": "foo"}, ValueError, "there is no device 'foo' here"),
+        ({"checkpoint": "/nonexist/x"}, CheckpointError, "there is no folder /nonexist/x"),
+    ],
+)
+def test_device_and_checkpoint_are_looked_for_before_anything_is_written(tmp_path, settings, kind, message):
+    with pytest.raises(kind, match=message):
+        record(RecordConfig(tmp_path / "out", driver="streamvln", **settings))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_folder_of_another_dataset_is_refused(recorded, tiny_flats):

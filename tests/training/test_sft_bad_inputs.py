@@ -12,6 +12,7 @@ from PIL import Image
 
 pytest.importorskip("accelerate")
 
+from streamvln_gym.agents.checkpoint import load_checkpoint
 from streamvln_gym.cli import main
 from streamvln_gym.errors import CheckpointError, DatasetError, TrainingError
 from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
@@ -28,6 +29,7 @@ from streamvln_gym.training.config import (
 from streamvln_gym.training.sft_trainer import SupervisedTrainer, whole_checkpoints
 from streamvln_gym.training.trainer_arguments import make_arguments
 from tests.training.demonstrations import recipe, thin_processor, write_checkpoint, write_demonstrations
+from tests.training.test_auxiliary_loss import write_targets
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +122,7 @@ def test_networks_that_cannot_be_trained(files, tmp_path, damage, message):
         (TrainConfig, {"epochs": 0}, "epochs must be positive"),
         (TrainConfig, {"max_steps": 0}, "max_steps must be at least 1"),
         (TrainConfig, {"method": "qlora", "checkpoint": None}, "qlora quantises a trained network"),
+        (TrainConfig, {"method": "full", "lora": LoraSettings(rank=8)}, "lora settings are for the methods 'lora'"),
         (OptimiserConfig, {"learning_rate": 0.0}, "learning_rate must be positive"),
         (OptimiserConfig, {"min_rate": 2.0}, "min_rate is a share"),
         (OptimiserConfig, {"weight_decay": float("nan")}, "weight_decay must not be negative"),
@@ -306,6 +309,9 @@ def test_a_report_that_needs_a_package(files, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else find(name))
     with pytest.raises(TrainingError, match="report_to wandb needs wandb"):
         train(recipe(*files, tmp_path / "run", report=ReportConfig(report_to=("wandb",))))
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_neptune_available", lambda: False)
+    with pytest.raises(TrainingError, match="report_to neptune needs a package"):
+        train(recipe(*files, tmp_path / "run", report=ReportConfig(report_to=("neptune",))))
 
 
 def test_an_adapter_of_another_network(files, tmp_path):
@@ -317,6 +323,32 @@ def test_an_adapter_of_another_network(files, tmp_path):
         merge_adapter(StreamVLNForConditionalGeneration.from_seed(other), result.adapter)
     with pytest.raises(CheckpointError, match="holds no adapter"):
         merge_adapter(StreamVLNForConditionalGeneration.from_seed(thin_processor().config), files[1])
+
+
+def test_the_folder_of_a_run_is_no_checkpoint_but_has_one(files, tmp_path):
+    train(recipe(*files, tmp_path / "run", max_steps=1))
+    with pytest.raises(CheckpointError, match=r"run has no config.json: it is the folder of a run, .*run.model: pass"):
+        load_checkpoint(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"run has no config.json: .*run.model: pass that"):
+        train(recipe(files[0], tmp_path / "run", tmp_path / "other"))
+
+
+def test_an_adapter_is_no_checkpoint(files, tmp_path):
+    pytest.importorskip("peft")
+    train(recipe(*files, tmp_path / "run", max_steps=1, method="lora", lora=LoraSettings(merge=False)))
+    for folder in (tmp_path / "run", tmp_path / "run" / "adapter"):
+        with pytest.raises(CheckpointError, match=r"run.adapter is an adapter, .*merge_adapter"):
+            load_checkpoint(folder)
+
+
+def test_a_checkpoint_to_resume_from_with_auxiliary_heads_says_so(files, data, tmp_path):
+    write_targets(data)
+    train(recipe(data, files[1], tmp_path / "run", max_steps=1, auxiliary=(1.0, 1.0)))
+    (checkpoint,) = whole_checkpoints(tmp_path / "run")
+    with pytest.raises(
+        CheckpointError, match=r"unexpected keys: auxiliary.*heads of auxiliary losses.*the run's model/"
+    ):
+        load_checkpoint(checkpoint)
 
 
 def test_the_command_says_it_in_one_line(tmp_path):

@@ -19,7 +19,7 @@ from streamvln_gym.evaluation.report.measures import MEASURES
 from streamvln_gym.evaluation.report.run_files import ReportedRun, key_of
 from streamvln_gym.evaluation.report.scene_maps import SceneFolders, scene_map
 from streamvln_gym.evaluation.summary import summarize_run
-from streamvln_gym.metrics import SUCCESS_DISTANCE
+from streamvln_gym.metrics import SUCCESS_DISTANCE, path_reference_note
 from streamvln_gym.scene_graph import SceneGraph
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -81,6 +81,7 @@ def page_values(run: ReportedRun, scenes_dir: Path | None, videos: Mapping[str, 
         "note": summary.get("note", ""),
         "problems": folders.problems,
         "summary": summary,
+        "path_reference": path_reference_note(summary["path_reference"]),
         "charts": [plot for plot in plots if plot is not None],
         "breakdowns": _breakdowns(summary, described),
         "failures": [(kind, meaning, counts[kind]) for kind, meaning in FAILURE_KINDS.items()],

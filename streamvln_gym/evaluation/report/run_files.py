@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from streamvln_gym.errors import EvaluationError
+from streamvln_gym.evaluation.line_check import record_problem, timing_problem
 from streamvln_gym.evaluation.run_folder import SHARDS, read_run, read_run_file
 from streamvln_gym.evaluation.shards import EPISODES, TIMINGS, decode
 
@@ -113,11 +114,14 @@ def _lines(folder: Path, name: str) -> Iterator[tuple[Path, int, dict[str, Any]]
             try:
                 line = decode(raw)
                 key_of(line)
+                problem = record_problem(line) if name == EPISODES else timing_problem(line)
             except (ValueError, KeyError, TypeError) as error:
+                problem = repr(error)
+            if problem:
                 raise EvaluationError(
-                    f"line {number} of {path} is not a result ({error!r}): remove that line and run the evaluation's "
+                    f"line {number} of {path} is not a result ({problem}): remove that line and run the evaluation's "
                     "command again, which plays what is missing"
-                ) from error
+                )
             yield path, number, line
 
 
