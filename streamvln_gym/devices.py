@@ -28,11 +28,22 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if gpu else "cpu"
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if gpu else []
-    present = ["cpu", *(["cuda"] if gpu else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
-    if name not in present:
-        why = "" if gpu or not name.startswith("cuda") else " (this torch sees no GPU: is it a CPU build?)"
-        raise ValueError(f"there is no device {name!r} here{why}: use auto, {' or '.join(present)}")
-    return name
+    present = ["cpu", *(["cuda"] if gpu else []), *gpus]
+    if name in present or (not name.startswith("cuda") and _works(name)):
+        return name
+    why = "" if gpu or not name.startswith("cuda") else " (this torch sees no GPU: is it a CPU build?)"
+    raise ValueError(f"there is no device {name!r} here{why}: use auto, {' or '.join(present)}")
+
+
+def _works(name: str) -> bool:
+    """Whether torch can put something there: "mps", "xpu", ..."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        return False
+    return name != "meta"
 
 
 def current_device(device: Any) -> AbstractContextManager[Any]:

@@ -61,18 +61,18 @@ def check_reporting(report_to: tuple[str, ...]) -> None:
             raise TrainingError(f"report_to {name} needs a package that is not installed here: install it")
 
 
-def read_processor(folder: str | Path | None) -> StreamVLNProcessor:
+def read_processor(checkpoint: str | Path | None) -> StreamVLNProcessor:
     """Configuration and tokenizer of the network that training starts from, without its weights.
 
     Args:
-        folder: a checkpoint's, or its name; None: the small network with random weights.
+        checkpoint: its folder or name; None: the small network with random weights.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is incomplete.
     """
-    if folder is None:
+    if checkpoint is None:
         return StreamVLNProcessor.tiny()
-    folder = find_folder(folder)
+    folder: Path = find_folder(checkpoint)
     if conversion.is_published(conversion.read_json(folder / "config.json")):
         return conversion.published_processor(conversion.published_config(folder, None), folder)
     return StreamVLNProcessor(read_budget_config(folder), load_tokenizer(folder))
