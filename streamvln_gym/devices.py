@@ -24,7 +24,7 @@ def choose_device(name: str) -> str:
     """
     import torch
 
-    gpu = torch.cuda.is_available()
+    name, gpu = str(name), torch.cuda.is_available()
     if name == "auto":
         return "cuda" if gpu else "cpu"
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if gpu else []

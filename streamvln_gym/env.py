@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import WeakValueDictionary
 
 import gymnasium as gym
 import numpy as np
@@ -30,8 +30,8 @@ from streamvln_gym.spaces import DEFAULT_SENSORS, VISUAL_SENSORS, check_sensors,
 if TYPE_CHECKING:
     from streamvln_gym.visualization import EpisodeFrame
 
-_PLAYING: WeakKeyDictionary[Simulator, ReferenceType[VLNEnv]] = WeakKeyDictionary()
-"""Which environment began an episode in a simulator last: simulator objects can be passed in, and shared by mistake."""
+_PLAYING: WeakValueDictionary[int, VLNEnv] = WeakValueDictionary()
+"""Which environment began an episode last, by its simulator's id: objects can be passed in, and shared by mistake."""
 
 _RESET_OPTIONS = ("episode_id", "scene_id")
 _CAMERA_AXES = np.array([1.0, -1.0, -1.0])  # signs of the columns: the camera's x right, y down, z forward
@@ -184,6 +184,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         self._visuals = tuple(sensor for sensor in self.sensors if sensor in VISUAL_SENSORS)
         self._rendering = True
         self._run: _Run | None = None
+        self._displaced = False  # another environment has begun an episode in this one's simulator since
 
     @classmethod
     def from_habitat_env(cls, env: Any, **kwargs: Any) -> VLNEnv:
@@ -275,20 +276,21 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         reward, terminated, truncated, info = self.advance(action)
         return self._observation(), reward, terminated, truncated, info
 
-    def share_episodes(self, part: int, parts: int, seed: int | None = None) -> None:
+    def share_episodes(self, part: int, parts: int, seed: int | None = None) -> int:
         """Divides the episodes among several environments: this one plays every `parts`-th, from number `part` on.
 
         Unseeded, all environments begin with the first episode; seeded each for itself, they play some twice before
         others come. With the same `seed` and a part each, they play every episode once before one comes again. Takes
-        effect at the next `reset`; a seed given there shuffles anew.
-
-            for k in range(envs.num_envs):
-                envs.env_method("share_episodes", k, envs.num_envs, indices=k)  # of stable-baselines3
+        effect at the next `reset`. A seed given there shuffles anew: with another in each environment, as vector
+        environments give, their parts are no longer apart.
 
         Args:
             part: 0 to `parts` - 1.
             parts: how many environments there are.
             seed: shuffles; None keeps the present order (at first, that of the file).
+
+        Returns:
+            How many episodes the part has; the first parts have one more where it does not come out even.
 
         Raises:
             ValueError: there are fewer episodes than parts, or there is no such part.
@@ -300,6 +302,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         if seed is not None:
             self._sampler.shuffle(np.random.default_rng(seed))
         self._sampler.share(int(part), int(parts))
+        return len(self.dataset.episode_ids[part::parts])
 
     def advance(self, action: int) -> tuple[float, bool, bool, dict[str, Any]]:
         """`step` without an observation, for callers that execute several actions and look once, with `observe`."""
@@ -360,7 +363,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
 
     def close(self) -> None:
         """Frees the simulator's scenes."""
-        if self._simulator is not None and self._has_simulator:
+        if self._simulator is not None and not self._displaced:
             self._simulator.close()
         self._run = None
 
@@ -368,19 +371,13 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
     def _running(self) -> _Run:
         if self._run is None:
             raise ResetNeeded("there is no episode yet: call env.reset() first")
-        if not self._has_simulator:
+        if self._displaced:
             raise ResetNeeded(
                 "another environment has been reset with this environment's simulator object, so the agent is no "
                 "longer where this episode left it: give each environment a simulator of its own "
                 "(simulator='embedded', camera=...), or call env.reset()"
             )
         return self._run
-
-    @property
-    def _has_simulator(self) -> bool:
-        """Whether no other environment has begun an episode in the simulator object since this one did."""
-        player = _PLAYING.get(self.simulator)
-        return player is None or player() is self
 
     def _choose(self, options: Mapping[str, Any]) -> str:
         """The id of the episode to play."""
@@ -410,7 +407,9 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         return episode_in_scene
 
     def _start(self, episode: Episode) -> _Run:
-        _PLAYING[self.simulator] = ref(self)
+        last = _PLAYING.get(id(self.simulator), self)
+        last._displaced, self._displaced = True, False
+        _PLAYING[id(self.simulator)] = self
         self.simulator.load_scene(self.dataset.scene_path(episode.scene_id))
         state = AgentState.from_rotation(episode.start_position, episode.start_rotation)
         try:

@@ -50,11 +50,15 @@ def writable(text: str, size: float) -> tuple[str, Any]:
         font = _system_font(name, size)
         if font is not None and not _missing(font, text):
             return text, font
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    plain = "".join(character if _has(own, character) else _without_accent(character) for character in text)
     missing = _missing(own, plain)
     if missing:
         _warn("".join(sorted(missing)))
     return plain, own
+
+
+def _without_accent(character: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
 
 
 @lru_cache(maxsize=128)
@@ -66,14 +70,13 @@ def _system_font(name: str, size: float) -> Any:
 
 
 def _missing(font: Any, text: str) -> set[str]:
-    """The text's characters that a font does not have."""
-    return {character for character in set(text) if not character.isspace() and not _has(font, character)}
+    """The text's characters that a font does not have; what has no shape is never missing."""
+    shapes = {character for character in text if character.isprintable() and not character.isspace()}
+    return {character for character in shapes if not _has(font, character)}
 
 
 @lru_cache(maxsize=4096)
 def _has(font: Any, character: str) -> bool:
-    if character.isascii():
-        return True
     drawn, nothing = font.getmask(character), font.getmask(_NO_CHARACTER)
     return drawn.size != nothing.size or bytes(drawn) != bytes(nothing)
 

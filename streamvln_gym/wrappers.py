@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, TimeLimit
 from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.arguments import is_finite, is_whole
@@ -71,7 +72,7 @@ class TokenizeInstruction(gym.ObservationWrapper, RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env, tokenize: Tokenize, max_length: int = 512) -> None:
-        RecordConstructorArgs.__init__(self, tokenize=tokenize, max_length=max_length)
+        RecordConstructorArgs.__init__(self, tokenize=tokenize, max_length=max_length, _disable_deepcopy=True)
         super().__init__(env)
         _require_text(env)
         self._ids = _InstructionIds(tokenize, max_length)
@@ -96,7 +97,7 @@ class SB3Observation(gym.ObservationWrapper, RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env, tokenize: Tokenize, max_length: int = 512) -> None:
-        RecordConstructorArgs.__init__(self, tokenize=tokenize, max_length=max_length)
+        RecordConstructorArgs.__init__(self, tokenize=tokenize, max_length=max_length, _disable_deepcopy=True)
         super().__init__(env)
         if "instruction" in _sensor_spaces(env):
             _require_text(env)
@@ -133,7 +134,8 @@ class ActionChunk(gym.Wrapper, RecordConstructorArgs):
     """One step executes a chunk of actions; what follows a STOP is ignored, and only the last frame is rendered.
 
     The reward is the sum of `gamma ** k` times the reward of the k-th action; `info["n_executed"]` counts the actions
-    executed. Wrappers inside see every single action; their pictures are old ones but for the last.
+    executed. Wrappers inside see every single action. Gymnasium's that only count or check, and this package's, see old
+    pictures but for the last; for any other, which may remember what it sees, every frame is rendered.
 
     Args:
         env: a `VLNEnv` or wrappers around one.
@@ -152,6 +154,7 @@ class ActionChunk(gym.Wrapper, RecordConstructorArgs):
         self.chunk = int(chunk)
         self.gamma = float(gamma)
         self.action_space = spaces.MultiDiscrete([len(Action)] * self.chunk)
+        self._shows_all = not all(type(wrapper) in _WITHOUT_MEMORY for wrapper in _wrappers(env))
 
     def step(self, action: ArrayLike) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Executes a chunk.
@@ -168,13 +171,14 @@ class ActionChunk(gym.Wrapper, RecordConstructorArgs):
         base, reward, n_executed = _base(self), 0.0, 0
         for single in actions:
             last = n_executed == self.chunk - 1 or single == Action.STOP or base.steps_left == 1
-            with nullcontext() if last else base.without_rendering():
+            shown = last or self._shows_all
+            with nullcontext() if shown else base.without_rendering():
                 observation, gained, terminated, truncated, info = self.env.step(single)
             reward += self.gamma**n_executed * float(gained)
             n_executed += 1
             if terminated or truncated:
                 break
-        if not last:  # a wrapper inside ended the episode early
+        if not shown:  # a wrapper inside ended the episode early
             observation = _observe_through(self.env)
         return observation, reward, terminated, truncated, {**info, "n_executed": n_executed}
 
@@ -240,6 +244,25 @@ def _base(env: gym.Env) -> VLNEnv:
     if not isinstance(base, VLNEnv):
         raise TypeError(f"this wrapper goes around a VLNEnv, e.g. gym.make('StreamVLN-Flats-v0'), not {base!r}")
     return base
+
+
+def _wrappers(env: gym.Env) -> Iterator[gym.Wrapper]:
+    """The wrappers around the environment, from outside in."""
+    while isinstance(env, gym.Wrapper):
+        yield env
+        env = env.env
+
+
+# What may stand inside of `ActionChunk` and see old pictures.
+_WITHOUT_MEMORY = (
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RecordEpisodeStatistics,
+    TimeLimit,
+    ExpertAction,
+    SB3Observation,
+    TokenizeInstruction,
+)
 
 
 def _sensor_spaces(env: gym.Env) -> Mapping[str, spaces.Space]:

@@ -451,6 +451,19 @@ def test_a_simulator_that_another_environment_took_is_noticed(tiny_flats: TinyFl
     first.step(LEFT)
 
 
+def test_any_object_may_be_the_simulator(tiny_flats: TinyFlats) -> None:
+    class Equal(EmbeddedSimulator):
+        __hash__ = None  # as a dataclass has it
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+    first, second = (tiny_flats.make(simulator=Equal(SMALL_CAMERA)) for _ in range(2))
+    first.reset()
+    second.reset()
+    first.step(LEFT)
+
+
 def test_environments_share_the_episodes(tiny_flats: TinyFlats) -> None:
     ids = tiny_flats.dataset.episode_ids
     envs = [tiny_flats.make() for _ in range(3)]
@@ -460,7 +473,7 @@ def test_environments_share_the_episodes(tiny_flats: TinyFlats) -> None:
     orders = []
     for seed in (5, None, 5):
         for part, env in enumerate(envs):
-            env.share_episodes(part, 3, seed)
+            assert env.share_episodes(part, 3, seed) == len(ids[part::3])
         orders.append([[env.reset()[1]["episode_id"] for _ in ids[part::3]] for part, env in enumerate(envs)])
         assert sorted(itertools.chain(*orders[-1])) == sorted(ids), "each once"
     assert orders[0] == orders[1] == orders[2], "no seed keeps the order"

@@ -17,6 +17,8 @@ def test_accents_are_written_or_go(monkeypatch):
         assert text == "Küche, façade"
     monkeypatch.setattr(fonts, "_SYSTEM_FONTS", ())
     assert writable("Küche, façade", 20) == ("Kuche, facade", font_of(20))
+    with pytest.warns(UserWarning, match="no font of this machine can write 日本"):
+        assert writable("Café… 日本", 20)[0] == "Cafe… 日本"
 
 
 def test_the_first_font_of_the_system_that_has_the_characters_is_taken(monkeypatch):

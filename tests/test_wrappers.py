@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -192,6 +193,18 @@ def test_wrong_ids_are_refused(tiny_flats: TinyFlats, tokenize, error, words) ->
             wrapper(tiny_flats.make(), tokenize).reset()
 
 
+def test_a_tokenizer_that_cannot_be_copied(tiny_flats: TinyFlats) -> None:
+    class Held:
+        def __init__(self) -> None:
+            self.own = threading.Lock()
+
+        def encode(self, text: str) -> list[int]:
+            return [1, 2]
+
+    observation, _ = TokenizeInstruction(tiny_flats.make(), Held().encode).reset()
+    assert observation["instruction"][:3].tolist() == [1, 2, PAD]
+
+
 def test_an_instruction_is_made_ids_once(tiny_flats: TinyFlats) -> None:
     for inner, outer in ((TokenizeInstruction, SB3Observation), (SB3Observation, TokenizeInstruction)):
         with pytest.raises(ValueError, match="the instruction is no text any more"):
@@ -204,16 +217,16 @@ def test_depth_without_a_limit_has_no_bytes(tiny_flats: TinyFlats) -> None:
 
 
 def test_a_chunk_around_wrappers_with_a_memory(tiny_flats: TinyFlats) -> None:
-    stacked = ActionChunk(FrameStackObservation(tiny_flats.make(sensors=("rgb", "gps")), 3))
-    stacked.reset()
-    observation, *_ = stacked.step([FORWARD] * 4)
-    assert observation in stacked.observation_space
-    assert np.array_equal(observation["rgb"][-1], stacked.unwrapped.observe()["rgb"])
-    delayed, single = ActionChunk(DelayObservation(tiny_flats.make(), 2)), DelayObservation(tiny_flats.make(), 2)
-    delayed.reset()
-    single.reset()
-    steps = [single.step(action) for action in (FORWARD, LEFT, FORWARD, FORWARD)]
-    assert np.array_equal(delayed.step([FORWARD, LEFT, FORWARD, FORWARD])[0]["gps"], steps[-1][0]["gps"])
+    chunks = ((FORWARD, LEFT, FORWARD, FORWARD), (LEFT, LEFT, FORWARD, STOP))
+    for wrap in (lambda env: FrameStackObservation(env, 3), lambda env: DelayObservation(env, 2)):
+        inside = wrap(tiny_flats.make(sensors=("rgb", "gps"), max_steps=7))
+        chunked, single = ActionChunk(inside), wrap(tiny_flats.make(sensors=("rgb", "gps")))
+        assert same(chunked.reset()[0], single.reset()[0])
+        for chunk in chunks:
+            observation, *_ = chunked.step(chunk)
+            steps = [single.step(action)[0] for action in chunk]
+            expected = steps[2] if chunk is chunks[1] else steps[3]  # 7 steps are all
+            assert observation in chunked.observation_space and same(observation, expected)
 
 
 @pytest.mark.parametrize(

@@ -150,10 +150,10 @@ class HabitatVLNEnv(VLNEnv):
             truncated = self._running.finished = True
         return reward, terminated, truncated, info
 
-    def share_episodes(self, part: int, parts: int, seed: int | None = None) -> None:
+    def share_episodes(self, part: int, parts: int, seed: int | None = None) -> int:
         """As `VLNEnv.share_episodes`; the order is then this package's, not that of habitat's iterator."""
-        super().share_episodes(part, parts, seed)
         self._shuffled = True
+        return super().share_episodes(part, parts, seed)
 
     def _choose(self, options: Mapping[str, Any]) -> str:
         """Lets habitat choose the episode, unless `options` or the seeded order does; the episode has begun then."""

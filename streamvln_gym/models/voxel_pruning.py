@@ -114,8 +114,9 @@ def patch_points(
             f"intrinsics are of another picture: their centre ({matrix[0, 2]:g}, {matrix[1, 2]:g}) lies outside of the "
             f"depth picture, {width} x {height} pixels. Scale them with the picture."
         )
-    if (least := float(picture.min())) > _MOST_METRES:
-        raise ValueError(f"the nearest depth is {least:g} m: depth must be in metres, not in millimetres")
+    read = picture[np.isfinite(picture) & (picture > 0.0)]
+    if read.size and read.min() > _MOST_METRES:
+        raise ValueError(f"the nearest depth is {read.min():g} m: depth must be in metres, not in millimetres")
     v = np.floor(centres * height).astype(np.int64)[:, None]
     u = np.floor(centres * width).astype(np.int64)[None, :]
     z = picture[v, u].astype(np.float64)

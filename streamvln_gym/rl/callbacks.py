@@ -139,8 +139,11 @@ class KeepBest(BaseCallback):
             if given["done"]:
                 ends.append(given["info"])
 
-        for k in range(self.envs.num_envs):  # no episode twice
-            self.envs.env_method("share_episodes", k, self.envs.num_envs, self.seed, indices=k)
+        count, present = self.envs.num_envs, 0
+        for k in range(count):  # no episode twice; `evaluate_policy` gives the last environments more
+            present += self.envs.env_method("share_episodes", count - 1 - k, count, self.seed, indices=k)[0]
+        if self.episodes > present:
+            raise ValueError(f"{self.episodes} episodes cannot be evaluated where there are {present}: lower episodes")
         rewards, _ = evaluate_policy(
             policy, self.envs, self.episodes, callback=note, return_episode_rewards=True, warn=False
         )

@@ -65,7 +65,13 @@ class SlowFastObservation(gym.Wrapper, RecordConstructorArgs):
         if not is_whole(max_instruction, 1):
             raise ValueError(f"max_instruction must be a positive number of ids, got {max_instruction!r}")
         RecordConstructorArgs.__init__(
-            self, processor=processor, config=config, max_instruction=max_instruction, gamma=gamma, **settings
+            self,
+            processor=processor,
+            config=config,
+            max_instruction=max_instruction,
+            gamma=gamma,
+            **settings,
+            _disable_deepcopy=True,
         )
         chosen = replace(config or StreamVLNAgentConfig(), **settings)
         self._context = StreamContext(processor, chosen, max_instruction)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 # A frame has to get through beside its envelope.
 _SMALLEST_MESSAGE = 4096
+_LONGEST_INSTRUCTION = 4000  # `models.dialogue.MAX_INSTRUCTION`, without importing torch
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ServeConfig:
     max_streams: int = 16
     max_message_bytes: int = 8 * 2**20
     max_frame_pixels: int = 2 * 2**20
-    max_instruction: int = 4000
+    max_instruction: int = _LONGEST_INSTRUCTION
     messages_per_second: float = 50.0
     resume_seconds: float = 60.0
     idle_seconds: float = 600.0
@@ -54,6 +55,8 @@ class ServeConfig:
         for name in ("max_streams", "max_frame_pixels", "max_instruction"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_instruction > _LONGEST_INSTRUCTION:
+            raise ValueError(f"max_instruction must be {_LONGEST_INSTRUCTION} at most, got {self.max_instruction}")
         for name in ("messages_per_second", "resume_seconds", "idle_seconds", "hello_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

@@ -156,8 +156,12 @@ def test_misuse_is_refused():
             patch_points(np.ones((4, 4)), np.eye(3), wrong, np.array([0.5]))
     with pytest.raises(ValueError, match=r"intrinsics are of another picture.*centre \(1\.5, 1\.5\) lies outside"):
         patch_points(np.ones((1, 1)), [[2, 0, 1.5], [0, 2, 1.5], [0, 0, 1]], np.eye(4), np.array([0.5]))
+    millimetres = np.full((4, 4), 1200.0)
+    millimetres[0] = [0.0, -1.0, np.nan, np.inf]  # no reading
     with pytest.raises(ValueError, match="the nearest depth is 1200 m: depth must be in metres"):
-        patch_points(np.full((4, 4), 1200.0), np.eye(3), np.eye(4), np.array([0.5]))
+        patch_points(millimetres, np.eye(3), np.eye(4), np.array([0.5]))
+    for nothing in (np.inf, 0.0, np.nan):
+        assert np.isnan(patch_points(np.full((4, 4), nothing), np.eye(3), np.eye(4), np.array([0.5]))).all()
     with pytest.raises(ValueError, match=r"camera_pose must be a finite .*, got NaN or infinity in it"):
         patch_points(np.ones((4, 4)), np.eye(3), np.full((4, 4), np.nan), np.array([0.5]))
     with pytest.raises(ValueError, match="one step per frame"):

@@ -243,12 +243,16 @@ def test_evaluations_play_the_same_episodes(envs, make_env, checkpoint, tmp_path
 
     monkeypatch.setattr("streamvln_gym.rl.callbacks.evaluate_policy", evaluate)
     judged = DummyVecEnv([lambda: make_env(max_steps=20)] * 2)
-    keep = KeepBest(judged, tmp_path, episodes=4, every=1)
+    count = len(judged.get_attr("dataset")[0])
+    with pytest.raises(ValueError, match=f"{count + 1} episodes cannot be evaluated where there are {count}"):
+        make_ppo(envs, checkpoint).learn(16, callback=KeepBest(judged, tmp_path, episodes=count + 1))
+    assert count % 2 == 1
+    keep = KeepBest(judged, tmp_path, episodes=count, every=1)
     ppo = make_ppo(envs, checkpoint)
     ppo.learning_rate, ppo.lr_schedule = 0.0, lambda _: 0.0
     ppo.learn(32, callback=keep)
     assert len({str(means) for _, means in keep.history}) == 1, "nothing was learned, so nothing changes"
-    assert all(len(set(ids)) == 4 and set(ids) == set(played[0]) for ids in played), "each episode once"
+    assert all(len(set(ids)) == len(ids) == count for ids in played), "each episode once"
 
 
 def test_nan_advantages_leave_the_weights_alone(envs, checkpoint):

@@ -71,7 +71,14 @@ def test_the_command_refuses(monkeypatch):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"port": -1}, {"max_streams": 0}, {"max_message_bytes": 10}, {"resume_seconds": 0.0}, {"idle_seconds": -1.0}],
+    [
+        {"port": -1},
+        {"max_streams": 0},
+        {"max_message_bytes": 10},
+        {"max_instruction": 5000},
+        {"resume_seconds": 0.0},
+        {"idle_seconds": -1.0},
+    ],
 )
 def test_settings_that_cannot_be(settings):
     (name,) = settings

@@ -17,7 +17,7 @@ from streamvln_gym.errors import SceneError
 from streamvln_gym.simulators.base import AgentState
 from streamvln_gym.simulators.embedded.detour_file import TileSet, read_navmesh
 from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
-from streamvln_gym.simulators.embedded.navmesh_source import CACHE_FOLDER, scene_navmesh
+from streamvln_gym.simulators.embedded.navmesh_source import CACHE_FOLDER, scene_navmesh, stored_navmesh
 from streamvln_gym.simulators.embedded.recast import build
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 from tests.simulators.recast_scenes import box, floor
@@ -80,6 +80,22 @@ def test_a_scene_that_changed_gets_another_mesh(scene, capsys, monkeypatch):
     copied = scene.parent.with_name("elsewhere")
     shutil.copytree(scene.parent, copied, copy_function=shutil.copyfile)  # other times
     spans(copied / "scan.glb")
+
+
+def test_a_wall_that_was_moved_gets_another_mesh(scene, capsys):
+    spans(scene)
+    export(scene, np.concatenate([floor(0, 0, 5, 4), box((1, 0, 1), (2, 1, 2))]))
+    spans(scene)
+    assert capsys.readouterr().err.count("building the navigation mesh") == 2
+
+
+def test_a_mesh_outlives_its_scene(scene, monkeypatch):
+    spans(scene)
+    kept = scene.with_name("scan.basis.glb")
+    scene.with_name("scan.navmesh.npz").rename(scene.with_name("scan.basis.navmesh.npz"))
+    scene.unlink()
+    forbid_building(monkeypatch)
+    assert stored_navmesh(kept) is not None
 
 
 def test_a_mesh_that_says_nothing_of_its_scene_is_kept(scene, monkeypatch):

@@ -73,8 +73,13 @@ def stored_navmesh(scene: Path) -> NavigationMesh | None:
 def _is_stale(own: Path, scene: Path) -> bool:
     """Whether a mesh that was built of a scene no longer belongs to it: the scene, its place or the builder changed."""
     built_of = NavigationMesh.built_of(own)
-    stage = Stage.of(scene)
-    return built_of is not None and stage.path.exists() and built_of != _key(stage.content, NavMeshSettings())
+    if built_of is None:
+        return False
+    try:
+        stage = Stage.of(scene)
+    except SceneError:
+        return False  # there is nothing to compare with; who wants to draw it will be told
+    return stage.path.exists() and built_of != _key(stage.content, NavMeshSettings())
 
 
 def _own_file(scene: Path) -> Path:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from streamvln_gym.simulators.embedded.gltf import PLAIN_DOWNLOAD, REMEDY
 
 _BASIS = ".basis.glb"
 _EPSILON = 1e-6
-_DIGESTED = 1 << 16  # bytes
+_AT_ONCE = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,13 @@ class Stage:
 
     @property
     def content(self) -> str:
-        """A digest of the file's size, beginning and end, and of how it is placed: the same wherever a copy lies.
-
-        A GLB begins with its index, which says how far each mesh reaches, so a scene that was changed shows there.
-        """
-        digest = hashlib.sha256(self.matrix.tobytes())
+        """A checksum of the file's bytes, and of how it is placed: the same wherever a copy lies."""
+        checksum = 0
         with self.path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            for start in (0, max(size - _DIGESTED, 0)):
-                file.seek(start)
-                digest.update(file.read(_DIGESTED))
-        digest.update(str(size).encode())
-        return digest.hexdigest()
+            while part := file.read(_AT_ONCE):
+                checksum = zlib.crc32(part, checksum)
+            size = file.tell()
+        return hashlib.sha256(f"{checksum} {size}".encode() + self.matrix.tobytes()).hexdigest()
 
     @property
     def state(self) -> str:
