@@ -143,7 +143,8 @@ def check_instruction(instruction: str) -> None:
     """Refuses an instruction that would be read as part of the dialogue's own markup, or is no instruction.
 
     Raises:
-        ValueError: the instruction is blank, has more than `MAX_INSTRUCTION` characters or contains a special string.
+        ValueError: the instruction is blank, has more than `MAX_INSTRUCTION` characters, is no valid text or contains a
+            special string.
     """
     if not instruction.strip():
         raise ValueError("instruction is empty: pass the sentence that the agent is to follow")
@@ -152,6 +153,8 @@ def check_instruction(instruction: str) -> None:
             f"instruction has {len(instruction)} characters, {MAX_INSTRUCTION} at most are read: it begins with "
             f"{instruction[:40]!r}"
         )
+    if any("\ud800" <= character <= "\udfff" for character in instruction):
+        raise ValueError(f"instruction holds half of a surrogate pair, which is no text: {instruction!r:.80}")
     for special in SPECIAL_STRINGS:
         if special in instruction:
             raise ValueError(f"instruction contains {special!r}, which the dialogue uses itself: remove it")

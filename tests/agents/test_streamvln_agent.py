@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -188,6 +189,16 @@ def test_skipped_frames_with_predict_chunk(agent):
             agent.predict_chunk(observe(34), n_executed=wrong)
     with pytest.raises(ValueError, match="n_executed"):
         agent.predict_chunk(observe(38), n_executed=-1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))])
+def test_a_copy_goes_on_as_the_original(parts, copied):
+    agent = StreamVLNAgent(*parts)
+    for step in range(38):
+        agent.act(observe(step))
+    other = copied(agent)
+    assert [other.act(observe(step)) for step in range(38, 80)] == [agent.act(observe(step)) for step in range(38, 80)]
+    assert other.step == agent.step == 80
 
 
 def test_act_and_predict_chunk_share_the_clock(agent):

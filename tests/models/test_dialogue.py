@@ -72,6 +72,11 @@ def test_instructions_that_would_break_the_dialogue(text):
         check_instruction(text)
 
 
+def test_half_a_character_is_named():
+    with pytest.raises(ValueError, match=r"half of a surrogate pair, which is no text: 'Go .ud800'"):
+        check_instruction("Go \ud800")
+
+
 def test_unknown_styles_are_refused(tokenizer):
     with pytest.raises(ValueError, match="prompt style"):
         DialogueBuilder(tokenizer, "chat")

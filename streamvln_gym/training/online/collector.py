@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,6 +29,19 @@ from streamvln_gym.training.online.workers import WorkerPool
 MAX_TURNS = 128
 INSTRUCTION_TOKENS = 256
 _MOVES, _MOVE_SHARES = np.array([1, 2, 3], dtype=np.int8), (0.5, 0.25, 0.25)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the policy is to answer.
+
+    Attributes:
+        rgb: (streams, size, size, 3) uint8, on the training device.
+        conjunctions: (streams,) int64, index of `CONJUNCTIONS`.
+    """
+
+    rgb: Tensor
+    conjunctions: NDArray[np.int64]
 
 
 class Collector:
@@ -89,32 +103,33 @@ class Collector:
         self._pictures.enter(self.pool.wait())
         self.seconds["waiting"] += time.monotonic() - begun
 
-    def take(self) -> None:
+    def take(self) -> Shown:
         """Takes in what the last turn showed; call `wait` before."""
         begun = time.monotonic()
         arrays = self.pool.arrays
         if self.experience is not None:
             self.experience.finish_turn(arrays)
         self.buffer.finish_turn(arrays)
-        self._present, starting = self._take_frames()
+        pictures, starting = self._take_frames()
         self.scenes.update(arrays.scene[arrays.started].tolist())
         self._policy.begin(starting)
-        self._conjunctions = self._rng.integers(len(CONJUNCTIONS), size=self.pool.streams)
-        mirrored = self._mirrored(starting)
-        self.buffer.add(arrays, self._present, starting, mirrored, self._conjunctions, self.pool.free)
+        conjunctions = self._rng.integers(len(CONJUNCTIONS), size=self.pool.streams)
+        self.buffer.add(arrays, pictures, starting, self._mirrored(starting), conjunctions, self.pool.free)
         self.seconds["acting"] += time.monotonic() - begun
+        return Shown(pictures.rgb, conjunctions)
 
-    def decide(self, model: StreamVLNForConditionalGeneration, progress: float) -> None:
-        """Lets the workers begin the next turn; call `take` before.
+    def decide(self, shown: Shown, model: StreamVLNForConditionalGeneration, progress: float) -> None:
+        """Lets the workers begin the next turn.
 
         Args:
+            shown: what `take` gave.
             model: who acts where the expert does not.
             progress: share of the training that is done.
         """
         begun = time.monotonic()
         arrays, collect = self.pool.arrays, self.config.collect
         self._load(model)
-        answers = self._act(self._present.rgb, self._conjunctions, self._sampled)
+        answers = self._act(shown.rgb, shown.conjunctions, self._sampled)
         self._note(answers)
         actions = answers.actions.cpu().numpy().astype(np.int8)
         self._share_out(np.flatnonzero(arrays.started), progress)

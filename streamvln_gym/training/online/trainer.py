@@ -125,9 +125,9 @@ class _OnlineRun:
         self.collector.wait()
         if self.builders is not None:
             self.builders.check()
-        self.collector.take()
+        shown = self.collector.take()
         self._check_update()  # waits for the last update; what comes before need not
-        self.collector.decide(learner.model, self.progress)
+        self.collector.decide(shown, learner.model, self.progress)
         rows = buffer.whole
         if len(rows) < LEAST_EPISODES and buffer.written > 2 * buffer.capacity:
             raise TrainingError(

@@ -74,8 +74,7 @@ def test_an_evaluation_is_the_agents(tiny_flats, stops):
         pictures = PicturesOfWorkers(pool.arrays, torch.device("cpu"))
         collector = Collector(pool, pictures, model, processor, layout, config, np.random.default_rng(0))
         collector.wait()
-        collector.take()
-        collector.decide(model, 0.0)
+        collector.decide(collector.take(), model, 0.0)
         collector.wait()
         found = collector.evaluate(model, dataset.episode_ids)
     finally:
