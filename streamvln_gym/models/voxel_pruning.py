@@ -97,8 +97,8 @@ def patch_points(
 
     Raises:
         ValueError: an array has another shape or cannot be what it should: a focal length is not positive, the
-            principal point lies outside of the picture, the pose is no rotation and translation, or the nearest depth
-            is more than a hundred metres.
+            principal point lies outside of the picture, the pose is no rotation and translation, or all patches lie
+            more than a hundred metres off.
     """
     picture = np.asarray(depth)
     picture = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
@@ -114,12 +114,12 @@ def patch_points(
             f"intrinsics are of another picture: their centre ({matrix[0, 2]:g}, {matrix[1, 2]:g}) lies outside of the "
             f"depth picture, {width} x {height} pixels. Scale them with the picture."
         )
-    read = picture[np.isfinite(picture) & (picture > 0.0)]
-    if read.size and read.min() > _MOST_METRES:
-        raise ValueError(f"the nearest depth is {read.min():g} m: depth must be in metres, not in millimetres")
     v = np.floor(centres * height).astype(np.int64)[:, None]
     u = np.floor(centres * width).astype(np.int64)[None, :]
     z = picture[v, u].astype(np.float64)
+    read = z[np.isfinite(z) & (z > 0.0)]
+    if read.size and read.min() > _MOST_METRES:
+        raise ValueError(f"the nearest of these depths is {read.min():g} m: is it in millimetres? Give metres")
     valid = (z > 0.0) & (z < max_depth)  # false for NaN
     z = np.where(valid, z, np.nan)
     y = (v - matrix[1, 2]) / matrix[1, 1] * z

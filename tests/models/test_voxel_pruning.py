@@ -158,7 +158,7 @@ def test_misuse_is_refused():
         patch_points(np.ones((1, 1)), [[2, 0, 1.5], [0, 2, 1.5], [0, 0, 1]], np.eye(4), np.array([0.5]))
     millimetres = np.full((4, 4), 1200.0)
     millimetres[0] = [0.0, -1.0, np.nan, np.inf]  # no reading
-    with pytest.raises(ValueError, match="the nearest depth is 1200 m: depth must be in metres"):
+    with pytest.raises(ValueError, match="the nearest of these depths is 1200 m: is it in millimetres"):
         patch_points(millimetres, np.eye(3), np.eye(4), np.array([0.5]))
     for nothing in (np.inf, 0.0, np.nan):
         assert np.isnan(patch_points(np.full((4, 4), nothing), np.eye(3), np.eye(4), np.array([0.5]))).all()
