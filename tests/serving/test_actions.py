@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 
+from streamvln_gym.agents.stream_pool import Question
 from tests.serving.streams import Client, Played, frame, observation, play_alone, play_served, running, wait_until
 
 
@@ -11,21 +12,34 @@ def test_streams_beside_each_other_equal_agents_alone(new_agent):
     streams, calls = 4, 24
     with running(new_agent(), max_streams=streams) as (server, url):
         played = [Played(stream) for stream in range(streams)]
-        batches = []
-
-        def drive(one: Played) -> None:
-            client = Client(url)
-            for _ in range(calls):
-                play_served(client, one, "png" if one.stream % 2 else "raw")
-
+        clients = [Client(url) for _ in played]
+        encodings = ["png" if one.stream % 2 else "raw" for one in played]
+        for client, one, encoding in zip(clients, played, encodings, strict=True):
+            while one.seq == 0:  # now inside an episode: the next question needs no place in the pool
+                play_served(client, one, encoding)
+        batches: list[int] = []
+        asked = threading.Event()
         together = server.worker._pool.predict
-        server.worker._pool.predict = lambda questions: batches.append(len(questions)) or together(questions)
-        threads = [threading.Thread(target=drive, args=(one,)) for one in played]
+
+        def predict(questions: list[Question]) -> list[list[int] | Exception]:
+            asked.set()
+            if not batches:  # the others ask while the first is answered
+                wait_until(lambda: len(server.worker._waiting) == streams - 1, "all others ask")
+            batches.append(len(questions))
+            return together(questions)
+
+        def drive(client: Client, one: Played, encoding: str) -> None:
+            while len(one.chunks) < calls:
+                play_served(client, one, encoding)
+
+        server.worker._pool.predict = predict
+        threads = [threading.Thread(target=drive, args=one) for one in zip(clients, played, encodings, strict=True)]
         for thread in threads:
             thread.start()
+            assert asked.wait(60)
         for thread in threads:
             thread.join(60)
-        assert max(batches) >= 3, "they did go through the network together"
+        assert batches[:2] == [1, streams - 1], "what was asked meanwhile went through the network together"
         for one in played:
             assert one.chunks == play_alone(new_agent(), one.stream, calls), f"stream {one.stream}"
             assert one.episode > 1
