@@ -14,19 +14,13 @@ from numpy.typing import NDArray
 
 from streamvln_gym.errors import NavigationError
 from streamvln_gym.geometry import wrap_angle
-from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, AgentState, Simulator
+from streamvln_gym.simulators.base import Action, AgentState, Simulator
 
 if TYPE_CHECKING:
     from streamvln_gym.episodes import Episode
 
 WAYPOINT_RADIUS = 0.5
 """Geodesic metres at which a way-point counts as visited, unless told otherwise."""
-
-_HALF_CIRCLE = round(180.0 / TURN_DEGREES)
-# Turns in the order 0, 1, -1, 2, -2, ..., half a circle (once).
-_FEWEST_FIRST = (0, *(turns * sign for turns in range(1, _HALF_CIRCLE) for sign in (1, -1)), _HALF_CIRCLE)
-# A forward step whose heading is at most half a turn off gains at least this much (1 % left for rounding).
-_GOOD_GAIN = 0.99 * FORWARD_METRES * math.cos(math.radians(TURN_DEGREES / 2.0))
 
 
 @dataclass(frozen=True)
@@ -121,7 +115,7 @@ class GeodesicFollower:
         distance = self.advance(state)
         if self._index == len(self._waypoints) - 1 and distance <= self._goal_radius:
             return int(Action.STOP)
-        turns = self._best_turns(state, distance)
+        turns = self._simulator.best_turns(state, self.waypoint, distance)
         if turns == 0:
             return int(Action.FORWARD)
         return int(Action.LEFT if turns > 0 else Action.RIGHT)
@@ -181,20 +175,6 @@ class GeodesicFollower:
         if self._measured[0] != asked:
             self._measured = asked, self._simulator.geodesic_distance(state.position, self.waypoint)
         return self._measured[1]
-
-    def _best_turns(self, state: AgentState, distance: float) -> int:
-        """Turns (left positive) before the forward step: the fewest that gain all a step can, else the best gain."""
-        best_score, best_turns = -math.inf, 0
-        for turns in _FEWEST_FIRST:
-            yaw = state.yaw + turns * math.radians(TURN_DEGREES)
-            ahead, _ = self._simulator.try_step(AgentState(state.position, yaw), Action.FORWARD)
-            gain = distance - self._simulator.geodesic_distance(ahead.position, self.waypoint)
-            if gain >= _GOOD_GAIN:
-                return turns
-            score = gain - 0.01 * abs(turns)
-            if score > best_score:
-                best_score, best_turns = score, turns
-        return best_turns
 
 
 def _apart(place: NDArray[np.float64], other: NDArray[np.float64]) -> bool:

@@ -54,14 +54,10 @@ class Places:
 
     def stand_at(self, x: float, z: float, room: int, clearance: float = _CLEARANCE) -> NDArray[np.float64] | None:
         """The mesh point (3,) at (x, z) if one can stand there, in `room` and not squeezed in; else None."""
+        if self.graph.room_at(x, z) != room:
+            return None
         point = np.array([x, self.height, z])
-        if self.graph.room_at(x, z) != room or not self.navmesh.is_navigable(point):
-            return None
-        if self.navmesh.island_of(point) != self._largest_island:
-            return None
-        if self.navmesh.distance_to_obstacle(point, 2 * clearance) < clearance:
-            return None
-        return point
+        return point if self.navmesh.is_clear(point, self._largest_island, clearance) else None
 
     def random_in(self, room: Room, rng: np.random.Generator) -> NDArray[np.float64] | None:
         """A random place (3,) in a room, or None if it is too full to find one."""

@@ -217,6 +217,16 @@ class TestSliding:
         np.testing.assert_allclose(end, [0.4, 0.0, 0.35])
         assert collided is False
 
+    def test_is_clear_is_navigable_and_far_from_walls(self, recorded, mesh):
+        rng = np.random.default_rng(0)
+        points = [p + rng.normal(0.0, 0.02, 3) for p in recorded["points"][:200]]
+        expected = [
+            mesh.is_navigable(p) and mesh.island_of(p) == mesh.largest_island and mesh.distance_to_obstacle(p) >= 0.3
+            for p in points
+        ]
+        assert [mesh.is_clear(p, mesh.largest_island, 0.3) for p in points] == expected
+        assert 20 < sum(expected) < 180
+
     def test_distance_to_obstacle_is_capped(self):
         mesh = two_floors()
         assert mesh.distance_to_obstacle([4.0, 0.0, 0.7]) == pytest.approx(0.7)
@@ -255,6 +265,10 @@ class TestBadInput:
                 call(outside, inside)
         with pytest.raises(NavigationError, match="off the navigation mesh"):
             mesh.distance_to_obstacle(outside)
+        with pytest.raises(NavigationError, match="off the navigation mesh"):
+            mesh.geodesic_distance(outside, [inside, inside])
+        with pytest.raises(NavigationError, match=r"position .* off the navigation mesh"):
+            mesh.best_turns(outside, 0.0, inside, 1.0)
         assert mesh.snap_point(outside) is None
         assert mesh.island_of(outside) == -1
         assert not mesh.is_navigable(outside)

@@ -342,6 +342,18 @@ def distance_to_wall(mesh, scratch, polygon, x, z, radius):
 
 
 @njit(cache=True, nogil=True)
+def is_clear(mesh, scratch, x, y, z, island, clearance):
+    """Whether (x, y, z) lies on an island of the mesh, to 1 cm (0.5 m in height), with no wall nearer than
+    `clearance`."""
+    polygon, near_x, near_y, near_z = nearest_polygon(mesh, x, y, z, -1)
+    if polygon < 0 or abs(near_y - y) > 0.5 or math.hypot(near_x - x, near_z - z) > 1e-2:
+        return False
+    if mesh.islands[polygon] != island:
+        return False
+    return distance_to_wall(mesh, scratch, polygon, near_x, near_z, 2.0 * clearance) >= clearance
+
+
+@njit(cache=True, nogil=True)
 def distance_to_obstacle(mesh, scratch, x, y, z, radius):
     """`distance_to_wall` from the point of the mesh nearest to (x, y, z); -1 if the point is off the mesh."""
     polygon, x, y, z = nearest_polygon(mesh, x, y, z, -1)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.errors import NavigationError, SceneError
 from streamvln_gym.simulators.base import COLLISION_SLACK_SQR
-from streamvln_gym.simulators.embedded import detour, detour_path
+from streamvln_gym.simulators.embedded import detour, detour_heading, detour_path
 from streamvln_gym.simulators.embedded.navmesh_arrays import (
     check_neighbours,
     check_polygons,
@@ -290,10 +290,31 @@ class NavigationMesh:
             NavigationError: `start` is off the mesh.
         """
         x, y, z = _coordinates(start, "start")
-        distance = detour_path.distance_to_goals(self._arrays, self._scratch, x, y, z, _goals(goals))
-        if distance < 0.0:
+        if np.shape(goals) == (3,):
+            goal = _coordinates(goals, "goals")
+            count, distance = detour_path.path_between(self._arrays, self._scratch, x, y, z, *goal)
+            on_mesh = count >= 0
+        else:
+            distance = detour_path.distance_to_goals(self._arrays, self._scratch, x, y, z, _goals(goals))
+            on_mesh = distance >= 0.0
+        if not on_mesh:
             raise self._off_mesh(start, "start")
         return distance
+
+    def best_turns(self, position: ArrayLike, yaw: float, goal: ArrayLike, distance: float) -> int:
+        """`simulators.heading.best_turns` from `position` (3,) and `yaw` (radians) to `goal` (3,).
+
+        Raises:
+            NavigationError: `position` is off the mesh.
+        """
+        x, y, z = _coordinates(position, "position")
+        goal_x, goal_y, goal_z = _coordinates(goal, "goal")
+        turns = detour_heading.best_turns(
+            self._arrays, self._scratch, x, y, z, float(yaw), goal_x, goal_y, goal_z, float(distance)
+        )
+        if turns == detour_heading.OFF_MESH:
+            raise self._off_mesh(position, "position")
+        return turns
 
     def random_point(self, rng: np.random.Generator, island: int | None = None) -> NDArray[np.float64]:
         """A point, float64 (3,), drawn uniformly by area from the mesh or from one island."""
@@ -325,6 +346,12 @@ class NavigationMesh:
             raise self._off_mesh(point, "point")
         return distance
 
+    def is_clear(self, point: ArrayLike, island: int, clearance: float) -> bool:
+        """Whether `point` (3,) is navigable, on that island, and at least `clearance` metres from the nearest wall."""
+        x, y, z = _coordinates(point, "point")
+        island = self._island_number(island)
+        return detour.is_clear(self._arrays, self._scratch, x, y, z, island, float(clearance))
+
     def _island_number(self, island: int | None) -> int:
         if island is None:
             return -1
@@ -348,9 +375,11 @@ def compile_kernels() -> None:
     square.snap_point(start)
     square.try_step(start, end)
     square.find_path(start, end)
-    square.geodesic_distance(start, end)
+    square.geodesic_distance(start, [end])
+    square.best_turns(start, 0.0, end, square.geodesic_distance(start, end))
     square.random_point(np.random.default_rng(0))
     square.distance_to_obstacle(start)
+    square.is_clear(start, 0, 0.1)
     square._off_mesh(start, "start")
 
 
@@ -366,10 +395,8 @@ def _coordinates(point: ArrayLike, name: str) -> tuple[float, float, float]:
 
 
 def _goals(goals: ArrayLike) -> NDArray[np.float64]:
-    """Goals as (N, 3), checked."""
+    """Several goals (N, 3), checked."""
     array = np.array(goals, dtype=np.float64, order="C")  # a copy: numba would compile anew for a read-only array
-    if array.ndim == 1:
-        array = array[np.newaxis]
     if array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
         raise ValueError(f"goals must have shape (3,) or (N, 3) with N >= 1, got {np.shape(goals)}")
     if not math.isfinite(sum(array.ravel().tolist())):

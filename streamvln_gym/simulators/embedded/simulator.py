@@ -185,6 +185,10 @@ class EmbeddedSimulator:
         """Metres of the shortest walkable path from `position` (3,) to the nearest of `goals`; inf if there is none."""
         return self._loaded.mesh.geodesic_distance(position, goals)
 
+    def best_turns(self, state: AgentState, goal: NDArray[np.float64], distance: float) -> int:
+        """Turns (left positive) before the FORWARD that comes nearer to `goal` (3,), `distance` metres away."""
+        return self._loaded.mesh.best_turns(state.position, state.yaw, goal, distance)
+
     def shortest_path(self, start: ArrayLike, end: ArrayLike) -> NDArray[np.float64] | None:
         """Corner points (N, 3) of the shortest walkable path, or None if there is none."""
         return self._loaded.mesh.find_path(start, end)
