@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from streamvln_gym.errors import CheckpointError, TrainingError
+from streamvln_gym.models.configuration_streamvln import StreamVLNConfig
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
-from streamvln_gym.training.config import LoraSettings, Part
+from streamvln_gym.training.config import ContextConfig, LoraSettings, Part
+
+CONTEXT_FILE = "context.json"
 
 TARGETS: dict[Part, str] = {
     "vision": r"vision_tower\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
     "projector": r"projector\.linear_[12]",
     "language": r"language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
 }
+
+_CONTEXT = ("prompt_style", *(item.name for item in fields(ContextConfig)))
 
 
 def require(package: str, purpose: str) -> None:
@@ -91,21 +98,31 @@ def quantisation(bf16: bool) -> Any:
     )
 
 
+def write_context(network: StreamVLNConfig, folder: Path) -> None:
+    """Writes beside an adapter what the network was shown while the adapter was trained (peft writes none of it)."""
+    context = {name: getattr(network, name) for name in _CONTEXT}
+    (folder / CONTEXT_FILE).write_text(json.dumps(context, indent=2), encoding="utf-8")
+
+
 def merge_adapter(model: StreamVLNForConditionalGeneration, folder: str | Path) -> StreamVLNForConditionalGeneration:
     """Adds an adapter that training wrote to the weights of the network it was trained on.
+
+    Memory, fast window and dialogue of the network become those that the adapter was trained with, as `context.json` in
+    its folder says; without that file (an adapter that something else wrote) they stay.
 
     Args:
         model: that network, of unquantised weights; it is changed.
         folder: the adapter's.
 
     Raises:
-        CheckpointError: the folder holds no adapter, or one of another network.
+        CheckpointError: the folder holds no adapter, one of another network, or a `context.json` that cannot be read.
     """
     require("peft", "an adapter")
     import peft
 
     if not (Path(folder) / "adapter_config.json").is_file():
         raise CheckpointError(f"{folder} holds no adapter (adapter_config.json is missing): pass a run's adapter/")
+    context = _read_context(Path(folder) / CONTEXT_FILE)
     try:
         with quiet_peft():
             adapted = peft.PeftModel.from_pretrained(model, str(folder))
@@ -113,4 +130,19 @@ def merge_adapter(model: StreamVLNForConditionalGeneration, folder: str | Path) 
         raise CheckpointError(f"the adapter in {folder} does not fit this network: {error}") from error
     merged: StreamVLNForConditionalGeneration = adapted.merge_and_unload()
     merged.config.trained = True
+    for name, value in context.items():
+        setattr(merged.config, name, value)
     return merged.eval()
+
+
+def _read_context(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        context = json.loads(file.read_text(encoding="utf-8"))
+        return {name: context[name] for name in _CONTEXT}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file} is damaged ({error!r}): write it anew with {', '.join(_CONTEXT)} as the adapter was trained, or "
+            "remove it to keep the network's own"
+        ) from error

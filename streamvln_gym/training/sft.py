@@ -14,6 +14,8 @@ import dataclasses
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from streamvln_gym.agents.checkpoint import LoadOptions, load_checkpoint
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
-from streamvln_gym.training.adapters import add_adapters, merge_adapter, quantisation
+from streamvln_gym.training.adapters import add_adapters, merge_adapter, quantisation, write_context
 from streamvln_gym.training.augmentation import Augmentation
 from streamvln_gym.training.auxiliary_loss import AuxiliaryLoss
 from streamvln_gym.training.config import TrainConfig
@@ -296,9 +298,13 @@ def _save(config: TrainConfig, trainer: SupervisedTrainer, processor: StreamVLNP
     kept = {name: value for name, value in state.items() if f"{AUXILIARY}." not in name}
     try:
         if config.method == "full":
-            _write_folder(config.out / MODEL, network, processor, _cast(kept, network, config.machine.bf16))
+            with _whole(config.out / MODEL) as folder:
+                network.save_pretrained(str(folder), state_dict=_cast(kept, network, config.machine.bf16))
+                processor.save_pretrained(folder)
             return
-        _write_folder(config.out / ADAPTER, network, None, kept)
+        with _whole(config.out / ADAPTER) as folder:
+            network.save_pretrained(str(folder), state_dict=kept)
+            write_context(network.get_base_model().config, folder)
         if config.lora.merge:
             _write_merged(config, processor)
     except Exception as error:
@@ -319,15 +325,12 @@ def _cast(state: dict[str, torch.Tensor], network: Any, bf16: bool) -> dict[str,
     return {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in state.items()}
 
 
-def _write_folder(
-    target: Path, network: Any, processor: StreamVLNProcessor | None, state: dict[str, torch.Tensor] | None
-) -> None:
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `target` when all is written."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    settings = {} if state is None else {"state_dict": state}
-    network.save_pretrained(str(partial), **settings)
-    if processor is not None:
-        processor.save_pretrained(partial)
+    yield partial
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
 
@@ -339,7 +342,7 @@ def _write_merged(config: TrainConfig, processor: StreamVLNProcessor) -> None:
     else:
         dtype = torch.bfloat16 if config.machine.bf16 else torch.float32
         base, _ = load_checkpoint(config.checkpoint, dtype)
-    base.config.prompt_style = "trained"
-    config.context.apply(base.config)
     merged = merge_adapter(base, config.out / ADAPTER)
-    _write_folder(config.out / MODEL, merged, processor, None)
+    with _whole(config.out / MODEL) as folder:
+        merged.save_pretrained(str(folder))
+        processor.save_pretrained(folder)

@@ -235,6 +235,12 @@ def test_another_memory_and_window(files, tmp_path, method):
     shown = call.prefill_length - (len(call.prompt_ids) - 2)  # in place of the two marks, of the memory and the frame
     assert len(call.history_steps) == 1
     assert shown == network.patches_per_side**2 + network.tokens_per_frame
+    if method == "lora":
+        base = StreamVLNForConditionalGeneration.from_pretrained(files[1])
+        assert (base.config.memory_strategy, base.config.window_steps) != ("full", 4)
+        later = merge_adapter(base, tmp_path / "run" / "adapter").config
+        assert (later.memory_strategy, later.num_history, later.window_steps) == ("full", 1, 4)
+        assert later.prompt_style == "trained"
 
 
 @pytest.mark.parametrize("changes", [{"num_history": -1}, {"window_steps": 0}])

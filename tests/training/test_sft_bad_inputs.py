@@ -323,6 +323,9 @@ def test_an_adapter_of_another_network(files, tmp_path):
         merge_adapter(StreamVLNForConditionalGeneration.from_seed(other), result.adapter)
     with pytest.raises(CheckpointError, match="holds no adapter"):
         merge_adapter(StreamVLNForConditionalGeneration.from_seed(thin_processor().config), files[1])
+    (result.adapter / "context.json").write_text('{"num_history": 8}')
+    with pytest.raises(CheckpointError, match=r"context.json is damaged \(KeyError"):
+        merge_adapter(StreamVLNForConditionalGeneration.from_seed(thin_processor().config), result.adapter)
 
 
 def test_the_folder_of_a_run_is_no_checkpoint_but_has_one(files, tmp_path):
