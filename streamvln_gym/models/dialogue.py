@@ -32,7 +32,7 @@ CONJUNCTIONS = (
 IMAGE, MEMORY = "<image>", "<memory>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 MAX_INSTRUCTION = 4000  # characters
-SPECIAL_STRINGS = (IMAGE, MEMORY, TURN_START, TURN_END)
+SPECIAL_STRINGS = (IMAGE, MEMORY, TURN_START, TURN_END, "<|endoftext|>")  # the last is Qwen's padding
 ASSISTANT_HEADER = f"{TURN_START}assistant\n"
 
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -336,8 +337,9 @@ def test_bad_observations_leave_the_clock_alone(agent):
         agent.act({"instruction": INSTRUCTION})
     with pytest.raises(TypeError, match="uint8"):
         agent.act({**observe(0), "rgb": np.zeros((4, 4, 3))})
-    with pytest.raises(ValueError, match="<image>"):
-        agent.act({**observe(0), "instruction": "Find the <image>."})
+    for special in ("<image>", "<memory>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"):
+        with pytest.raises(ValueError, match=re.escape(special)):
+            agent.act({**observe(0), "instruction": f"Find the {special}."})
     assert agent.step == 0
     assert agent.stats.calls == 0
 
