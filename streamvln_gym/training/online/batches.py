@@ -188,15 +188,21 @@ class BatchPlan:
         return packed
 
     def gather(
-        self, packed: Tensor, buffer: FrameBuffer, layout: DialogueLayout
+        self, packed: Tensor, buffer: FrameBuffer, layout: DialogueLayout, reflected: bool = False
     ) -> tuple[BatchFrames, list[WindowRows]]:
         """What `fill` packed, on the device: shapes do not depend on the values.
+
+        Args:
+            packed: by `fill`.
+            buffer: as then.
+            layout: of the dialogue.
+            reflected: the mirror image of everything; the buffer must hold all mirrored instructions.
 
         Returns:
             Frames, and windows by bucket.
         """
         packed_places = packed[1 : 1 + self.frames]
-        mirrored, places = packed_places >= buffer.capacity, packed_places % buffer.capacity
+        mirrored, places = (packed_places >= buffer.capacity) ^ reflected, packed_places % buffer.capacity
         counted = (torch.arange(self.frames, device=packed.device) < packed[0]).float()
         rows, begin = [], 1 + self.frames
         for room in self.buckets:
@@ -204,6 +210,8 @@ class BatchPlan:
             begin += table.numel()
             sizes = [self.turns, self.num_history, self.turns, 1, 1]
             now, past, conjunctions, instruction, lengths = table.split(sizes, dim=1)
+            if reflected:
+                instruction = (instruction + buffer.rows) % (2 * buffer.rows)
             absent = (now < 0)[..., None]
             shown = now.clamp(min=0)
             ring, in_mirror = places[shown], mirrored[shown][..., None]

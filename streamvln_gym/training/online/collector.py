@@ -203,11 +203,13 @@ class Collector:
         return self._pictures.take(), {int(k): self._encode(arrays.text(int(k))) for k in rows}
 
     def _mirrored(self, starting: dict[int, list[int]]) -> dict[int, list[int]]:
-        """The mirrored instructions of taught streams, where some will be shown so."""
-        if self.config.optimize.mirrored <= 0.0:
+        """The mirrored instructions of those streams that the learner or its teachers may see so."""
+        teach = self.config.teach
+        everyone = bool(teach.teachers) and teach.mirrored
+        if self.config.optimize.mirrored <= 0.0 and not everyone:
             return {}
-        taught = [stream for stream in starting if not self.pool.free[stream]]
-        return {stream: self._encode(mirror_text(self.pool.arrays.text(stream))) for stream in taught}
+        shown = [stream for stream in starting if everyone or not self.pool.free[stream]]
+        return {stream: self._encode(mirror_text(self.pool.arrays.text(stream))) for stream in shown}
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._processor.tokenizer.encode(text, add_special_tokens=False)

@@ -233,6 +233,25 @@ class ReinforceConfig:
 
 
 @dataclass(frozen=True)
+class TeachConfig:
+    """Learning from the averaged answers of other networks, see `teachers`; in every frame, whoever drives.
+
+    Attributes:
+        teachers: checkpoint folders.
+        weight: of the divergence from their answers.
+        mirrored: each teacher answers in the mirror as well (for English instructions only).
+    """
+
+    teachers: tuple[str, ...] = ()
+    weight: float = 1.0
+    mirrored: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0.0:
+            raise ValueError(f"TeachConfig.weight must not be negative, got {self.weight}")
+
+
+@dataclass(frozen=True)
 class OnlineConfig:
     """Online DAgger, see `train_online`.
 
@@ -259,6 +278,7 @@ class OnlineConfig:
         optimize: how the network learns.
         auxiliary: weights of the auxiliary losses.
         reinforce: learning from success; off by default.
+        teach: learning from other networks; off by default.
     """
 
     out: Path = Path("runs/online")
@@ -281,6 +301,7 @@ class OnlineConfig:
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    teach: TeachConfig = field(default_factory=TeachConfig)
 
     def __post_init__(self) -> None:
         for name in ("evaluate_every", "evaluate_at_most", "save_every"):

@@ -17,11 +17,12 @@ from streamvln_gym.training.auxiliary import AuxiliaryHeads
 from streamvln_gym.training.muon import Muon
 from streamvln_gym.training.online.batches import BatchPlan, WindowRows
 from streamvln_gym.training.online.config import OptimizeConfig, ReinforceConfig
+from streamvln_gym.training.online.forward import answer_states, frame_features
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.mirroring import mirror_patches, mirror_pictures, mirror_pose
-from streamvln_gym.training.online.policy import to_pixels
 from streamvln_gym.training.online.reinforce import PARTS, ChunkDecisions, Experience, ValueHead, proximal_loss
 from streamvln_gym.training.online.replay import FrameBuffer
+from streamvln_gym.training.online.teachers import Teachers, divergence
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
 _PARTS = ("action_loss", "accuracy", "vision_loss", "pose_loss")
@@ -36,6 +37,7 @@ class Learner:
         config: how to learn.
         auxiliary: weights of the auxiliary losses.
         reinforce: learning from success.
+        teachers: networks whose answers are learned from.
 
     Attributes:
         value: what free streams expect to earn; None if there are none.
@@ -52,6 +54,7 @@ class Learner:
         config: OptimizeConfig,
         auxiliary: AuxiliaryConfig,
         reinforce: ReinforceConfig | None = None,
+        teachers: Teachers | None = None,
     ) -> None:
         self.model = model
         self.layout = layout
@@ -66,7 +69,9 @@ class Learner:
         self._policy_scale = torch.ones((), device=self.device)
         self._heads_scale = torch.ones((), device=self.device)  # of the heads' gradient where it enters the network
         self._experience: Experience | None = None
-        self._names = ("loss", *_PARTS, *(PARTS if self.reinforce else ()), "gradient_norm")
+        self._teachers = teachers
+        taught = ("teacher_divergence",) if teachers else ()
+        self._names = ("loss", *_PARTS, *(PARTS if self.reinforce else ()), *taught, "gradient_norm")
         self.average = copy.deepcopy(model).eval()
         self.updates = 0
         self.learning_rate = 0.0
@@ -237,22 +242,24 @@ class Learner:
         shown, windows = self._plan.gather(packed, buffer, self.layout)
         places, mirrored = shown.places, shown.mirrored
         rgb = mirror_pictures(buffer.rgb[places], mirrored)
-        features = model.vision_tower(pixel_values=to_pixels(rgb, torch.float32)).last_hidden_state
+        features = frame_features(model, rgb, torch.float32)
         tokens = model.pool(model.projector(features))
         zero = torch.zeros((), device=self.device)
         action_sum, weight_sum, right, answered = zero, zero, zero, zero
         decisions: list[tuple[Tensor, Tensor]] = []
         chunks: list[ChunkDecisions] = []
+        moves: list[Tensor] = []
         for rows in windows:
-            hidden = self._answer_states(rows, tokens)
+            hidden = answer_states(model, self.layout, rows, tokens)
             learned = rows.labels != IGNORE_LABEL
             logits = model.lm_head(hidden).float()
             losses = functional.cross_entropy(
                 logits.flatten(0, 2), rows.labels.flatten(), ignore_index=IGNORE_LABEL, reduction="none"
             ).view(rows.labels.shape)
             weights = learned * (1.0 + rows.stops * (self.config.stop_weight - 1.0))
+            moves.append(logits[..., :-1, :][..., self.layout.action_ids].log_softmax(-1))
             if self.reinforce is not None:
-                chunks.append(self._judge(rows, logits, hidden, places))
+                chunks.append(self._judge(rows, moves[-1], hidden, places))
             action_sum = action_sum + (losses * weights).sum()
             weight_sum = weight_sum + weights.sum()
             acts = learned[..., :-1]
@@ -281,16 +288,20 @@ class Learner:
             assert self._experience is not None
             fields = zip(*(vars(chunk).values() for chunk in chunks), strict=True)
             joined = ChunkDecisions(*(torch.cat(field) for field in fields))
-            reinforced, more = proximal_loss(joined, self._experience, self.reinforce, self._policy_scale)
-            loss, parts = loss + reinforced, parts + more
+            reinforced, logged = proximal_loss(joined, self._experience, self.reinforce, self._policy_scale)
+            loss, parts = loss + reinforced, parts + logged
+        if self._teachers is not None:
+            taught = self._teachers.log_probs(packed, self._plan, buffer)
+            apart = divergence(moves, taught, [rows.windows.executed >= 0 for rows in windows])
+            loss, parts = loss + self._teachers.weight * apart, [*parts, apart.detach()]
         return loss, parts
 
-    def _judge(self, rows: WindowRows, logits: Tensor, hidden: Tensor, places: Tensor) -> ChunkDecisions:
+    def _judge(self, rows: WindowRows, moves: Tensor, hidden: Tensor, places: Tensor) -> ChunkDecisions:
         """How likely the executed chunks are now, and what is expected, window after window."""
         assert self.value is not None
         executed = rows.windows.executed.flatten(0, 1)
         drawn = executed >= 0
-        scores = logits[..., :-1, :].flatten(0, 1)[..., self.layout.action_ids].log_softmax(-1)
+        scores = moves.flatten(0, 1)
         chosen = scores.gather(-1, executed.clamp(min=0)[..., None])[..., 0]
         entropies = -(scores.exp() * scores).sum(-1)
         current = rows.current.flatten()
@@ -304,23 +315,6 @@ class Learner:
             present=current >= 0,
             drawn=drawn,
         )
-
-    def _answer_states(self, rows: WindowRows, tokens: Tensor) -> Tensor:
-        """(rows, turns, chunk + 1, hidden): the states that each token of each answer is predicted from."""
-        tk, width = tokens.shape[1:]
-        ids, places = self.layout.build(rows.windows, rows.length)
-        frame = rows.frames.gather(1, (places.clamp(min=0) // tk))
-        source = (frame * tk + places.clamp(min=0) % tk).flatten()
-        pictures = tokens.flatten(0, 1).index_select(0, source).view(*places.shape, width)
-        words = self.model.language_model.embed_tokens(ids).to(pictures.dtype)
-        embeddings = torch.where((places >= 0)[..., None], pictures, words)
-        # Rows are padded on the right, so causal attention needs no mask; given one, Qwen2 would look at its values.
-        output = self.model.language_model(
-            inputs_embeds=embeddings, attention_mask={"full_attention": None}, use_cache=False
-        ).last_hidden_state
-        at = self.layout.deciding_positions(rows.windows).clamp(max=rows.length - 1)
-        flat = output.gather(1, at.flatten(1)[..., None].expand(-1, -1, width))
-        return flat.view(*at.shape, width)
 
     def _reduce_gradients(self) -> None:
         """Averages the gradients over the processes of a distributed training."""

@@ -12,14 +12,10 @@ from torch import Tensor
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.slot_cache import SlotCache
 from streamvln_gym.training.online.batches import memory_turns
+from streamvln_gym.training.online.forward import to_pixels
 from streamvln_gym.training.online.layout import DialogueLayout, Windows
 
 _FRAMES_AT_ONCE = 512
-
-
-def to_pixels(rgb: Tensor, dtype: torch.dtype) -> Tensor:
-    """(frames, size, size, 3) uint8 to network inputs (frames, 3, size, size) in [-1, 1]."""
-    return (rgb.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1.0).contiguous()
 
 
 @dataclass

@@ -29,6 +29,7 @@ from streamvln_gym.training.online.pictures import choose_pictures
 from streamvln_gym.training.online.run_folder import RunFolder
 from streamvln_gym.training.online.scenes import split_scenes
 from streamvln_gym.training.online.stream_arrays import KINDS, RESULTS
+from streamvln_gym.training.online.teachers import load_teachers
 from streamvln_gym.training.online.worker import StreamsSpec
 from streamvln_gym.training.online.workers import WorkerPool
 
@@ -78,7 +79,8 @@ class _OnlineRun:
         model.to(device=self.device)  # type: ignore[call-arg]  # transformers hides the signature
         layout = DialogueLayout(self.processor, self.device)
         torch.manual_seed(config.seed)  # the same auxiliary heads in every process
-        self.learner = Learner(model, layout, config.optimize, config.auxiliary, config.reinforce)
+        teachers = load_teachers(config.teach, model, layout)
+        self.learner = Learner(model, layout, config.optimize, config.auxiliary, config.reinforce, teachers)
         self.rng = np.random.default_rng(seeds)
         torch.manual_seed(int(self.rng.integers(2**31)))
         pictures, value = choose_pictures(specs[0], pool.arrays, self.device), self.learner.value
