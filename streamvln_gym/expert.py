@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamvln_gym.errors import NavigationError
 from streamvln_gym.geometry import wrap_angle
 from streamvln_gym.simulators.base import Action, AgentState, Simulator
+from streamvln_gym.simulators.heading import best_turns
 
 if TYPE_CHECKING:
     from streamvln_gym.episodes import Episode
@@ -63,6 +64,8 @@ class GeodesicFollower:
             raise ValueError("GeodesicFollower needs at least one way-point")
         self._goal_radius = goal_radius
         self._waypoint_radius = waypoint_radius
+        # The embedded simulator has the rule compiled.
+        self._best_turns = getattr(simulator, "best_turns", None) or partial(best_turns, simulator)
         self._index = 0
         self._measured: tuple[tuple[float, ...], float] = ((), math.nan)
 
@@ -115,7 +118,7 @@ class GeodesicFollower:
         distance = self.advance(state)
         if self._index == len(self._waypoints) - 1 and distance <= self._goal_radius:
             return int(Action.STOP)
-        turns = self._simulator.best_turns(state, self.waypoint, distance)
+        turns = self._best_turns(state, self.waypoint, distance)
         if turns == 0:
             return int(Action.FORWARD)
         return int(Action.LEFT if turns > 0 else Action.RIGHT)

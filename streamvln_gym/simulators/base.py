@@ -181,15 +181,6 @@ class Simulator(Protocol):
         """Length in metres of the shortest walkable path from `position` (3,) to the nearest of `goals` ((3,) or
         (N, 3)); inf if none can be reached."""
 
-    def best_turns(self, state: AgentState, goal: NDArray[np.float64], distance: float) -> int:
-        """Turns (left positive) before the FORWARD that comes nearer to `goal` (3,), as `heading.best_turns` says.
-
-        Args:
-            state: where the agent stands.
-            goal: (3,), metres.
-            distance: geodesic metres from `state` to `goal`.
-        """
-
     def shortest_path(self, start: ArrayLike, end: ArrayLike) -> NDArray[np.float64] | None:
         """Corner points (N, 3) of the shortest walkable path, or None if there is none."""
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.errors import NavigationError
-from streamvln_gym.simulators import heading
 from streamvln_gym.simulators.base import COLLISION_SLACK_SQR, Action, AgentState, point_ahead, turned
 
 
@@ -56,10 +55,6 @@ class HabitatQueries(ABC):
             moved, asked = reached - start, end.astype(np.float64) - start
             return AgentState(reached, state.yaw), bool(moved @ moved + COLLISION_SLACK_SQR < asked @ asked)
         return turned(state, action), False
-
-    def best_turns(self, state: AgentState, goal: NDArray[np.float64], distance: float) -> int:
-        """Turns (left positive) before the FORWARD that comes nearer to `goal` (3,), `distance` metres away."""
-        return heading.best_turns(self, state, goal, distance)
 
     def geodesic_distance(self, position: ArrayLike, goals: ArrayLike) -> float:
         """Metres of the shortest walkable path from `position` (3,) to the nearest of `goals`; inf if there is none."""

@@ -20,6 +20,10 @@ TURN_COST = 0.01
 """Metres of gain that a turn is worth, where no heading has a good gain."""
 
 
+RULE = (FORWARD_METRES, math.radians(TURN_DEGREES), HALF_CIRCLE, GOOD_GAIN, TURN_COST)
+"""All that the rule depends on: metres of a FORWARD, radians of a turn, and the three above."""
+
+
 class Steps(Protocol):
     """What of a `Simulator` is asked."""
 

@@ -111,7 +111,8 @@ def merge_adapter(model: StreamVLNForConditionalGeneration, folder: str | Path) 
     its folder says; without that file (an adapter that something else wrote) they stay.
 
     Args:
-        model: that network, of unquantised weights; it is changed.
+        model: that network, of unquantised weights; it is changed. So is its configuration, which a processor that
+            `load_checkpoint` gave with it shares.
         folder: the adapter's.
 
     Raises:
@@ -139,8 +140,10 @@ def _read_context(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        context = json.loads(file.read_text(encoding="utf-8"))
-        return {name: context[name] for name in _CONTEXT}
+        content = json.loads(file.read_text(encoding="utf-8"))
+        context = {name: content[name] for name in _CONTEXT}
+        StreamVLNConfig(**context)  # refuses what no network can have
+        return context
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{file} is damaged ({error!r}): write it anew with {', '.join(_CONTEXT)} as the adapter was trained, or "

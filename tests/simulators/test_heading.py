@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from streamvln_gym.expert import demonstrate, expert_for
 from streamvln_gym.simulators import heading
 from streamvln_gym.simulators.base import AgentState
 
@@ -38,6 +39,25 @@ def test_fewest_turns_that_gain_what_a_step_can(simulator):
     for off, turns in ((5.0, 0), (-5.0, 0), (43.0, -3), (-43.0, 3), (179.0, -12)):
         state = AgentState(start, towards + math.radians(off))
         assert simulator.best_turns(state, goal, simulator.geodesic_distance(start, goal)) in (turns, turns + 24), off
+
+
+def test_a_simulator_without_the_compiled_rule_has_the_same_expert(tiny_flats):
+    env = tiny_flats.make(sensors=("instruction",))
+    env.reset()
+
+    class OnesOwn:
+        """What a user's simulator must have."""
+
+        def __init__(self):
+            for name in ("try_step", "geodesic_distance", "shortest_path"):
+                setattr(self, name, getattr(env.simulator, name))
+
+    runs = [
+        demonstrate(simulator, env.simulator.state, expert_for(simulator, env.episode))
+        for simulator in (env.simulator, OnesOwn())
+    ]
+    assert runs[0].actions == runs[1].actions and len(runs[0].actions) > 10
+    env.close()
 
 
 def test_a_goal_that_cannot_be_reached_asks_for_no_turn(simulator):

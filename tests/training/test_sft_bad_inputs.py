@@ -323,9 +323,11 @@ def test_an_adapter_of_another_network(files, tmp_path):
         merge_adapter(StreamVLNForConditionalGeneration.from_seed(other), result.adapter)
     with pytest.raises(CheckpointError, match="holds no adapter"):
         merge_adapter(StreamVLNForConditionalGeneration.from_seed(thin_processor().config), files[1])
-    (result.adapter / "context.json").write_text('{"num_history": 8}')
-    with pytest.raises(CheckpointError, match=r"context.json is damaged \(KeyError"):
-        merge_adapter(StreamVLNForConditionalGeneration.from_seed(thin_processor().config), result.adapter)
+    context = json.loads((result.adapter / "context.json").read_text())
+    for damaged in ({"num_history": 8}, {**context, "prompt_style": "x"}, {**context, "window_steps": "32"}, []):
+        (result.adapter / "context.json").write_text(json.dumps(damaged))
+        with pytest.raises(CheckpointError, match=r"context.json is damaged \("):
+            merge_adapter(StreamVLNForConditionalGeneration.from_seed(thin_processor().config), result.adapter)
 
 
 def test_the_folder_of_a_run_is_no_checkpoint_but_has_one(files, tmp_path):

@@ -7,25 +7,23 @@ import math
 import numpy as np
 from numba import njit
 
-from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES
 from streamvln_gym.simulators.embedded.detour import nearest_polygon, try_step
 from streamvln_gym.simulators.embedded.detour_path import find_path
-from streamvln_gym.simulators.heading import GOOD_GAIN, HALF_CIRCLE, TURN_COST
 
 OFF_MESH = -1000
-_TURN = math.radians(TURN_DEGREES)
 
 
 @njit(cache=True, nogil=True)
-def best_turns(mesh, scratch, x, y, z, yaw, goal_x, goal_y, goal_z, distance):
+def best_turns(mesh, scratch, x, y, z, yaw, goal_x, goal_y, goal_z, distance, rule):
     """Turns (left positive) before the FORWARD towards a goal that is `distance` metres away; `OFF_MESH` if (x, y, z)
-    is off the mesh."""
+    is off the mesh. `rule` is `heading.RULE`: given, for numba's cache would not notice that a constant has changed."""
+    metres, turn, half_circle, good_gain, turn_cost = rule
     goal, goal_x, goal_y, goal_z = nearest_polygon(mesh, goal_x, goal_y, goal_z, -1)
     best_score, best = -np.inf, 0
-    for k in range(2 * HALF_CIRCLE):
+    for k in range(2 * half_circle):
         turns = (k + 1) // 2 if k % 2 else -(k // 2)
-        ahead = yaw + turns * _TURN
-        end_x, end_z = x - FORWARD_METRES * math.sin(ahead), z - FORWARD_METRES * math.cos(ahead)
+        ahead = yaw + turns * turn
+        end_x, end_z = x - metres * math.sin(ahead), z - metres * math.cos(ahead)
         start, new_x, new_y, new_z = try_step(mesh, scratch, x, y, z, end_x, y, end_z)
         if start < 0:
             return OFF_MESH
@@ -34,9 +32,9 @@ def best_turns(mesh, scratch, x, y, z, yaw, goal_x, goal_y, goal_z, distance):
         if start >= 0 and goal >= 0:
             left = find_path(mesh, scratch, start, goal, new_x, new_y, new_z, goal_x, goal_y, goal_z)[1]
         gain = distance - left
-        if gain >= GOOD_GAIN:
+        if gain >= good_gain:
             return turns
-        score = gain - TURN_COST * abs(turns)
+        score = gain - turn_cost * abs(turns)
         if score > best_score:
             best_score, best = score, turns
     return best

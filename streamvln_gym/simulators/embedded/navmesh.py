@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamvln_gym.errors import NavigationError, SceneError
+from streamvln_gym.simulators import heading
 from streamvln_gym.simulators.base import COLLISION_SLACK_SQR
 from streamvln_gym.simulators.embedded import detour, detour_heading, detour_path
 from streamvln_gym.simulators.embedded.navmesh_arrays import (
@@ -310,7 +311,7 @@ class NavigationMesh:
         x, y, z = _coordinates(position, "position")
         goal_x, goal_y, goal_z = _coordinates(goal, "goal")
         turns = detour_heading.best_turns(
-            self._arrays, self._scratch, x, y, z, float(yaw), goal_x, goal_y, goal_z, float(distance)
+            self._arrays, self._scratch, x, y, z, float(yaw), goal_x, goal_y, goal_z, float(distance), heading.RULE
         )
         if turns == detour_heading.OFF_MESH:
             raise self._off_mesh(position, "position")

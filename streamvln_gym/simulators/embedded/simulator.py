@@ -186,7 +186,7 @@ class EmbeddedSimulator:
         return self._loaded.mesh.geodesic_distance(position, goals)
 
     def best_turns(self, state: AgentState, goal: NDArray[np.float64], distance: float) -> int:
-        """Turns (left positive) before the FORWARD that comes nearer to `goal` (3,), `distance` metres away."""
+        """`heading.best_turns` in this simulator, in one compiled call."""
         return self._loaded.mesh.best_turns(state.position, state.yaw, goal, distance)
 
     def shortest_path(self, start: ArrayLike, end: ArrayLike) -> NDArray[np.float64] | None:

@@ -72,8 +72,8 @@ class BatchPlan:
     """The shapes of a training's batches, always the same, so that the device can run them from a recorded graph.
 
     A batch travels as one vector of integers: the ring positions of its frames (counted from the buffer's capacity on
-    where a frame is shown mirrored), then per bucket the windows' current and memory frames, conjunctions, and
-    instruction rows and lengths.
+    where a frame is shown mirrored), then per bucket the windows' current and memory frames, conjunctions, instruction
+    rows, and the lengths of those instructions and of their mirror images.
 
     Attributes:
         frames: of a batch at most.
@@ -81,6 +81,7 @@ class BatchPlan:
         turns: of a window.
         num_history: frames of its memory.
         mirrored: share of the episodes that are shown mirrored.
+        reflected: whether batches are also gathered in the mirror, see `gather`.
     """
 
     frames: int
@@ -88,6 +89,7 @@ class BatchPlan:
     turns: int
     num_history: int
     mirrored: float = 0.0
+    reflected: bool = False
 
     @classmethod
     def for_buffer(
@@ -98,6 +100,7 @@ class BatchPlan:
         longest: int,
         rng: np.random.Generator,
         mirrored: float = 0.0,
+        reflected: bool = False,
     ) -> BatchPlan:
         """Buckets that suit the episodes in the buffer.
 
@@ -108,6 +111,7 @@ class BatchPlan:
             longest: tokens of an instruction at most.
             rng: draws the episodes that are looked at.
             mirrored: share of the episodes that will be shown mirrored.
+            reflected: whether batches are also gathered in the mirror.
         """
         drawn = buffer.draw(buffer.whole, rng, count=512)
         lengths = _window_lengths(buffer, layout, drawn, drawn)[-1]
@@ -117,13 +121,14 @@ class BatchPlan:
         edges = sorted({-(-edge // _ALIGNMENT) * _ALIGNMENT for edge in edges})
         counts = np.bincount(np.searchsorted(edges, lengths), minlength=len(edges))
         expected = counts * frames / int(buffer.turns_of(drawn).sum())
-        rows = [int(count + _SPREAD * count**0.5) + 1 for count in expected]
+        # torch.compile makes a variant of its own for one row.
+        rows = [max(int(count + _SPREAD * count**0.5) + 1, 2) for count in expected]
         buckets = tuple(Bucket(count, edge) for count, edge in zip(rows, edges, strict=True))
-        return cls(frames, buckets, layout.turns, layout.num_history, mirrored)
+        return cls(frames, buckets, layout.turns, layout.num_history, mirrored, reflected)
 
     @cached_property
     def _row_size(self) -> int:
-        return 2 * self.turns + self.num_history + 2
+        return 2 * self.turns + self.num_history + 3
 
     @property
     def size(self) -> int:
@@ -149,6 +154,9 @@ class BatchPlan:
             mirrored[(rng.random(len(episodes)) < self.mirrored) & ~buffer.exact[episodes]] = 1
         instructions = episodes + mirrored * buffer.rows
         episode, number, turns, lengths = _window_lengths(buffer, layout, episodes, instructions)
+        images = (instructions + buffer.rows) % (2 * buffer.rows)
+        if self.reflected:
+            lengths = np.maximum(lengths, _window_lengths(buffer, layout, episodes, images)[-1])
         bucket = np.searchsorted([b.length for b in self.buckets], lengths)
         places = np.zeros(len(episode), dtype=np.int64)
         fits = np.ones(len(episode), dtype=bool)
@@ -174,17 +182,18 @@ class BatchPlan:
             table = packed[begin : begin + room.rows * self._row_size].reshape(room.rows, self._row_size)
             begin += table.size
             table[:, : self.turns + self.num_history] = -1
-            table[:, -1] = 1
-            table[:, -2 - self.turns : -2] = rng.integers(len(CONJUNCTIONS), size=(room.rows, self.turns))
+            table[:, -2:] = 1
+            table[:, -3 - self.turns : -3] = rng.integers(len(CONJUNCTIONS), size=(room.rows, self.turns))
             mine = np.flatnonzero(chosen & (bucket == k))
             rows = places[mine]
             table[rows, : self.turns] = current[mine]
             table[rows, self.turns : self.turns + self.num_history] = memory[mine]
             as_shown = mine[buffer.exact[episodes[episode[mine]]]]
             seen = frames[current[as_shown].clip(min=0)]
-            table[places[as_shown], -2 - self.turns : -2] = buffer.conjunctions[seen]
-            table[rows, -2] = instructions[episode[mine]]
-            table[rows, -1] = buffer.instruction_lengths[instructions[episode[mine]]]
+            table[places[as_shown], -3 - self.turns : -3] = buffer.conjunctions[seen]
+            for column, read in ((-2, instructions), (-1, images)):
+                table[rows, column] = buffer.instruction_lengths[read[episode[mine]]]
+            table[rows, -3] = instructions[episode[mine]]
         return packed
 
     def gather(
@@ -196,7 +205,8 @@ class BatchPlan:
             packed: by `fill`.
             buffer: as then.
             layout: of the dialogue.
-            reflected: the mirror image of everything; the buffer must hold all mirrored instructions.
+            reflected: the mirror image of everything, for which the plan was made; the buffer holds the mirror images
+                of all instructions.
 
         Returns:
             Frames, and windows by bucket.
@@ -208,10 +218,10 @@ class BatchPlan:
         for room in self.buckets:
             table = packed[begin : begin + room.rows * self._row_size].view(room.rows, self._row_size)
             begin += table.numel()
-            sizes = [self.turns, self.num_history, self.turns, 1, 1]
-            now, past, conjunctions, instruction, lengths = table.split(sizes, dim=1)
+            sizes = [self.turns, self.num_history, self.turns, 1, 1, 1]
+            now, past, conjunctions, instruction, lengths, image_lengths = table.split(sizes, dim=1)
             if reflected:
-                instruction = (instruction + buffer.rows) % (2 * buffer.rows)
+                instruction, lengths = (instruction + buffer.rows) % (2 * buffer.rows), image_lengths
             absent = (now < 0)[..., None]
             shown = now.clamp(min=0)
             ring, in_mirror = places[shown], mirrored[shown][..., None]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from streamvln_gym.devices import cores
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
@@ -156,6 +158,10 @@ class OptimizeConfig:
         if not 0.0 <= self.mirrored <= 1.0:
             raise ValueError(f"OptimizeConfig.mirrored must lie between 0 and 1, got {self.mirrored}")
 
+    def compiled_on(self, device: torch.device) -> bool:
+        """Whether layers are compiled there."""
+        return device.type == "cuda" if self.compile is None else self.compile
+
     def rate(self, update: int, done: float | None = None) -> float:
         """The learning rate of an update.
 
@@ -237,9 +243,9 @@ class TeachConfig:
     """Learning from the averaged answers of other networks, see `teachers`; in every frame, whoever drives.
 
     Attributes:
-        teachers: checkpoint folders.
+        teachers: checkpoints, each as `OnlineConfig.checkpoint` takes one.
         weight: of the divergence from their answers.
-        mirrored: each teacher answers in the mirror as well (for English instructions only).
+        mirrored: each teacher answers in the mirror as well; False where instructions are not English.
     """
 
     teachers: tuple[str, ...] = ()
@@ -247,8 +253,10 @@ class TeachConfig:
     mirrored: bool = True
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0.0:
-            raise ValueError(f"TeachConfig.weight must not be negative, got {self.weight}")
+        if isinstance(self.teachers, str):
+            raise ValueError(f"TeachConfig.teachers must be a tuple, got {self.teachers!r}: write ({self.teachers!r},)")
+        if not 0.0 <= self.weight < math.inf:
+            raise ValueError(f"TeachConfig.weight must be finite and not negative, got {self.weight}")
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Learner:
         self._filled: list[float] = []
         cuda = self.device.type == "cuda"
         self.recorded = cuda if config.record is None else config.record
-        if cuda if config.compile is None else config.compile:
+        if config.compiled_on(self.device):
             for layer in (*model.vision_tower.encoder.layers, *model.language_model.layers):
                 layer.compile(dynamic=True)
 
@@ -124,7 +124,10 @@ class Learner:
         """
         config = self.config
         self._experience = experience
-        self._plan = BatchPlan.for_buffer(buffer, self.layout, config.frames_per_update, longest, rng, config.mirrored)
+        reflected = self._teachers is not None and self._teachers.mirrored
+        self._plan = BatchPlan.for_buffer(
+            buffer, self.layout, config.frames_per_update, longest, rng, config.mirrored, reflected
+        )
         self._buffer = buffer
         self._packed = torch.zeros(self._plan.size, dtype=torch.int64, device=self.device)
         self._graph = None
@@ -241,6 +244,7 @@ class Learner:
         model, buffer = self.model, self._buffer
         shown, windows = self._plan.gather(packed, buffer, self.layout)
         places, mirrored = shown.places, shown.mirrored
+        taught = [] if self._teachers is None else self._teachers.log_probs(packed, self._plan, buffer)
         rgb = mirror_pictures(buffer.rgb[places], mirrored)
         features = frame_features(model, rgb, torch.float32)
         tokens = model.pool(model.projector(features))
@@ -257,7 +261,8 @@ class Learner:
                 logits.flatten(0, 2), rows.labels.flatten(), ignore_index=IGNORE_LABEL, reduction="none"
             ).view(rows.labels.shape)
             weights = learned * (1.0 + rows.stops * (self.config.stop_weight - 1.0))
-            moves.append(logits[..., :-1, :][..., self.layout.action_ids].log_softmax(-1))
+            if self.reinforce is not None or self._teachers is not None:
+                moves.append(logits[..., :-1, :][..., self.layout.action_ids].log_softmax(-1))
             if self.reinforce is not None:
                 chunks.append(self._judge(rows, moves[-1], hidden, places))
             action_sum = action_sum + (losses * weights).sum()
@@ -291,7 +296,6 @@ class Learner:
             reinforced, logged = proximal_loss(joined, self._experience, self.reinforce, self._policy_scale)
             loss, parts = loss + reinforced, parts + logged
         if self._teachers is not None:
-            taught = self._teachers.log_probs(packed, self._plan, buffer)
             apart = divergence(moves, taught, [rows.windows.executed >= 0 for rows in windows])
             loss, parts = loss + self._teachers.weight * apart, [*parts, apart.detach()]
         return loss, parts

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from streamvln_gym.agents.checkpoint import load_checkpoint
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.simulators.base import Action
 from streamvln_gym.training.online.batches import BatchPlan, WindowRows
 from streamvln_gym.training.online.config import TeachConfig
@@ -26,7 +28,17 @@ from streamvln_gym.training.online.mirroring import mirror_pictures
 from streamvln_gym.training.online.replay import FrameBuffer
 
 _EXCHANGED = [Action.STOP, Action.FORWARD, Action.RIGHT, Action.LEFT]
-_READ_ALIKE = ("num_history", "window_steps", "chunk_size", "action_strings", "memory_strategy", "tokens_per_frame")
+_READ_ALIKE = (
+    "image_size",
+    "tokens_per_frame",
+    "num_history",
+    "memory_strategy",
+    "memory_prompt",
+    "window_steps",
+    "chunk_size",
+    "action_strings",
+    "prompt_style",
+)
 
 
 class Teachers:
@@ -35,6 +47,10 @@ class Teachers:
     Args:
         models: they read the same dialogue; copies of them answer.
         layout: of the dialogue.
+        config: how they answer.
+        compiled: compile their layers with torch.compile.
+
+    Attributes:
         mirrored: they answer in the mirror as well.
         weight: of what they say, in the learner's loss.
     """
@@ -43,20 +59,18 @@ class Teachers:
         self,
         models: Sequence[StreamVLNForConditionalGeneration],
         layout: DialogueLayout,
-        mirrored: bool,
-        weight: float = 1.0,
+        config: TeachConfig,
+        compiled: bool = False,
     ) -> None:
-        self.weight = weight
+        self.mirrored, self.weight = config.mirrored, config.weight
         self._layout = layout
-        self._views = (False, True) if mirrored else (False,)
-        self._exchanged = torch.tensor(_EXCHANGED, device=layout.action_ids.device)
-        cuda = layout.action_ids.device.type == "cuda"
-        dtype = torch.bfloat16 if cuda else torch.float32
-        self._models = [copy.deepcopy(model).eval().requires_grad_(False).to(dtype=dtype) for model in models]  # type: ignore[call-arg]
-        if cuda:
-            for model in self._models:
-                for layer in (*model.vision_tower.encoder.layers, *model.language_model.layers):
-                    layer.compile(dynamic=True)
+        device = layout.action_ids.device
+        self._exchanged = torch.tensor(_EXCHANGED, device=device)
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self._models = [copy.deepcopy(model).eval().requires_grad_(False).to(device, dtype) for model in models]
+        for model in self._models if compiled else ():
+            for layer in (*model.vision_tower.encoder.layers, *model.language_model.layers):
+                layer.compile(dynamic=True)
 
     @torch.no_grad()
     def log_probs(self, packed: Tensor, plan: BatchPlan, buffer: FrameBuffer) -> list[Tensor]:
@@ -72,14 +86,14 @@ class Teachers:
             the actions, after the actions of the answer that were executed.
         """
         sums: list[Tensor] = []
-        for reflected in self._views:
+        for reflected in (False, True) if self.mirrored else (False,):
             shown, windows = plan.gather(packed, buffer, self._layout, reflected)
             rgb = mirror_pictures(buffer.rgb[shown.places], shown.mirrored)
             for model in self._models:
                 tokens = model.pool(model.projector(frame_features(model, rgb, model.dtype)))
                 answers = [self._answer(model, rows, tokens, reflected) for rows in windows]
                 sums = [a + b for a, b in zip(sums, answers, strict=True)] if sums else answers
-        count = len(self._views) * len(self._models)
+        count = len(self._models) * (2 if self.mirrored else 1)
         return [(total / count).log_softmax(-1) for total in sums]
 
     def _answer(
@@ -92,29 +106,31 @@ class Teachers:
         return logits.log_softmax(-1)
 
 
-def load_teachers(
-    config: TeachConfig, network: StreamVLNForConditionalGeneration, layout: DialogueLayout
-) -> Teachers | None:
-    """The configured networks, None if there are none.
+def load_teachers(config: TeachConfig, learning: StreamVLNProcessor) -> list[StreamVLNForConditionalGeneration]:
+    """The configured networks.
+
+    Args:
+        config: names them.
+        learning: of the network that will learn from them.
 
     Raises:
         CheckpointError: one cannot be loaded.
         TrainingError: one does not read what the learning network reads.
     """
-    from streamvln_gym.agents.checkpoint import load_checkpoint
-
     models = []
     for name in config.teachers:
-        model, _ = load_checkpoint(name, torch.float32)
-        for setting in (*_READ_ALIKE, "vision_config.image_size", "text_config.vocab_size"):
-            theirs, ours = _setting(model.config, setting), _setting(network.config, setting)
+        model, processor = load_checkpoint(name, torch.float32)
+        for setting in _READ_ALIKE:
+            theirs, ours = getattr(model.config, setting), getattr(learning.config, setting)
             if theirs != ours:
                 raise TrainingError(
                     f"the teacher {name} has {setting} {theirs!r}, the network that learns {ours!r}: teachers must "
                     "read the same dialogue"
                 )
-        models.append(model.to(device=layout.action_ids.device))
-    return Teachers(models, layout, config.mirrored, config.weight) if models else None
+        if processor.tokenizer.get_vocab() != learning.tokenizer.get_vocab():
+            raise TrainingError(f"the teacher {name} has another vocabulary than the network that learns")
+        models.append(model)
+    return models
 
 
 def divergence(learned: Sequence[Tensor], taught: Sequence[Tensor], counted: Sequence[Tensor]) -> Tensor:
@@ -127,9 +143,3 @@ def divergence(learned: Sequence[Tensor], taught: Sequence[Tensor], counted: Seq
     """
     apart = [((t.exp() * (t - own)).sum(-1) * c).sum() for own, t, c in zip(learned, taught, counted, strict=True)]
     return torch.stack(apart).sum() / torch.stack([c.sum() for c in counted]).sum().clamp(min=1)
-
-
-def _setting(config: object, name: str) -> object:
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config

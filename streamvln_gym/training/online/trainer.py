@@ -29,7 +29,7 @@ from streamvln_gym.training.online.pictures import choose_pictures
 from streamvln_gym.training.online.run_folder import RunFolder
 from streamvln_gym.training.online.scenes import split_scenes
 from streamvln_gym.training.online.stream_arrays import KINDS, RESULTS
-from streamvln_gym.training.online.teachers import load_teachers
+from streamvln_gym.training.online.teachers import Teachers, load_teachers
 from streamvln_gym.training.online.worker import StreamsSpec
 from streamvln_gym.training.online.workers import WorkerPool
 
@@ -66,6 +66,7 @@ class _OnlineRun:
         self.folder.open()
         done = 0 if state is None else int(state["learner"]["updates"])
         self.processor, model = _initial_network(config)
+        taught_by = load_teachers(config.teach, self.processor)
         self.scenes = split_scenes(config, done)
         seeds = (config.seed, self.rank, done)  # a training that goes on draws what it has not drawn yet
         specs = self._specs(seeds)
@@ -78,8 +79,10 @@ class _OnlineRun:
         self.device = self._choose_device(stack)
         model.to(device=self.device)  # type: ignore[call-arg]  # transformers hides the signature
         layout = DialogueLayout(self.processor, self.device)
+        teachers = None
+        if taught_by:
+            teachers = Teachers(taught_by, layout, config.teach, config.optimize.compiled_on(self.device))
         torch.manual_seed(config.seed)  # the same auxiliary heads in every process
-        teachers = load_teachers(config.teach, model, layout)
         self.learner = Learner(model, layout, config.optimize, config.auxiliary, config.reinforce, teachers)
         self.rng = np.random.default_rng(seeds)
         torch.manual_seed(int(self.rng.integers(2**31)))

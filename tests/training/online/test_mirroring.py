@@ -42,7 +42,7 @@ def test_sides_are_exchanged(text, expected):
     assert mirror_text(expected) == text
 
 
-def world(mirrored, processor):
+def world(mirrored, processor, instruction=TEXT, image=MIRRORED):
     """A buffer with one episode of 40 frames, or its mirror image."""
     rng = np.random.default_rng(0)
     arrays = StreamArrays(1, 112, 64, 4)
@@ -63,7 +63,7 @@ def world(mirrored, processor):
             swap = np.array([0, 1, 3, 2])
             executed, labels = swap[executed], swap[labels]
         arrays.executed[:], arrays.labels[:] = executed, labels
-        text, other = (MIRRORED, TEXT) if mirrored else (TEXT, MIRRORED)
+        text, other = (image, instruction) if mirrored else (instruction, image)
         start = turn == 0
         buffer.add(
             arrays,
