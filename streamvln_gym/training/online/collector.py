@@ -205,7 +205,7 @@ class Collector:
     def _mirrored(self, starting: dict[int, list[int]]) -> dict[int, list[int]]:
         """The mirrored instructions of those streams that the learner or its teachers may see so."""
         teach = self.config.teach
-        everyone = bool(teach.teachers) and teach.mirrored
+        everyone = teach.wanted and teach.mirrored
         if self.config.optimize.mirrored <= 0.0 and not everyone:
             return {}
         shown = [stream for stream in starting if everyone or not self.pool.free[stream]]

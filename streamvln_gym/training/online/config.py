@@ -240,15 +240,17 @@ class ReinforceConfig:
 
 @dataclass(frozen=True)
 class TeachConfig:
-    """Learning from the averaged answers of other networks, see `teachers`; in every frame, whoever drives.
+    """Learning from the averaged answers of several networks, see `teachers`; in every frame, whoever drives.
 
     Attributes:
         teachers: checkpoints, each as `OnlineConfig.checkpoint` takes one.
+        average: the average of the learning network's own weights teaches, too.
         weight: of the divergence from their answers.
         mirrored: each teacher answers in the mirror as well; False where instructions are not English.
     """
 
     teachers: tuple[str, ...] = ()
+    average: bool = False
     weight: float = 1.0
     mirrored: bool = True
 
@@ -257,6 +259,10 @@ class TeachConfig:
             raise ValueError(f"TeachConfig.teachers must be a tuple, got {self.teachers!r}: write ({self.teachers!r},)")
         if not 0.0 <= self.weight < math.inf:
             raise ValueError(f"TeachConfig.weight must be finite and not negative, got {self.weight}")
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.teachers) or self.average
 
 
 @dataclass(frozen=True)

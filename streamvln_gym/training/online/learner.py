@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGener
 from streamvln_gym.training.auxiliary import AuxiliaryHeads
 from streamvln_gym.training.muon import Muon
 from streamvln_gym.training.online.batches import BatchPlan, WindowRows
-from streamvln_gym.training.online.config import OptimizeConfig, ReinforceConfig
+from streamvln_gym.training.online.config import OptimizeConfig, ReinforceConfig, TeachConfig
 from streamvln_gym.training.online.forward import answer_states, frame_features
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.mirroring import mirror_patches, mirror_pictures, mirror_pose
@@ -37,7 +38,8 @@ class Learner:
         config: how to learn.
         auxiliary: weights of the auxiliary losses.
         reinforce: learning from success.
-        teachers: networks whose answers are learned from.
+        teach: learning from the answers of several networks.
+        taught_by: those of them that do not change.
 
     Attributes:
         value: what free streams expect to earn; None if there are none.
@@ -54,7 +56,8 @@ class Learner:
         config: OptimizeConfig,
         auxiliary: AuxiliaryConfig,
         reinforce: ReinforceConfig | None = None,
-        teachers: Teachers | None = None,
+        teach: TeachConfig | None = None,
+        taught_by: Sequence[StreamVLNForConditionalGeneration] = (),
     ) -> None:
         self.model = model
         self.layout = layout
@@ -69,10 +72,13 @@ class Learner:
         self._policy_scale = torch.ones((), device=self.device)
         self._heads_scale = torch.ones((), device=self.device)  # of the heads' gradient where it enters the network
         self._experience: Experience | None = None
-        self._teachers = teachers
-        taught = ("teacher_divergence",) if teachers else ()
+        taught = ("teacher_divergence",) if teach is not None and teach.wanted else ()
         self._names = ("loss", *_PARTS, *(PARTS if self.reinforce else ()), *taught, "gradient_norm")
         self.average = copy.deepcopy(model).eval()
+        self._teachers: Teachers | None = None
+        if teach is not None and teach.wanted:
+            moving = [self.average] if teach.average else []
+            self._teachers = Teachers(taught_by, moving, layout, teach, config.compiled_on(self.device))
         self.updates = 0
         self.learning_rate = 0.0
         heads = [self.heads] if self.value is None else [self.heads, self.value]

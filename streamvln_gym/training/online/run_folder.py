@@ -140,6 +140,6 @@ def recipe(config: OnlineConfig) -> dict[str, Any]:
     }
     if config.reinforce.wanted:
         values |= {f"reinforce.{key}": value for key, value in asdict(config.reinforce).items()}
-    if config.teach.teachers:
+    if config.teach.wanted:
         values |= {f"teach.{key}": value for key, value in asdict(config.teach).items()}
     return {**values, "version": __version__}

@@ -4,7 +4,8 @@ Networks that went on from one another differ in episodes that are close calls, 
 picture and its mirror image; their average is right more often than each. What it says in the states that the learning
 policy comes into is a target for all four actions of every chunk, where success is one number for an episode.
 
-Source: Hinton et al. 2015, "Distilling the knowledge in a neural network".
+Sources: Hinton et al. 2015, "Distilling the knowledge in a neural network"; Tarvainen and Valpola 2017, "Mean teachers
+are better role models" (the average of the learner's own weights).
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ _READ_ALIKE = (
 
 
 class Teachers:
-    """Fixed networks whose answers are averaged.
+    """Networks whose answers are averaged; they read the same dialogue.
 
     Args:
-        models: they read the same dialogue; copies of them answer.
+        fixed: copies of these answer.
+        moving: these answer as they are at the moment.
         layout: of the dialogue.
         config: how they answer.
         compiled: compile their layers with torch.compile.
@@ -57,7 +59,8 @@ class Teachers:
 
     def __init__(
         self,
-        models: Sequence[StreamVLNForConditionalGeneration],
+        fixed: Sequence[StreamVLNForConditionalGeneration],
+        moving: Sequence[StreamVLNForConditionalGeneration],
         layout: DialogueLayout,
         config: TeachConfig,
         compiled: bool = False,
@@ -67,7 +70,8 @@ class Teachers:
         device = layout.action_ids.device
         self._exchanged = torch.tensor(_EXCHANGED, device=device)
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self._models = [copy.deepcopy(model).eval().requires_grad_(False).to(device, dtype) for model in models]
+        copies = [copy.deepcopy(model).eval().requires_grad_(False).to(device, dtype) for model in fixed]
+        self._models = [*copies, *moving]
         for model in self._models if compiled else ():
             for layer in (*model.vision_tower.encoder.layers, *model.language_model.layers):
                 layer.compile(dynamic=True)

@@ -29,7 +29,7 @@ from streamvln_gym.training.online.pictures import choose_pictures
 from streamvln_gym.training.online.run_folder import RunFolder
 from streamvln_gym.training.online.scenes import split_scenes
 from streamvln_gym.training.online.stream_arrays import KINDS, RESULTS
-from streamvln_gym.training.online.teachers import Teachers, load_teachers
+from streamvln_gym.training.online.teachers import load_teachers
 from streamvln_gym.training.online.worker import StreamsSpec
 from streamvln_gym.training.online.workers import WorkerPool
 
@@ -79,11 +79,10 @@ class _OnlineRun:
         self.device = self._choose_device(stack)
         model.to(device=self.device)  # type: ignore[call-arg]  # transformers hides the signature
         layout = DialogueLayout(self.processor, self.device)
-        teachers = None
-        if taught_by:
-            teachers = Teachers(taught_by, layout, config.teach, config.optimize.compiled_on(self.device))
         torch.manual_seed(config.seed)  # the same auxiliary heads in every process
-        self.learner = Learner(model, layout, config.optimize, config.auxiliary, config.reinforce, teachers)
+        self.learner = Learner(
+            model, layout, config.optimize, config.auxiliary, config.reinforce, config.teach, taught_by
+        )
         self.rng = np.random.default_rng(seeds)
         torch.manual_seed(int(self.rng.integers(2**31)))
         pictures, value = choose_pictures(specs[0], pool.arrays, self.device), self.learner.value

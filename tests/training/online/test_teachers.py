@@ -56,7 +56,7 @@ def answers(models, parts, mirrored_world, mirrored, texts=(TEXT, MIRRORED)):
     layout, buffer = DialogueLayout(parts[1]), world(mirrored_world, parts[1], *texts)
     plan = dataclasses.replace(plan_for(parts[1]), reflected=mirrored)
     packed = torch.from_numpy(plan.fill(np.arange(1), buffer, layout, FirstConjunction()))
-    said = Teachers(models, layout, TeachConfig(mirrored=mirrored)).log_probs(packed, plan, buffer)
+    said = Teachers(models, [], layout, TeachConfig(mirrored=mirrored)).log_probs(packed, plan, buffer)
     windows = plan.gather(packed, buffer, layout)[1]
     return torch.cat([part[rows.current >= 0] for part, rows in zip(said, windows, strict=True)])
 
@@ -65,7 +65,7 @@ def test_one_teacher_says_what_the_policy_says(parts):
     learner, buffer, experience, layout = play(parts, (21, 9), FREE, (1.0, 0.0), frames_per_update=40)
     found = judged(learner, buffer, experience, buffer.whole)
     packed = torch.from_numpy(learner._plan.fill(buffer.whole, buffer, layout, np.random.default_rng(5)))
-    said = Teachers([parts[0]], layout, TeachConfig(mirrored=False)).log_probs(packed, learner._plan, buffer)
+    said = Teachers([parts[0]], [], layout, TeachConfig(mirrored=False)).log_probs(packed, learner._plan, buffer)
     windows = learner._plan.gather(packed, buffer, layout)[1]
     compared = 0
     for taught, rows, chunks in zip(said, windows, found, strict=True):
@@ -128,15 +128,35 @@ def test_the_divergence_counts_what_was_executed():
 
 def test_the_learner_comes_near_its_teachers(parts):
     layout, buffer = DialogueLayout(parts[1]), world(False, parts[1])
-    teachers = Teachers([other_network(parts[0])], layout, TeachConfig(weight=5.0))
-    settings = OptimizeConfig(learning_rate=2e-3, warmup=1, frames_per_update=40)
-    learner = Learner(copy.deepcopy(parts[0]), layout, settings, NO_HEADS, None, teachers)
+    settings, teach = (
+        OptimizeConfig(learning_rate=2e-3, warmup=1, frames_per_update=40),
+        TeachConfig(("other",), weight=5.0),
+    )
+    learner = Learner(copy.deepcopy(parts[0]), layout, settings, NO_HEADS, None, teach, [other_network(parts[0])])
     learner.plan(buffer, 64, np.random.default_rng(0))
     rng, found = np.random.default_rng(1), []
     for _ in range(8):
         learner.update(np.arange(1), rng)
         found.append(learner.statistics()["teacher_divergence"])
     assert found[0] > 0.05 and found[-1] < 0.5 * found[0]
+
+
+def test_the_average_of_its_own_weights_teaches_as_it_is_now(parts):
+    layout, buffer = DialogueLayout(parts[1]), world(False, parts[1])
+    settings = OptimizeConfig(learning_rate=2e-3, warmup=1, frames_per_update=40, ema=0.9)
+    teach = TeachConfig(average=True, mirrored=False)
+    learner = Learner(copy.deepcopy(parts[0]), layout, settings, NO_HEADS, None, teach)
+    learner.plan(buffer, 64, np.random.default_rng(0))
+    packed = torch.from_numpy(learner._plan.fill(np.arange(1), buffer, layout, np.random.default_rng(1)))
+    found, said = [], []
+    for _ in range(3):
+        said.append(learner._teachers.log_probs(packed, learner._plan, buffer))
+        now = Teachers([learner.average], [], layout, teach).log_probs(packed, learner._plan, buffer)
+        torch.testing.assert_close(said[-1], now)
+        learner.update(np.arange(1), np.random.default_rng(1))
+        found.append(learner.statistics()["teacher_divergence"])
+    assert found[0] == pytest.approx(0.0, abs=1e-6) and found[-1] > 1e-3
+    assert max(float((a - b).abs().max()) for a, b in zip(said[0], said[-1], strict=True)) > 0.01
 
 
 def test_a_training_with_teachers(config, network):  # noqa: F811
