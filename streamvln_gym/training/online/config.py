@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from streamvln_gym.devices import cores
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
@@ -158,9 +156,9 @@ class OptimizeConfig:
         if not 0.0 <= self.mirrored <= 1.0:
             raise ValueError(f"OptimizeConfig.mirrored must lie between 0 and 1, got {self.mirrored}")
 
-    def compiled_on(self, device: torch.device) -> bool:
-        """Whether layers are compiled there."""
-        return device.type == "cuda" if self.compile is None else self.compile
+    def compiled_on(self, device_type: str) -> bool:
+        """Whether layers are compiled on "cpu" or "cuda"."""
+        return device_type == "cuda" if self.compile is None else self.compile
 
     def rate(self, update: int, done: float | None = None) -> float:
         """The learning rate of an update.

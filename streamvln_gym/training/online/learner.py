@@ -78,7 +78,7 @@ class Learner:
         self._teachers: Teachers | None = None
         if teach is not None and teach.wanted:
             moving = [self.average] if teach.average else []
-            self._teachers = Teachers(taught_by, moving, layout, teach, config.compiled_on(self.device))
+            self._teachers = Teachers(taught_by, moving, layout, teach, config.compiled_on(self.device.type))
         self.updates = 0
         self.learning_rate = 0.0
         heads = [self.heads] if self.value is None else [self.heads, self.value]
@@ -90,7 +90,7 @@ class Learner:
         self._filled: list[float] = []
         cuda = self.device.type == "cuda"
         self.recorded = cuda if config.record is None else config.record
-        if config.compiled_on(self.device):
+        if config.compiled_on(self.device.type):
             for layer in (*model.vision_tower.encoder.layers, *model.language_model.layers):
                 layer.compile(dynamic=True)
 

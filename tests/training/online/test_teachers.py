@@ -128,10 +128,8 @@ def test_the_divergence_counts_what_was_executed():
 
 def test_the_learner_comes_near_its_teachers(parts):
     layout, buffer = DialogueLayout(parts[1]), world(False, parts[1])
-    settings, teach = (
-        OptimizeConfig(learning_rate=2e-3, warmup=1, frames_per_update=40),
-        TeachConfig(("other",), weight=5.0),
-    )
+    settings = OptimizeConfig(learning_rate=2e-3, warmup=1, frames_per_update=40)
+    teach = TeachConfig(("other",), weight=5.0)
     learner = Learner(copy.deepcopy(parts[0]), layout, settings, NO_HEADS, None, teach, [other_network(parts[0])])
     learner.plan(buffer, 64, np.random.default_rng(0))
     rng, found = np.random.default_rng(1), []
