@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, AgentState
+from streamvln_gym.simulators.base import FORWARD_METRES, TURN_DEGREES, Action, AgentState, Simulator
 
-HALF_CIRCLE = round(180.0 / TURN_DEGREES)
-"""Turns that make half a circle."""
+_HALF_CIRCLE = round(180.0 / TURN_DEGREES)
+# A FORWARD whose heading is at most half a turn off gains at least this much (1 % left for rounding).
+_GOOD_GAIN = 0.99 * FORWARD_METRES * math.cos(math.radians(TURN_DEGREES / 2.0))
+_TURN_COST = 0.01  # metres of gain that a turn is worth where no heading has a good gain
 
-GOOD_GAIN = 0.99 * FORWARD_METRES * math.cos(math.radians(TURN_DEGREES / 2.0))
-"""Metres that a FORWARD gains at least whose heading is at most half a turn off (1 % left for rounding)."""
-
-TURN_COST = 0.01
-"""Metres of gain that a turn is worth, where no heading has a good gain."""
-
-
-RULE = (FORWARD_METRES, math.radians(TURN_DEGREES), HALF_CIRCLE, GOOD_GAIN, TURN_COST)
-"""All that the rule depends on: metres of a FORWARD, radians of a turn, and the three above."""
+RULE = (FORWARD_METRES, math.radians(TURN_DEGREES), _HALF_CIRCLE, _GOOD_GAIN, _TURN_COST)
+"""All that the rule depends on: metres of a step, radians of a turn, turns of half a circle, good gain, turn's cost."""
 
 
-class Steps(Protocol):
-    """What of a `Simulator` is asked."""
-
-    def try_step(self, state: AgentState, action: int) -> tuple[AgentState, bool]:
-        """The state that `action` would lead to from `state`, and whether it collides."""
-
-    def geodesic_distance(self, position: ArrayLike, goals: ArrayLike) -> float:
-        """Metres of the shortest walkable path."""
-
-
-def best_turns(simulator: Steps, state: AgentState, goal: NDArray[np.float64], distance: float) -> int:
+def best_turns(simulator: Simulator, state: AgentState, goal: NDArray[np.float64], distance: float) -> int:
     """Turns (left positive) before the FORWARD that comes nearer to `goal`: the fewest that gain all a step can, else
     those with the best gain.
 
@@ -44,15 +28,16 @@ def best_turns(simulator: Steps, state: AgentState, goal: NDArray[np.float64], d
         goal: (3,), metres.
         distance: geodesic metres from `state` to `goal`.
     """
+    _, turn, half_circle, good_gain, turn_cost = RULE
     best_score, best = -math.inf, 0
-    for k in range(2 * HALF_CIRCLE):  # 0, 1, -1, 2, -2, ..., half a circle (once)
+    for k in range(2 * half_circle):  # 0, 1, -1, 2, -2, ..., half a circle (once)
         turns = (k + 1) // 2 if k % 2 else -(k // 2)
-        yaw = state.yaw + turns * math.radians(TURN_DEGREES)
+        yaw = state.yaw + turns * turn
         ahead, _ = simulator.try_step(AgentState(state.position, yaw), Action.FORWARD)
         gain = distance - simulator.geodesic_distance(ahead.position, goal)
-        if gain >= GOOD_GAIN:
+        if gain >= good_gain:
             return turns
-        score = gain - TURN_COST * abs(turns)
+        score = gain - turn_cost * abs(turns)
         if score > best_score:
             best_score, best = score, turns
     return best

@@ -342,15 +342,25 @@ def distance_to_wall(mesh, scratch, polygon, x, z, radius):
 
 
 @njit(cache=True, nogil=True)
-def is_clear(mesh, scratch, x, y, z, island, clearance):
-    """Whether (x, y, z) lies on an island of the mesh, to 1 cm (0.5 m in height), with no wall nearer than
-    `clearance`."""
+def polygon_under(mesh, x, y, z, max_y_delta):
+    """The polygon that (x, y, z) lies on, to 1 cm horizontally and `max_y_delta` vertically, and the point on it.
+
+    Returns:
+        (polygon, x, z); polygon is -1 if there is none.
+    """
     polygon, near_x, near_y, near_z = nearest_polygon(mesh, x, y, z, -1)
-    if polygon < 0 or abs(near_y - y) > 0.5 or math.hypot(near_x - x, near_z - z) > 1e-2:
+    if polygon >= 0 and abs(near_y - y) <= max_y_delta and math.hypot(near_x - x, near_z - z) <= 1e-2:
+        return polygon, near_x, near_z
+    return -1, x, z
+
+
+@njit(cache=True, nogil=True)
+def is_clear(mesh, scratch, x, y, z, island, clearance, max_y_delta):
+    """Whether (x, y, z) lies on an island of the mesh, as `polygon_under` says, and no wall is nearer."""
+    polygon, x, z = polygon_under(mesh, x, y, z, max_y_delta)
+    if polygon < 0 or mesh.islands[polygon] != island:
         return False
-    if mesh.islands[polygon] != island:
-        return False
-    return distance_to_wall(mesh, scratch, polygon, near_x, near_z, 2.0 * clearance) >= clearance
+    return distance_to_wall(mesh, scratch, polygon, x, z, 2.0 * clearance) >= clearance
 
 
 @njit(cache=True, nogil=True)

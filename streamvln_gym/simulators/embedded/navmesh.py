@@ -35,6 +35,7 @@ FORMAT_VERSION = 1
 DETAIL_VERSION = 2  # of a mesh with detail, or with another climb than habitat's default
 _FILE_KEYS = ("version", "vertices", "polygons", "neighbours")
 _BUILT_OF = "built_of"
+_MAX_Y_DELTA = 0.5  # metres above or below the mesh at which a point still lies on it, as in habitat
 _DETAIL_KEYS = ("point_first", "points", "triangle_first", "triangles")
 # What numpy and zipfile raise for a damaged file; RuntimeError and its kind stand for flags it cannot have.
 _UNREADABLE = (
@@ -224,11 +225,10 @@ class NavigationMesh:
         polygon, x, y, z = detour.nearest_polygon(self._arrays, x, y, z, self._island_number(island))
         return None if polygon < 0 else np.array((x, y, z))
 
-    def is_navigable(self, point: ArrayLike, max_y_delta: float = 0.5) -> bool:
+    def is_navigable(self, point: ArrayLike, max_y_delta: float = _MAX_Y_DELTA) -> bool:
         """Whether `point` (3,) lies on the mesh: within 1 cm horizontally and `max_y_delta` metres vertically."""
         x, y, z = _coordinates(point, "point")
-        polygon, near_x, near_y, near_z = detour.nearest_polygon(self._arrays, x, y, z, -1)
-        return polygon >= 0 and abs(near_y - y) <= max_y_delta and math.hypot(near_x - x, near_z - z) <= 1e-2
+        return detour.polygon_under(self._arrays, x, y, z, float(max_y_delta))[0] >= 0
 
     def island_of(self, point: ArrayLike) -> int:
         """The island of the polygon nearest to `point` (3,), or -1 if none is near."""
@@ -351,7 +351,7 @@ class NavigationMesh:
         """Whether `point` (3,) is navigable, on that island, and at least `clearance` metres from the nearest wall."""
         x, y, z = _coordinates(point, "point")
         island = self._island_number(island)
-        return detour.is_clear(self._arrays, self._scratch, x, y, z, island, float(clearance))
+        return detour.is_clear(self._arrays, self._scratch, x, y, z, island, float(clearance), _MAX_Y_DELTA)
 
     def _island_number(self, island: int | None) -> int:
         if island is None:
@@ -380,6 +380,7 @@ def compile_kernels() -> None:
     square.best_turns(start, 0.0, end, square.geodesic_distance(start, end))
     square.random_point(np.random.default_rng(0))
     square.distance_to_obstacle(start)
+    square.is_navigable(start)
     square.is_clear(start, 0, 0.1)
     square._off_mesh(start, "start")
 

@@ -15,10 +15,10 @@ def to_pixels(rgb: Tensor, dtype: torch.dtype) -> Tensor:
     return (rgb.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1.0).contiguous()
 
 
-def frame_features(model: StreamVLNForConditionalGeneration, rgb: Tensor, dtype: torch.dtype) -> Tensor:
-    """(frames, size, size, 3) uint8 to the vision tower's (frames, patches, width)."""
-    features: Tensor = model.vision_tower(pixel_values=to_pixels(rgb, dtype)).last_hidden_state
-    return features
+def compile_layers(model: StreamVLNForConditionalGeneration) -> None:
+    """Compiles the layers of vision tower and language model with torch.compile, when they are first used."""
+    for layer in (*model.vision_tower.encoder.layers, *model.language_model.layers):
+        layer.compile(dynamic=True)
 
 
 def answer_states(

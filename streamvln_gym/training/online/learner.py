@@ -18,7 +18,7 @@ from streamvln_gym.training.auxiliary import AuxiliaryHeads
 from streamvln_gym.training.muon import Muon
 from streamvln_gym.training.online.batches import BatchPlan, WindowRows
 from streamvln_gym.training.online.config import OptimizeConfig, ReinforceConfig, TeachConfig
-from streamvln_gym.training.online.forward import answer_states, frame_features
+from streamvln_gym.training.online.forward import answer_states, compile_layers, to_pixels
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.mirroring import mirror_patches, mirror_pictures, mirror_pose
 from streamvln_gym.training.online.reinforce import PARTS, ChunkDecisions, Experience, ValueHead, proximal_loss
@@ -91,8 +91,7 @@ class Learner:
         cuda = self.device.type == "cuda"
         self.recorded = cuda if config.record is None else config.record
         if config.compiled_on(self.device.type):
-            for layer in (*model.vision_tower.encoder.layers, *model.language_model.layers):
-                layer.compile(dynamic=True)
+            compile_layers(model)
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the matrices inside the network, AdamW for embeddings, heads, norms and biases.
@@ -252,7 +251,7 @@ class Learner:
         places, mirrored = shown.places, shown.mirrored
         taught = [] if self._teachers is None else self._teachers.log_probs(packed, self._plan, buffer)
         rgb = mirror_pictures(buffer.rgb[places], mirrored)
-        features = frame_features(model, rgb, torch.float32)
+        features = model.vision_tower(pixel_values=to_pixels(rgb, torch.float32)).last_hidden_state
         tokens = model.pool(model.projector(features))
         zero = torch.zeros((), device=self.device)
         action_sum, weight_sum, right, answered = zero, zero, zero, zero

@@ -23,12 +23,11 @@ from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.simulators.base import Action
 from streamvln_gym.training.online.batches import BatchPlan, WindowRows
 from streamvln_gym.training.online.config import TeachConfig
-from streamvln_gym.training.online.forward import answer_states, frame_features
+from streamvln_gym.training.online.forward import answer_states, compile_layers, to_pixels
 from streamvln_gym.training.online.layout import DialogueLayout
-from streamvln_gym.training.online.mirroring import mirror_pictures
+from streamvln_gym.training.online.mirroring import mirror_actions, mirror_pictures
 from streamvln_gym.training.online.replay import FrameBuffer
 
-_EXCHANGED = [Action.STOP, Action.FORWARD, Action.RIGHT, Action.LEFT]
 _READ_ALIKE = (
     "image_size",
     "tokens_per_frame",
@@ -68,13 +67,12 @@ class Teachers:
         self.mirrored, self.weight = config.mirrored, config.weight
         self._layout = layout
         device = layout.action_ids.device
-        self._exchanged = torch.tensor(_EXCHANGED, device=device)
+        self._exchanged = mirror_actions(torch.arange(len(Action), device=device), torch.ones((), device=device).bool())
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         copies = [copy.deepcopy(model).eval().requires_grad_(False).to(device, dtype) for model in fixed]
         self._models = [*copies, *moving]
         for model in self._models if compiled else ():
-            for layer in (*model.vision_tower.encoder.layers, *model.language_model.layers):
-                layer.compile(dynamic=True)
+            compile_layers(model)
 
     @torch.no_grad()
     def log_probs(self, packed: Tensor, plan: BatchPlan, buffer: FrameBuffer) -> list[Tensor]:
@@ -94,7 +92,7 @@ class Teachers:
             shown, windows = plan.gather(packed, buffer, self._layout, reflected)
             rgb = mirror_pictures(buffer.rgb[shown.places], shown.mirrored)
             for model in self._models:
-                tokens = model.pool(model.projector(frame_features(model, rgb, model.dtype)))
+                tokens = model.encode_images(to_pixels(rgb, model.dtype))
                 answers = [self._answer(model, rows, tokens, reflected) for rows in windows]
                 sums = [a + b for a, b in zip(sums, answers, strict=True)] if sums else answers
         count = len(self._models) * (2 if self.mirrored else 1)
