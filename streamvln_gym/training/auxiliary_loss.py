@@ -63,11 +63,13 @@ class AuxiliaryLoss:
 
     Args:
         model: the network; it is changed.
+        turn_end_id: the token that ends an answer, see `StreamVLNProcessor`.
         weights: of the losses.
     """
 
-    def __init__(self, model: StreamVLNForConditionalGeneration, weights: AuxiliaryConfig) -> None:
+    def __init__(self, model: StreamVLNForConditionalGeneration, turn_end_id: int, weights: AuxiliaryConfig) -> None:
         self.weights = weights
+        self._turn_end_id = turn_end_id
         model.auxiliary = AuxiliaryHeads(model.config)  # type: ignore[assignment]  # nn.Module keeps submodules so
         model.register_forward_pre_hook(self._take_targets, with_kwargs=True)
         model.vision_tower.register_forward_hook(self._see)
@@ -92,7 +94,9 @@ class AuxiliaryLoss:
         self._targets = {}
         # The head sees the states of learned tokens only, in order; an answer's first follows what is not learned.
         learned = labels[:, 1:] != IGNORE_LABEL
-        first = (learned & (labels[:, :-1] == IGNORE_LABEL))[learned]
+        # After an action that the driver did not take, what follows is not learned, but for the answer's end.
+        begins = (labels[:, :-1] == IGNORE_LABEL) & (labels[:, 1:] != self._turn_end_id)
+        first = (learned & begins)[learned]
         everywhere = torch.ones(len(targets["patch_class"]), device=self._features.device)
         heads: AuxiliaryHeads = model.auxiliary  # type: ignore[assignment]
         dtype = heads.patch.weight.dtype  # what comes by was computed under autocast, and hooks are not

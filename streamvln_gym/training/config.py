@@ -115,7 +115,8 @@ class MachineConfig:
         attention: "sdpa", "eager" or "flash_attention_2"; default: transformers' choice.
         fsdp: JSON file with Trainer's fsdp_config, e.g. {"fsdp_version": 2, "reshard_after_forward": true}.
         deepspeed: DeepSpeed's JSON file.
-        trainer_arguments: JSON file with further arguments of transformers' TrainingArguments; they win.
+        trainer_arguments: JSON file with further arguments of transformers' TrainingArguments, such as
+            {"optim": "adafactor"}; not those that have an option here.
     """
 
     device: Literal["auto", "cpu"] = "auto"

@@ -23,8 +23,10 @@ from streamvln_gym.selection import open_dataset
 from streamvln_gym.training.config import TrainConfig, TrainRecipe, flatten
 from streamvln_gym.training.dagger_config import FREE_FIELDS, DAggerConfig
 from streamvln_gym.training.dagger_table import read_row, write_json, write_row, write_table
-from streamvln_gym.training.recorder import identity_of, make_folder, only_process, record_scenes
+from streamvln_gym.training.folder_lock import only_process
+from streamvln_gym.training.recorder import identity_of, make_folder, record_scenes
 from streamvln_gym.training.scene_workers import scenes_by_size
+from streamvln_gym.training.settings_files import with_contents
 from streamvln_gym.training.trajectories import MIN_ACTIONS, load_trajectories
 from streamvln_gym.training.trajectory_writer import read_notes
 
@@ -249,8 +251,9 @@ def _check(config: DAggerConfig) -> EpisodeDataset:
     for source in sources:
         StreamVLNWindows(source.folder, processor, privileged=config.train.auxiliary is not None).check()
     evaluation, rollout = config.evaluation, config.rollout
-    open_dataset(evaluation.data or rollout.data, evaluation.split, rollout.data_dir)
-    return open_dataset(rollout.data, rollout.split, rollout.data_dir, rollout.scenes)
+    languages = rollout.languages or None
+    open_dataset(evaluation.data or rollout.data, evaluation.split, rollout.data_dir, languages=languages)
+    return open_dataset(rollout.data, rollout.split, rollout.data_dir, rollout.scenes, languages=languages)
 
 
 def _check_pictures(config: DAggerConfig, network: StreamVLNConfig) -> None:
@@ -278,7 +281,7 @@ def _check_pictures(config: DAggerConfig, network: StreamVLNConfig) -> None:
 
 def _check_settings(config: DAggerConfig) -> None:
     path = config.out / SETTINGS
-    ours = {name: value for name, value in flatten(config).items() if name not in FREE_FIELDS}
+    ours = {name: value for name, value in with_contents(flatten(config)).items() if name not in FREE_FIELDS}
     begun = [folder for folder in (config.out / FIRST, round_folder(config.out, 0)) if folder.exists()]
     if not path.exists() or not begun:  # where nothing was played, other settings do no harm
         if begun:
@@ -363,6 +366,7 @@ def _evaluate(config: DAggerConfig, checkpoint: str, folder: Path) -> dict[str, 
             data=Path(settings.data or rollout.data),
             data_dir=rollout.data_dir,
             split=settings.split,
+            languages=rollout.languages,
             episodes=settings.episodes,
             max_steps=settings.max_steps,
             device=rollout.device,

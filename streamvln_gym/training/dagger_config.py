@@ -80,6 +80,8 @@ class RolloutSettings:
         data: "flats", "r2r", "rxr", a folder that `build-flats --out` wrote, or a VLN-CE episode file.
         split: of the dataset.
         scenes: how many scenes; default: all of the split.
+        languages: only episodes in these languages, such as hi-IN, or en for every kind of English, in evaluations
+            too; default: all.
         episodes: how many each round; they are taken in turn from the scenes, and each round goes on where the last
             one ended. 0 plays the whole split in every round.
         max_steps: actions after which an episode is cut off.
@@ -96,6 +98,7 @@ class RolloutSettings:
     data: str = "flats"
     split: str = "train"
     scenes: int | None = None
+    languages: tuple[str, ...] = ()
     episodes: int = 200
     max_steps: int = 500
     along_reference: bool = True
@@ -201,6 +204,7 @@ class DAggerConfig:
             data=rollout.data,
             split=rollout.split,
             scenes=rollout.scenes,
+            languages=rollout.languages,
             driver="streamvln",
             checkpoint=checkpoint,
             device=rollout.device,

@@ -18,9 +18,11 @@ from streamvln_gym.training.config import EstimateConfig, TrainConfig
 from streamvln_gym.training.dataset import StreamVLNWindows
 from streamvln_gym.training.dry_run_report import DryRun, WindowSize
 from streamvln_gym.training.memory_estimate import GIB, Setup, count_parameters
+from streamvln_gym.training.settings_files import read_settings
 from streamvln_gym.training.sft import describe_run, earlier_run, load_data
+from streamvln_gym.training.sft_trainer import whole_checkpoints
 from streamvln_gym.training.start_checks import PACKAGES, check_recipe, read_processor
-from streamvln_gym.training.trainer_arguments import build_arguments, check_disk, read_settings
+from streamvln_gym.training.trainer_arguments import build_arguments, check_disk
 
 _LOOKED_AT = 500  # windows that are written as ids, evenly spread; about 0.8 ms each
 _CHARACTERS_PER_TOKEN = 4.0  # English text under Qwen2's tokenizer, rather too few than too many
@@ -49,12 +51,13 @@ def dry_run(config: TrainConfig, machine: EstimateConfig | None = None) -> DryRu
     network = processor.config
     counts = count_parameters(network, setup)
     try:
-        check_disk(_existing(config.out), sum(count.trained for count in counts.values()), config.report.keep)
+        trained = sum(count.trained for count in counts.values())
+        check_disk(_existing(config.out), trained, config.report.keep, len(whole_checkpoints(config.out)))
     except TrainingError as error:  # training may be meant for another machine
         notes.append(f"training would not start here: {error}")
     sizes = [size for windows in mixture.windows for size in window_sizes(windows, stand_in)]
     if setup.sharded:
-        each = sum(count.total for count in counts.values()) * (2 if config.machine.weights == "bfloat16" else 4)
+        each = sum(count.total for count in counts.values()) * setup.frozen_bytes
         notes.append(
             f"each of the {gpus} processes reads {each / GIB:.0f} GiB of weights into CPU memory before they are "
             "sharded"
@@ -184,6 +187,7 @@ def _cached(name: str) -> Path | None:
 
 def _state_bytes(optimiser: str, trained_bytes: int) -> float:
     """Of the optimiser per trained weight, by transformers' name of it."""
+    optimiser = optimiser.removeprefix("paged_")  # such states may leave the card, but need not
     if "8bit" in optimiser:
         return 2.0
     if optimiser.startswith(("sgd", "adafactor")):

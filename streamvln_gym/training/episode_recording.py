@@ -102,6 +102,7 @@ def recording_env(config: RecordConfig, dataset: EpisodeDataset | None = None) -
         sensors=sensors,
         max_steps=config.max_steps,
         scenes=config.scenes if dataset is None else None,
+        languages=(config.languages or None) if dataset is None else None,
     )
 
 

@@ -7,9 +7,7 @@ was killed and started again. `run.json` in it says what was recorded; a run wit
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +25,7 @@ from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.rollout import check_network
 from streamvln_gym.selection import open_dataset
 from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.training.folder_lock import only_process
 from streamvln_gym.training.scene_workers import SceneWorker, process_scenes, scenes_by_size
 from streamvln_gym.training.trajectories import ANNOTATIONS
 from streamvln_gym.training.trajectory_writer import EPISODES, merge_annotations, remove_unfinished, write_atomically
@@ -49,6 +48,7 @@ class RecordConfig:
         data: "flats", "r2r", "rxr", a folder that `build-flats --out` wrote, or a VLN-CE episode file.
         split: of the dataset.
         scenes: how many scenes; default: all of the split.
+        languages: only episodes in these languages, such as hi-IN, or en for every kind of English; default: all.
         per_scene: how many trajectories of each scene; 0 records all.
         driver: who acts. "expert" writes one trajectory per path, with all its instructions; "streamvln", "random" and
             "forward" one per episode, with the expert's actions along the states they visit as what is to be learned.
@@ -74,6 +74,7 @@ class RecordConfig:
     data: str = "flats"
     split: str = "train"
     scenes: int | None = None
+    languages: tuple[str, ...] = ()
     per_scene: int = 0
     driver: DriverName = "expert"
     checkpoint: str | None = None
@@ -141,7 +142,9 @@ def record(config: RecordConfig) -> RecordSummary:
     """
     if config.driver == "streamvln":
         check_network(config.checkpoint, config.device)
-    dataset = open_dataset(config.data, config.split, config.data_dir, config.scenes)
+    dataset = open_dataset(
+        config.data, config.split, config.data_dir, config.scenes, languages=config.languages or None
+    )
     workers = config.workers or cores()
 
     def prepare() -> None:
@@ -230,30 +233,9 @@ def identity_of(config: RecordConfig, dataset: EpisodeDataset) -> dict[str, Any]
         identity["checkpoint"] = config.checkpoint or SHIPPED_NAME
     if config.driver == "random":
         identity["seed"] = config.seed
+    if config.languages:
+        identity["languages"] = list(config.languages)
     return identity
-
-
-@contextmanager
-def only_process(folder: Path, doing: str) -> Iterator[None]:
-    """Keeps a second process out of the folder, where the system can lock files.
-
-    Raises:
-        DatasetError: another process is `doing` something there.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DatasetError(f"another process is {doing} {folder}: wait, or give another --out") from error
-        yield
-    finally:
-        os.close(handle)
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers

@@ -16,6 +16,7 @@ import torch
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.training.config import FREE_FIELDS, TrainConfig, flatten
 from streamvln_gym.training.dataset import StreamVLNWindows
+from streamvln_gym.training.settings_files import with_contents
 from streamvln_gym.training.trajectories import ANNOTATIONS
 
 RECORD = "training.json"
@@ -41,7 +42,7 @@ def new_record(
     """The record of a run that starts."""
     return {
         "status": "running",
-        "config": flatten(config),
+        "config": with_contents(flatten(config)),
         "data": list(data),
         "held_out": list(held_out),
         "processes": processes,

@@ -11,11 +11,12 @@ Layout of a run's folder::
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ from streamvln_gym.training.augmentation import Augmentation
 from streamvln_gym.training.auxiliary_loss import AuxiliaryLoss
 from streamvln_gym.training.config import TrainConfig
 from streamvln_gym.training.dataset import StreamVLNWindows
+from streamvln_gym.training.folder_lock import make_for_training
 from streamvln_gym.training.mixture import EpochSampler, WindowMixture, parse_sources
 from streamvln_gym.training.optimizer_groups import AUXILIARY, freeze_parts, optimizer_groups
 from streamvln_gym.training.privileged import AuxiliaryConfig
 from streamvln_gym.training.run_record import (
+    RECORD,
     check_same_run,
     describe_folder,
     describe_windows,
@@ -44,7 +47,7 @@ from streamvln_gym.training.run_record import (
     read_record,
     write_record,
 )
-from streamvln_gym.training.sft_trainer import SupervisedTrainer, is_write_error, whole_checkpoints
+from streamvln_gym.training.sft_trainer import CHECKPOINT_PREFIX, SupervisedTrainer, is_write_error, whole_checkpoints
 from streamvln_gym.training.start_checks import check_packages, check_recipe, read_processor
 from streamvln_gym.training.trainer_arguments import NO_SHARDS, check_disk, make_arguments
 from streamvln_gym.training.windows import WindowConfig
@@ -75,7 +78,7 @@ def train(config: TrainConfig) -> TrainResult:
     """Trains, and writes the run's folder (see the module).
 
     Raises:
-        DatasetError: a trajectory folder is malformed.
+        DatasetError: a trajectory folder is malformed, or another process trains in `config.out`.
         CheckpointError: the network to start from cannot be loaded.
         TrainingError: the settings contradict each other or an earlier run; a package is missing; the loss is no
             number; a checkpoint cannot be written.
@@ -85,21 +88,29 @@ def train(config: TrainConfig) -> TrainResult:
     check_recipe(config)
     check_packages(config)
     arguments = make_arguments(config)
+    with ExitStack() as stack:
+        return _train(config, arguments, stack)
+
+
+def _train(config: TrainConfig, arguments: TrainingArguments, stack: ExitStack) -> TrainResult:
     set_seed(config.seed)
     processor = read_processor(config.checkpoint)
     config.context.apply(processor.config)
     mixture, held_out = load_data(config, processor)
     model, processor = _load(config, arguments)
     with arguments.main_process_first(desc="start of the run"):
+        if arguments.should_save:
+            stack.enter_context(make_for_training(config.out))
         record = _start_run(config, mixture, arguments)
     if record["status"] == "finished":
         return _finished(config, record)
-    network = _prepare(config, model)
-    check_disk(config.out, sum(p.numel() for p in network.parameters() if p.requires_grad), config.report.keep)
+    network = _prepare(config, model, processor)
+    _forget_halves(config.out, arguments)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    check_disk(config.out, trained, config.report.keep, len(whole_checkpoints(config.out)))
     group = config.batch.batch_size * arguments.world_size if config.batch.group_by_length else None
     epochs = EpochSampler(mixture, config.seed, config.epoch_windows, group)
     trainer = _make_trainer(config, network, processor, arguments, epochs, held_out)
-    _forget_halves(config.out, arguments)
     saved = whole_checkpoints(config.out)
     began = time.monotonic()
     outcome = trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
@@ -177,11 +188,11 @@ def load_data(config: TrainConfig, processor: StreamVLNProcessor) -> tuple[Windo
     return mixture, held_out
 
 
-def _prepare(config: TrainConfig, model: StreamVLNForConditionalGeneration) -> Any:
+def _prepare(config: TrainConfig, model: StreamVLNForConditionalGeneration, processor: StreamVLNProcessor) -> Any:
     """Chooses what is trained."""
     if config.method == "full":
         if config.auxiliary:
-            AuxiliaryLoss(model, AuxiliaryConfig(*config.auxiliary))
+            AuxiliaryLoss(model, processor.turn_end_id, AuxiliaryConfig(*config.auxiliary))
         freeze_parts(model, config.parts)
         return model
     return add_adapters(model, config.lora, config.parts, quantised=config.method == "qlora")
@@ -242,10 +253,14 @@ def earlier_run(config: TrainConfig, record: dict[str, Any], may_exist: bool = F
     if config.out.exists() and not config.out.is_dir():
         raise TrainingError(f"{config.out} is a file: choose a folder for the run")
     before = read_record(config.out)
-    holds_weights = whole_checkpoints(config.out) or any((config.out / name).exists() for name in (MODEL, ADAPTER))
-    if before is None or not holds_weights:  # a run that saved nothing may be started anew, with another recipe
-        if holds_weights:
-            raise TrainingError(f"{config.out} holds checkpoints but no training.json: choose another folder")
+    networks = [config.out / name for name in (MODEL, ADAPTER) if (config.out / name).exists()]
+    if before is None:
+        if foreign := [*networks, *sorted(config.out.glob(f"{CHECKPOINT_PREFIX}*"))]:
+            raise TrainingError(
+                f"{foreign[0]} is there, but no {config.out / RECORD} that says of which run: choose another folder"
+            )
+        return None
+    if not networks and not whole_checkpoints(config.out):  # it saved nothing: start anew, with any recipe
         return None
     if not config.resume:
         if not may_exist:
@@ -262,7 +277,6 @@ def _start_run(config: TrainConfig, mixture: WindowMixture, arguments: TrainingA
     if before is not None:
         return before
     if arguments.should_save:
-        config.out.mkdir(parents=True, exist_ok=True)
         write_record(config.out, record)
     return record
 
@@ -276,7 +290,7 @@ def _forget_halves(out: Path, arguments: TrainingArguments) -> None:
     """Removes checkpoints that a kill left half-written."""
     if arguments.should_save:
         whole = set(whole_checkpoints(out))
-        for folder in out.glob("checkpoint-*"):
+        for folder in out.glob(f"{CHECKPOINT_PREFIX}*"):
             if folder not in whole:
                 shutil.rmtree(folder)
 
@@ -299,7 +313,10 @@ def _save(config: TrainConfig, trainer: SupervisedTrainer, processor: StreamVLNP
     try:
         if config.method == "full":
             with _whole(config.out / MODEL) as folder:
-                network.save_pretrained(str(folder), state_dict=_cast(kept, network, config.machine.bf16))
+                written = _cast(kept, network, config.machine.bf16)
+                dtype = next(value.dtype for value in written.values() if value.is_floating_point())
+                network.save_pretrained(str(folder), state_dict=written)  # which empties the dictionary
+                _say_dtype(folder, dtype)
                 processor.save_pretrained(folder)
             return
         with _whole(config.out / ADAPTER) as folder:
@@ -323,6 +340,13 @@ def _cast(state: dict[str, torch.Tensor], network: Any, bf16: bool) -> dict[str,
     if not bf16:
         return state
     return {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in state.items()}
+
+
+def _say_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Puts the weights' dtype into config.json, where transformers writes that of the network in memory."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

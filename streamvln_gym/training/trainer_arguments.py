@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -14,10 +13,44 @@ from transformers import TrainingArguments
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.training.adapters import require
 from streamvln_gym.training.config import TrainConfig
+from streamvln_gym.training.settings_files import read_settings
 from streamvln_gym.training.start_checks import check_reporting
 
 # Adam keeps two values per trained weight; with the weight itself, 12 bytes go into a checkpoint.
 _BYTES_PER_TRAINED_WEIGHT = 12
+# What is set by an option, which parameter groups, records and estimates go by.
+_OPTIONS = {
+    "output_dir": "--out",
+    "seed": "--seed",
+    "data_seed": "--seed",
+    "num_train_epochs": "--epochs",
+    "max_steps": "--max-steps",
+    "per_device_train_batch_size": "--batch-size",
+    "gradient_accumulation_steps": "--accumulate",
+    "dataloader_num_workers": "--workers",
+    "learning_rate": "--learning-rate",
+    "weight_decay": "--weight-decay",
+    "adam_beta2": "--adam-beta2",
+    "max_grad_norm": "--max-grad-norm",
+    "warmup_steps": "--warmup",
+    "warmup_ratio": "--warmup",
+    "bf16": "--bf16",
+    "use_cpu": "--device",
+    "no_cuda": "--device",
+    "gradient_checkpointing": "--gradient-checkpointing",
+    "activation_checkpointing": "--gradient-checkpointing",
+    "save_strategy": "--save-every",
+    "save_steps": "--save-every",
+    "save_total_limit": "--keep",
+    "logging_steps": "--log-every",
+    "eval_strategy": "--held-out and --eval-every",
+    "eval_steps": "--eval-every",
+    "disable_tqdm": "--quiet",
+    "report_to": "--report-to",
+    "fsdp": "--fsdp",
+    "fsdp_config": "--fsdp",
+    "deepspeed": "--deepspeed",
+}
 NO_SHARDS = (
     "fsdp and deepspeed shard a network over GPUs, one process each, which is not the case here: start with "
     "'accelerate launch --num_processes N -m streamvln_gym.cli train ...', or leave them out"
@@ -86,6 +119,11 @@ def trainer_arguments(config: TrainConfig) -> dict[str, Any]:
                 f"{machine.trainer_arguments} names {', '.join(unknown)}, which this release of transformers' "
                 "TrainingArguments does not have"
             )
+        if taken := [f"{name} ({_OPTIONS[name]})" for name in further if name in _OPTIONS]:
+            raise TrainingError(
+                f"{machine.trainer_arguments} names what has an option of its own: {', '.join(taken)}. Use that, and "
+                "leave it out of the file"
+            )
         arguments |= further
     return arguments
 
@@ -123,36 +161,22 @@ def build_arguments(config: TrainConfig) -> TrainingArguments:
         raise TrainingError(f"transformers' Trainer refuses these settings: {error}") from error
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """A JSON file's object.
-
-    Raises:
-        TrainingError: the file is missing or no JSON object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"the settings in {path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise TrainingError(f"{path} holds no JSON object of settings")
-    return values
-
-
-def check_disk(folder: Path, trained: int, keep: int) -> None:
+def check_disk(folder: Path, trained: int, keep: int, present: int = 0) -> None:
     """Refuses to start a run whose checkpoints cannot be kept.
 
     Args:
         folder: of the run.
         trained: number of trained weights.
         keep: checkpoints that are kept.
+        present: whole checkpoints that the folder has.
 
     Raises:
         TrainingError: there is less space than one checkpoint more than are kept takes.
     """
-    needed = trained * _BYTES_PER_TRAINED_WEIGHT * (keep + 1)
+    needed = trained * _BYTES_PER_TRAINED_WEIGHT * (keep + 1 - min(present, keep))
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise TrainingError(
             f"{folder} has {free / 1e9:.1f} GB free, but {keep} checkpoints and the one being written take about "
-            f"{needed / 1e9:.1f} GB: free space, choose another folder, or keep fewer"
+            f"{needed / 1e9:.1f} GB{' more' if present else ''}: free space, choose another folder, or keep fewer"
         )

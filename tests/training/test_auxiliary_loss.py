@@ -1,5 +1,7 @@
 """Auxiliary losses in supervised training: the right states meet the right targets, and the heads are dropped."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -69,7 +71,7 @@ def test_each_answer_s_first_state_meets_its_frame_s_target(files, model):
     windows = StreamVLNWindows(files[0], thin_processor(), privileged=True)
     samples = [windows[index] for index in (0, 1, 2)]
     batch = WindowBatches()(samples)
-    AuxiliaryLoss(model, AuxiliaryConfig(vision=0.7, pose=0.3))
+    AuxiliaryLoss(model, thin_processor().turn_end_id, AuxiliaryConfig(vision=0.7, pose=0.3))
     features, states = [], []
     with torch.inference_mode():
         for sample in samples:
@@ -93,6 +95,24 @@ def test_each_answer_s_first_state_meets_its_frame_s_target(files, model):
         torch.testing.assert_close(model(**batch).loss - model(**plain).loss, expected, rtol=1e-4, atol=1e-4)
         half = model(**batch, num_items_in_batch=2 * (batch["labels"] >= 0).sum()).loss
         torch.testing.assert_close(half, model(**batch).loss / 2)
+
+
+def test_an_answer_that_the_driver_left_is_one_answer(files, model, tmp_path):
+    """Its end is learned, after actions that are not: no state of another answer."""
+    folder = shutil.copytree(files[0], tmp_path / "driven")
+    entries = json.loads((folder / "annotations.json").read_text())
+    for entry in entries:
+        wanted = [*entry["actions"][1:], 0]
+        entry["actions"] = [-1, *wanted]
+        entry["executed"] = [-1, *(1 if step % 4 == 1 else action for step, action in enumerate(wanted))]
+    (folder / "annotations.json").write_text(json.dumps(entries))
+    sample = StreamVLNWindows(folder, thin_processor(), privileged=True)[0]
+    starts = [k for k in range(1, len(sample["labels"])) if sample["labels"][k] >= 0 > sample["labels"][k - 1]]
+    assert len(starts) > len(sample["pose"]), "the labels do have gaps within answers"
+    AuxiliaryLoss(model, thin_processor().turn_end_id, AuxiliaryConfig(vision=0.7, pose=0.3))
+    assert torch.isfinite(model(**WindowBatches()([sample, sample])).loss)
+    result = train(recipe(folder, files[1], tmp_path / "run", auxiliary=(0.3, 0.2), max_steps=2))
+    assert np.isfinite(result.loss)
 
 
 def test_heads_learn_and_are_dropped(files, tmp_path):

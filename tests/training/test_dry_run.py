@@ -110,11 +110,13 @@ def test_fsdp(long_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("optimiser", "per_weight"), [("adamw_torch", 8), ("adamw_bnb_8bit", 2), ("sgd", 0), ("adafactor", 0)]
+    ("optimiser", "per_weight"),
+    [("adamw_torch", 8), ("paged_adamw_32bit", 8), ("adamw_bnb_8bit", 2), ("sgd", 0), ("adafactor", 0)],
 )
 def test_optimisers(files, tmp_path, optimiser, per_weight):
-    file = settings(tmp_path / "more.json", optim=optimiser, gradient_accumulation_steps=3)
-    config = recipe(*files, tmp_path / "run", machine=MachineConfig(trainer_arguments=file))
+    file = settings(tmp_path / "more.json", optim=optimiser)
+    machine = MachineConfig(trainer_arguments=file)
+    config = recipe(*files, tmp_path / "run", batch=BatchConfig(2, accumulate=3), machine=machine)
     found = dry_run(config, EstimateConfig(gpu_memory=4))
     trained = sum(count.trained for count in found.counts.values())
     assert found.estimate().rows["optimiser states"] == per_weight * trained

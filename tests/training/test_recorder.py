@@ -28,6 +28,7 @@ from streamvln_gym.training.privileged import Privileged
 from streamvln_gym.training.recorder import RUN
 from streamvln_gym.vlnce import VLNCEDataset, write_dataset
 from tests.conftest import copy_of, tiny_episode, tiny_episodes, write_scene
+from tests.miniatures import write_rxr
 
 SMALL = {"split": "tiny", "width": 64, "height": 48, "max_steps": 120}
 START = """
@@ -67,6 +68,18 @@ def recorded(three_flats, tmp_path_factory):
 
 def configured(data, out, **settings):
     return RecordConfig(**{"out": out, "data": str(data), **SMALL, "depth": True, "privileged": True, **settings})
+
+
+def test_only_some_languages(tiny_flats, tmp_path):
+    """Another choice is another recording."""
+    write_rxr(tmp_path, tiny=tiny_flats.scenes_dir / "flats/tiny_a/tiny_a.glb")
+    settings = {**SMALL, "split": "val_unseen", "data_dir": tmp_path, "workers": 1}
+    config = RecordConfig(tmp_path / "out", "rxr", **settings, languages=("en",))
+    assert record(config).instructions == 2
+    told = [text for trajectory in load_trajectories(config.out) for text in trajectory.instructions]
+    assert told == ["Stop in the kitchen."] * 2
+    with pytest.raises(DatasetError, match=r"languages=\['en'\], but this one has None"):
+        record(replace(config, languages=()))
 
 
 def contents(folder):

@@ -254,6 +254,8 @@ def test_small_precision_and_checkpointed_activations(files, tmp_path):
     result = train(config)
     model = StreamVLNAgent.from_pretrained(result.model).model
     assert model.dtype == torch.bfloat16
+    said = json.loads((result.model / "config.json").read_text())["dtype"]
+    assert said == "bfloat16", "which loading with device_map or quantised goes by"
     from safetensors import safe_open
 
     with safe_open(tmp_path / "run" / "checkpoint-2" / "model.safetensors", "pt") as file:

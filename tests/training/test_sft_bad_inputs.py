@@ -26,6 +26,7 @@ from streamvln_gym.training.config import (
     ReportConfig,
     TrainConfig,
 )
+from streamvln_gym.training.folder_lock import only_process
 from streamvln_gym.training.sft_trainer import SupervisedTrainer, whole_checkpoints
 from streamvln_gym.training.trainer_arguments import make_arguments
 from tests.training.demonstrations import recipe, thin_processor, write_checkpoint, write_demonstrations
@@ -144,6 +145,40 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(files, tmp_path):
         train(config)
 
 
+@pytest.mark.parametrize("name", ["checkpoint-5", "model", "adapter"])
+def test_what_others_wrote_is_not_touched(files, tmp_path, name):
+    """Another trainer's checkpoints, perhaps the one to start from."""
+    theirs = tmp_path / "run" / name / "weights"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("precious")
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match=rf"{name} is there, but no .*training.json .*another folder"):
+            train(recipe(*files, tmp_path / "run", resume=resume))
+    assert theirs.read_text() == "precious"
+
+
+def test_two_processes_in_a_folder(files, tmp_path):
+    config = recipe(*files, tmp_path / "run", max_steps=1, resume=True)
+    config.out.mkdir()
+    with only_process(config.out, "training in"), pytest.raises(DatasetError, match="another process is training in"):
+        train(config)
+    assert train(config).steps == 1
+
+
+def test_resume_with_other_files_of_settings(files, tmp_path):
+    """What they say counts, not how they are called."""
+    path, other = tmp_path / "further.json", tmp_path / "other.json"
+    path.write_text('{"optim": "adamw_torch"}')
+    config = recipe(*files, tmp_path / "run", max_steps=1, machine=MachineConfig(trainer_arguments=path))
+    train(config)
+    path.rename(other)
+    again = replace(config, resume=True, machine=MachineConfig(trainer_arguments=other))
+    assert train(again).steps == 1
+    other.write_text('{"optim": "adafactor"}')
+    with pytest.raises(TrainingError, match=r"trainer_arguments was .*adamw_torch.* and is now .*adafactor"):
+        train(again)
+
+
 def test_resume_with_another_recipe_or_other_data(files, data, tmp_path):
     config = recipe(data, files[1], tmp_path / "run", max_steps=1)
     train(config)
@@ -175,12 +210,6 @@ def test_a_run_that_saved_nothing_may_be_started_anew(files, tmp_path, monkeypat
         train(config)
     monkeypatch.undo()
     assert train(replace(config, optimiser=OptimiserConfig(learning_rate=1e-4))).steps == 3
-
-
-def test_weights_without_a_record(files, tmp_path):
-    (tmp_path / "run" / "model").mkdir(parents=True)
-    with pytest.raises(TrainingError, match=r"holds checkpoints but no training.json"):
-        train(recipe(*files, tmp_path / "run"))
 
 
 def test_a_damaged_record(files, tmp_path):
@@ -268,6 +297,17 @@ def test_too_little_space_is_said_at_the_start(files, tmp_path, monkeypatch):
         train(recipe(*files, tmp_path / "run"))
 
 
+def test_a_resumed_run_needs_no_space_for_what_it_has(files, tmp_path, monkeypatch):
+    config = recipe(*files, tmp_path / "run", report=ReportConfig(quiet=True, save_every=2))
+    train(config)
+    (tmp_path / "run" / "checkpoint-10" / "whole").unlink()
+    trained = StreamVLNForConditionalGeneration.from_pretrained(tmp_path / "run" / "model").num_parameters()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=30 * trained))  # 12 bytes each
+    with pytest.raises(TrainingError, match=r"GB free, but 2 checkpoints"):
+        train(replace(config, out=tmp_path / "new"))
+    assert train(replace(config, resume=True)).steps == 10
+
+
 def test_shards_in_a_single_process(files, tmp_path):
     path = tmp_path / "fsdp.json"
     path.write_text("{}")
@@ -287,7 +327,11 @@ def test_one_process_with_several_gpus(files, tmp_path, monkeypatch):
         ("{", "cannot be read"),
         ("[1]", "holds no JSON object"),
         ('{"lerning_rate": 1}', "names lerning_rate, which this release"),
-        ('{"max_steps": 3, "lr_scheduler_type": "no such"}', "Trainer refuses these settings"),
+        ('{"lr_scheduler_type": "no such"}', "Trainer refuses these settings"),
+        (
+            '{"learning_rate": 1e-7, "bf16": true}',
+            r"an option of its own: learning_rate \(--learning-rate\), bf16 \(--bf16\)",
+        ),
     ],
 )
 def test_further_arguments_that_are_none(files, tmp_path, content, message):

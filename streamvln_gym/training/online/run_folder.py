@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from streamvln_gym import __version__
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.training.folder_lock import make_for_training
 from streamvln_gym.training.online.config import OnlineConfig
 
 STATE, LOG, OPTIONS, CHECKPOINT = "state.pt", "log.jsonl", "config.json", "checkpoint"
@@ -39,19 +41,29 @@ class RunFolder:
         self.path = config.out
         self._writes = writes
 
-    def open(self) -> None:
-        """Makes the folder, removes what a killed call has left behind and notes the options.
+    def alone(self) -> AbstractContextManager[None]:
+        """Makes the folder, and keeps other processes out of it.
 
         Raises:
-            TrainingError: the folder cannot be written.
+            TrainingError: the folder cannot be made.
+            DatasetError: another process trains in it.
+        """
+        return make_for_training(self.path) if self._writes else nullcontext()
+
+    def open(self) -> None:
+        """Removes what a killed call has left behind and notes the options; call `alone` before.
+
+        Raises:
+            TrainingError: the folder cannot be written, or has a checkpoint that no such training wrote.
         """
         if not self._writes:
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(f"{self.path} cannot be made: {error}; give another folder with --out") from error
         target = self.path / CHECKPOINT
+        if target.exists() and not (self.path / OPTIONS).exists():
+            raise TrainingError(
+                f"{target} is there, but no {self.path / OPTIONS} that says of which training: give another folder "
+                "with --out"
+            )
         for leftover in self.path.glob(f".{CHECKPOINT}-*"):
             if not target.exists() and (leftover / "old").exists():  # killed between the two renames
                 os.rename(leftover / "old", target)

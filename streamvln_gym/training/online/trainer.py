@@ -47,6 +47,7 @@ def train_online(config: OnlineConfig) -> list[dict[str, Any]]:
     Raises:
         TrainingError: the folder belongs to another training or cannot be written, or the loss is no longer finite.
         WorkerError: a worker process failed or was killed; what was saved is kept.
+        DatasetError: another process trains in the folder.
     """
     with ExitStack() as stack:
         return _OnlineRun(config, stack).train()
@@ -62,6 +63,7 @@ class _OnlineRun:
         self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
         _check_device(config)
         self.folder = RunFolder(config, writes=self.rank == 0)
+        stack.enter_context(self.folder.alone())
         state = self.folder.read_state()
         self.folder.open()
         done = 0 if state is None else int(state["learner"]["updates"])

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.errors import TrainingError
+from streamvln_gym.errors import DatasetError, TrainingError
 from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
+from streamvln_gym.training.folder_lock import only_process
 from streamvln_gym.training.online import trainer
 from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig
 from streamvln_gym.training.online.run_folder import RunFolder
@@ -200,10 +201,26 @@ def test_too_few_scenes_to_hold_out(config):
 def test_a_kill_between_two_renames_leaves_the_old_checkpoint(config):
     scratch = config.out / ".checkpoint-abc"
     (scratch / "old").mkdir(parents=True)
+    (config.out / "config.json").write_text("{}")
     (scratch / "old" / "config.json").write_text("{}")
     RunFolder(config, writes=True).open()
     assert (config.out / "checkpoint" / "config.json").read_text() == "{}"
     assert not scratch.exists()
+
+
+def test_what_others_wrote_is_not_touched(config):
+    theirs = config.out / "checkpoint" / "config.json"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("precious")
+    with pytest.raises(TrainingError, match=r"checkpoint is there, but no .*config.json that says of which training"):
+        train_online(config)
+    assert theirs.read_text() == "precious"
+
+
+def test_two_processes_in_a_folder(config):
+    config.out.mkdir(exist_ok=True)
+    with only_process(config.out, "training in"), pytest.raises(DatasetError, match="another process is training in"):
+        train_online(config)
 
 
 def script(config, path):
