@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "streamvln_gym/__init__.py").read_text()).group(1)
 
 TRAIN = ["accelerate>=1.3", "peft>=0.15", "tensorboard"]
-RL = ["stable-baselines3>=2.6"]
+RL = ["stable-baselines3>=2.7.1"]
 RAY = ["ray>=2.40"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.35", "websockets>=15", "msgpack>=1.0.5"]
 # habitat-lab pins numpy 1.26.4, hence Python 3.10 to 3.12; habitat-sim comes by conda (docs/habitat.md).

@@ -41,7 +41,8 @@ def make_maker(processor: StreamVLNProcessor, options: argparse.Namespace, split
     """Makes one environment, in the process that calls it."""
 
     def make() -> Monitor:
-        torch.set_num_threads(1)
+        if options.workers:  # a process of its own, beside others
+            torch.set_num_threads(1)
         camera = CameraConfig.of_size(
             processor.config.image_size, processor.config.image_size, supersampling=options.supersampling
         )
@@ -110,6 +111,7 @@ def main(arguments: list[str] | None = None) -> KeepBest:
         n_steps=options.rollout,
         batch_size=options.batch,
         n_epochs=options.epochs,
+        normalize_advantage=False,  # the buffer does, over the whole rollout
         learning_rate=options.rate,
         gamma=0.99,
         gae_lambda=0.95,

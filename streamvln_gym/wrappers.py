@@ -88,7 +88,7 @@ class SB3Observation(gym.ObservationWrapper, RecordConstructorArgs):
 
     `rgb` stays uint8; `depth` becomes uint8 (255 is `camera.max_depth`); `camera_pose` becomes flat, float32 (16,);
     `instruction` becomes ids, int64 (max_length,), filled up with `PAD`; `gps` and `compass` stay. The sensor
-    `semantic` has no place here.
+    `semantic` has no place here. Let no `VecNormalize` normalise the ids: buffers keep an entry in its space's type.
 
     Args:
         env: a `VLNEnv` or wrappers around one.

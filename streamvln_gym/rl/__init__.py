@@ -13,7 +13,7 @@ _LAZY = {
     "SlowFastObservation": "observation",
     "PooledFeatures": "features",
     "StreamVLNActorCriticPolicy": "policy",
-    "FiniteAdamW": "optimizer",
+    "ScaledRates": "optimizer",
     "FiniteRollout": "callbacks",
     "HoldActor": "callbacks",
     "KeepBest": "callbacks",

@@ -12,6 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from streamvln_gym.errors import TrainingError
+from streamvln_gym.rl.optimizer import ScaledRates
 
 
 class FiniteRollout(BaseCallback):
@@ -41,6 +42,8 @@ class FiniteRollout(BaseCallback):
 class HoldActor(BaseCallback):
     """Lets only the value head learn in the first rollouts, so that its first errors do not shake the actor.
 
+    The actor is held between a rollout and the next, by the policy's `rates`; nothing of it is saved.
+
     Args:
         rollouts: how many; 0 does nothing.
     """
@@ -51,26 +54,22 @@ class HoldActor(BaseCallback):
             raise ValueError(f"rollouts must not be negative, got {rollouts}")
         self.rollouts = rollouts
         self._seen = 0
-        self._scale = 1.0
 
     def _on_training_start(self) -> None:
-        if "lr_scale" not in self._group:
+        if not isinstance(getattr(self.model.policy, "rates", None), ScaledRates):
             raise TypeError(f"HoldActor holds a StreamVLNActorCriticPolicy's actor, not {type(self.model.policy)}")
-        self._scale = self._group["lr_scale"]
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
-        self._group["lr_scale"] = 0.0 if self._seen < self.rollouts else self._scale
+        policy: Any = self.model.policy
+        policy.rates.actor_held = self._seen < self.rollouts
         self._seen += 1
 
     def _on_training_end(self) -> None:
-        self._group["lr_scale"] = self._scale
-
-    @property
-    def _group(self) -> dict[str, Any]:
-        return self.model.policy.optimizer.param_groups[0]
+        policy: Any = self.model.policy
+        policy.rates.actor_held = False
 
 
 class KeepBest(BaseCallback):
@@ -80,7 +79,8 @@ class KeepBest(BaseCallback):
     `eval/success`, `eval/spl` and `eval/reward`.
 
     Args:
-        envs: wrapped as the training environments, over the episodes to be judged by (`val_seen`, say).
+        envs: others than the training environments, wrapped as these, over the episodes to be judged by (`val_seen`,
+            say).
         folder: gets the checkpoint (`StreamVLNAgent.from_pretrained` reads it).
         episodes: so many, of an order that `seed` decides; every evaluation plays the same ones, each once.
         every: rollouts between evaluations.
@@ -117,6 +117,8 @@ class KeepBest(BaseCallback):
     def _on_training_start(self) -> None:
         if not hasattr(self.model.policy, "save_checkpoint"):
             raise TypeError(f"KeepBest keeps a StreamVLNActorCriticPolicy's checkpoint, not {type(self.model.policy)}")
+        if self.envs.unwrapped is self.training_env.unwrapped:
+            raise ValueError("KeepBest plays episodes of its own: make it environments beside the training's")
         self._evaluate()
 
     def _on_step(self) -> bool:

@@ -22,7 +22,7 @@ from streamvln_gym.rl.dialogue_cache import DialogueCache
 from streamvln_gym.rl.embedding import Context, ContextEmbedder, vision_parameters
 from streamvln_gym.rl.layout import ContextLayout, read_layout
 from streamvln_gym.rl.network import prepare_network, write_adapter
-from streamvln_gym.rl.optimizer import FiniteAdamW
+from streamvln_gym.rl.optimizer import ScaledRates
 from streamvln_gym.rl.shared_windows import SharedWindows
 from streamvln_gym.training.config import LoraSettings, Part
 from streamvln_gym.wrappers import PAD
@@ -60,13 +60,14 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         value_lr_scale: learning rate of the value head, as a multiple of the network's.
         share_windows: evaluate decisions of one window in one sequence where a minibatch holds several of them.
         gradient_checkpointing: less memory for a third more time in training.
-        optimizer_class: gets two groups with `lr_scale`, see `FiniteAdamW`.
+        optimizer_class: of torch; gets two groups, the actor's weights and the value head's.
         optimizer_kwargs: its further arguments.
         normalize_images: must stay False: the network normalises its pictures itself.
 
     Attributes:
         layout: the observation's sizes.
         processor: pictures, tokenizer and actions of the checkpoint.
+        rates: the optimizer's learning rates, see `ScaledRates`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or the adapter is not one of it.
@@ -91,7 +92,7 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         value_lr_scale: float = 100.0,
         share_windows: bool = True,
         gradient_checkpointing: bool = False,
-        optimizer_class: type[torch.optim.Optimizer] = FiniteAdamW,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = False,
     ) -> None:
@@ -163,11 +164,9 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         self.register_buffer("_opening", torch.tensor(opening), persistent=False)
         self._check_frozen()
         learned = [weight for weight in self.network.parameters() if weight.requires_grad]
-        groups = [
-            {"params": learned, "lr_scale": 1.0},
-            {"params": list(self.value_head.parameters()), "lr_scale": given["value_lr_scale"]},
-        ]
+        groups = [{"params": learned}, {"params": list(self.value_head.parameters())}]
         self.optimizer = self.optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.rates = ScaledRates(self.optimizer, (1.0, given["value_lr_scale"]))
 
     @property
     def network(self) -> StreamVLNForConditionalGeneration:
@@ -246,32 +245,41 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         )
 
     def agent(self, **settings: Any) -> StreamVLNAgent:
-        """A streaming agent that shares this policy's weights.
+        """A streaming agent that shares this policy's weights, and is shown what this policy is.
 
         Args:
-            **settings: fields of `StreamVLNAgentConfig`.
+            **settings: fields of `StreamVLNAgentConfig`. What the observation does not tell has to be repeated:
+                `prompt_style`, where `SlowFastObservation` was given one.
         """
         self.set_training_mode(False)
-        chosen = {"memory_strategy": self._arguments["memory_strategy"], **settings}
-        return StreamVLNAgent(self.network, self.processor, **chosen)
+        return StreamVLNAgent(self.network, self.processor, **{**self._shown_context, **settings})
 
     def save_checkpoint(self, folder: str | Path) -> None:
-        """Writes the actor as a StreamVLN checkpoint, adapters merged, which `StreamVLNAgent.from_pretrained` reads."""
+        """Writes the actor as a StreamVLN checkpoint, adapters merged, which `StreamVLNAgent.from_pretrained` reads.
+
+        Its configuration has the memory and the window that the policy was shown.
+        """
         network = self.network
         if self._adapted:
             merged: StreamVLNForConditionalGeneration = copy.deepcopy(self.trunk).merge_and_unload()
             network = merged
-        before, network.config.trained = network.config.trained, True
+        said = {**self._shown_context, "trained": True}
+        before = {name: getattr(network.config, name) for name in said}
         try:
+            for name, value in said.items():
+                setattr(network.config, name, value)
             network.save_pretrained(str(folder))
         finally:
-            network.config.trained = before
+            for name, value in before.items():
+                setattr(network.config, name, value)
         self.processor.save_pretrained(folder)
 
     def set_training_mode(self, mode: bool) -> None:
-        """As in stable-baselines3; training frees the rollout's keys and values."""
+        """As in stable-baselines3; training frees the rollout's keys and values, and the next rollout a held actor."""
         if mode:
             self.dialogues.clear()
+        else:
+            self.rates.actor_held = False
         super().set_training_mode(mode)
 
     def save_adapter(self, folder: str | Path) -> None:
@@ -298,10 +306,26 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         }
 
     @property
+    def _shown_context(self) -> dict[str, Any]:
+        """Memory and window as the observation holds them, in the configuration's terms."""
+        config, chunk = self.processor.config, self.layout.chunk_size
+        turns = self.layout.turns
+        return {
+            "memory_strategy": self._arguments["memory_strategy"] or config.memory_strategy,
+            "num_history": self.layout.num_history,
+            "window_steps": config.window_steps if turns == -(-config.window_steps // chunk) else turns * chunk,
+        }
+
+    @property
     def _penalty(self) -> float:
         return float(getattr(self.network.generation_config, "repetition_penalty", None) or 1.0)
 
     def _context(self, obs: Mapping[str, Tensor]) -> Context:
+        if obs["dialogue"].is_floating_point():
+            raise ValueError(
+                "the observation's ids are no whole numbers: something normalises them. VecNormalize(envs, "
+                "norm_obs=False) leaves observations as they are"
+            )
         context = Context.read(obs, self.layout)
         opening = context.dialogue[:, : len(self._opening)]
         size = self.processor.config.text_config.vocab_size
@@ -310,7 +334,8 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         ):
             raise ValueError(
                 "the observation's dialogue does not begin as this checkpoint's tokenizer writes it: make it with "
-                "SlowFastObservation(env, agent.processor) of the same checkpoint"
+                "SlowFastObservation(env, agent.processor) of the same checkpoint, and leave out what changes it "
+                "afterwards, such as VecFrameStack"
             )
         return context
 

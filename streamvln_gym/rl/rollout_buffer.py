@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,26 @@ class WindowRolloutBuffer(DictRolloutBuffer):
     `StreamVLNActorCriticPolicy` evaluates all of a window's decisions in one sequence (`share_windows`), which saves
     most of PPO's work. Windows are drawn at random; each epoch still sees every decision once.
 
-        PPO(StreamVLNActorCriticPolicy, envs, rollout_buffer_class=WindowRolloutBuffer, ...)
+        PPO(StreamVLNActorCriticPolicy, envs, rollout_buffer_class=WindowRolloutBuffer, normalize_advantage=False, ...)
+
+    Advantages are normalised here, over the whole rollout: PPO's own `normalize_advantage` would take the mean over a
+    minibatch, which is a window or a few, and with it most of what makes one window better than another.
+
+    Args:
+        normalize_advantage: whether (`rollout_buffer_kwargs={"normalize_advantage": False}` leaves them).
+
+    Raises:
+        ValueError: the observations have no windows.
     """
+
+    def __init__(self, *args: Any, normalize_advantage: bool = True, **kwargs: Any) -> None:
+        self.normalize_advantage = normalize_advantage
+        super().__init__(*args, **kwargs)
+        if "window_steps" not in self.observation_space.spaces:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"WindowRolloutBuffer needs observations of SlowFastObservation, got {self.observation_space}: wrap "
+                "the environments in it, or leave rollout_buffer_class out"
+            )
 
     def get(self, batch_size: int | None = None) -> Generator[DictRolloutBufferSamples, None, None]:  # type: ignore[override]
         """Minibatches of `batch_size` decisions (the last one may be smaller); None means all at once."""
@@ -28,6 +47,8 @@ class WindowRolloutBuffer(DictRolloutBuffer):
                 self.observations[key] = self.swap_and_flatten(values)
             for name in ("actions", "values", "log_probs", "advantages", "returns"):
                 self.__dict__[name] = self.swap_and_flatten(self.__dict__[name])
+            if self.normalize_advantage:
+                self.advantages = (self.advantages - self.advantages.mean()) / (self.advantages.std() + 1e-8)
             self.generator_ready = True
         drawn = np.concatenate([self._order[index] for index in np.random.permutation(len(self._order))])
         size = batch_size or len(drawn)

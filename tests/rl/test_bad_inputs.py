@@ -9,11 +9,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from streamvln_gym.errors import CheckpointError, TrainingError
-from streamvln_gym.rl import HoldActor, KeepBest, PooledFeatures, SlowFastObservation
+from streamvln_gym.rl import (
+    HoldActor,
+    KeepBest,
+    PooledFeatures,
+    SlowFastObservation,
+    StreamVLNActorCriticPolicy,
+    WindowRolloutBuffer,
+)
 from streamvln_gym.wrappers import ActionChunk, SB3Observation
 from tests.rl.conftest import batch, make_agent
 
@@ -136,6 +144,22 @@ def test_another_tokenizers_dialogue(make_env, make_policy):
         policy(obs)
     with pytest.raises(ValueError, match="tokenizer"):
         policy(batch(env.observation_space.sample()))
+
+
+def test_observations_that_something_changed(make_env, checkpoint):
+    """What stable-baselines3's own wrappers do to them."""
+    settings = {"policy_kwargs": {"checkpoint": checkpoint}, "n_steps": 4, "batch_size": 4, "device": "cpu"}
+    envs = DummyVecEnv([lambda: make_env(max_steps=20)])
+    with pytest.raises(ValueError, match=r"ids are no whole numbers.*VecNormalize\(envs, norm_obs=False\)"):
+        PPO(StreamVLNActorCriticPolicy, VecNormalize(envs), **settings).learn(4)
+    with pytest.raises(ValueError, match="leave out what changes it afterwards, such as VecFrameStack"):
+        PPO(StreamVLNActorCriticPolicy, VecFrameStack(envs, 2), **settings).learn(4)
+
+
+def test_a_window_buffer_needs_windows():
+    space = spaces.Dict({"rgb": spaces.Box(0, 255, (48, 48, 3), np.uint8)})
+    with pytest.raises(ValueError, match=r"needs observations of SlowFastObservation, got Dict\('rgb'"):
+        WindowRolloutBuffer(4, space, spaces.Discrete(4))
 
 
 def test_frames_that_do_not_fit_the_dialogue(make_env, make_policy):

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from stable_baselines3 import PPO
 
 from streamvln_gym.agents import StreamVLNAgent
 
@@ -23,6 +24,21 @@ def load(name: str) -> ModuleType:
     specification.loader.exec_module(example)
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 200
     return example
+
+
+def test_ids_are_learned_from_as_they_were_acted_on(monkeypatch):
+    """Normalised, they would be cut to whole numbers on their way through the rollout buffer."""
+    example, seen = load("sb3_from_scratch"), []
+
+    class Checked(PPO):
+        def train(self):
+            for part in self.rollout_buffer.get(64):
+                log_probs = self.policy.evaluate_actions(part.observations, part.actions.long().flatten())[1]
+                seen.append((log_probs - part.old_log_prob).abs().max().item())
+
+    monkeypatch.setattr(example, "PPO", Checked)
+    example.main(["--steps", "1024", "--episodes", "1"])
+    assert len(seen) == 16 and max(seen) < 1e-4
 
 
 def test_plain_ppo_learns_within_three_minutes():

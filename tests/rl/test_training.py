@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -30,7 +31,8 @@ from tests.rl.conftest import batch
 def make_ppo(envs: Any, checkpoint: Path, algorithm: Any = PPO, **policy: Any) -> Any:
     settings: dict[str, Any] = {"policy_kwargs": {"checkpoint": checkpoint, **policy}, "seed": 0, "learning_rate": 1e-3}
     if algorithm is PPO:
-        settings |= {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "rollout_buffer_class": WindowRolloutBuffer}
+        settings |= {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "normalize_advantage": False}
+        settings["rollout_buffer_class"] = WindowRolloutBuffer
     return algorithm(StreamVLNActorCriticPolicy, envs, device="cpu", **settings)
 
 
@@ -191,17 +193,92 @@ def test_pooled_features_train(make_env, agent, checkpoint):
     assert names and not any("vision" in name or "projector" in name for name in names)
 
 
-def test_the_actor_is_held_while_the_value_head_warms_up(envs, checkpoint):
-    ppo = make_ppo(envs, checkpoint)
-    before = weights(ppo.policy)
-    ppo.learn(16, callback=HoldActor(1))
-    assert all(name.startswith("value_head") for name in changed(before, ppo.policy))
-    ppo.learn(32, callback=HoldActor(1))
+@pytest.mark.parametrize(("algorithm", "policy"), [(PPO, {}), (PPO, {"optimizer_class": torch.optim.SGD}), (A2C, {})])
+def test_the_actor_is_held_while_the_value_head_warms_up(envs, checkpoint, algorithm, policy):
+    """With any optimizer: A2C has RMSprop."""
+    ppo = make_ppo(envs, checkpoint, algorithm, **policy)
+    before, rollout = weights(ppo.policy), ppo.n_steps * 2
+    ppo.learn(rollout, callback=HoldActor(1))
+    names = changed(before, ppo.policy)
+    assert names and all(name.startswith("value_head") for name in names)
+    ppo.learn(2 * rollout, callback=HoldActor(1))
     assert any("language_model" in name for name in changed(before, ppo.policy))
-    assert ppo.policy.optimizer.param_groups[0]["lr_scale"] == 1.0
+    assert {group["lr"] for group in ppo.policy.optimizer.param_groups} == {ppo.learning_rate}
 
 
-def test_the_best_checkpoint_is_kept(envs, checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_the_value_head_has_a_rate_of_its_own(envs, checkpoint, optimizer):
+    """Of SGD, the step is proportional to it; a further rollout with another one is not bound to the first."""
+    moved = []
+    for scale in (1.0, 10.0):
+        ppo = make_ppo(envs, checkpoint, value_lr_scale=scale, optimizer_class=optimizer)
+        ppo.n_epochs, ppo.batch_size, ppo.max_grad_norm = 1, 16, 1e9
+        before = weights(ppo.policy)
+        ppo.learn(16)
+        moved.append((weights(ppo.policy)["value_head.2.bias"] - before["value_head.2.bias"]).abs().item())
+    assert moved[1] == pytest.approx(10 * moved[0], rel=0.02)
+
+
+def test_an_actor_that_was_held_when_it_was_saved_learns(envs, checkpoint, tmp_path):
+    """As after a kill or an interruption between two rollouts."""
+
+    class Interrupt(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            self.model.save(tmp_path / "ppo")
+            raise KeyboardInterrupt
+
+    ppo = make_ppo(envs, checkpoint)
+    with pytest.raises(KeyboardInterrupt):
+        ppo.learn(16, callback=[HoldActor(1), Interrupt()])
+    loaded = PPO.load(tmp_path / "ppo", envs, device="cpu")
+    for algorithm in (ppo, loaded):
+        before = weights(algorithm.policy)
+        algorithm.learn(16)
+        assert any("language_model" in name for name in changed(before, algorithm.policy))
+
+
+def test_a_checkpoint_says_what_the_policy_was_shown(make_env, checkpoint, tmp_path):
+    settings = {"memory_strategy": "temporal_pool", "num_history": 3, "window_steps": 16}
+    envs = DummyVecEnv([lambda: make_env(max_steps=60, **settings)])
+    policy = make_ppo(envs, checkpoint, memory_strategy="temporal_pool").policy
+    policy.save_checkpoint(tmp_path)
+    agent = StreamVLNAgent.from_pretrained(tmp_path)
+    said = {name: getattr(agent.model.config, name) for name in settings}
+    assert said == settings
+    assert policy.network.config.num_history != 3, "the network that learns is as it was"
+    env = envs.envs[0]
+    obs, _ = env.reset(seed=4)
+    shared, done = policy.agent(), False
+    while not done:
+        action = policy.predict(obs, deterministic=True)[0].tolist()
+        raw = env.unwrapped.observe()
+        said = agent.predict_chunk(raw)
+        assert said == action[: len(said)] == shared.predict_chunk(raw)
+        obs, _, terminated, truncated, _ = env.step(action)
+        done = terminated or truncated
+
+
+def test_advantages_are_those_of_the_whole_rollout(envs, checkpoint):
+    ppo = make_ppo(envs, checkpoint)
+    _, callback = ppo._setup_learn(16)
+    ppo.collect_rollouts(envs, callback, ppo.rollout_buffer, 8)
+    given = ppo.rollout_buffer.advantages.T.ravel().copy()
+    expected = np.sort((given - given.mean()) / (given.std() + 1e-8))
+    for _ in range(2):
+        drawn = torch.cat([part.advantages for part in ppo.rollout_buffer.get(5)])
+        np.testing.assert_allclose(np.sort(drawn.numpy()), expected, atol=1e-6)
+    plain = WindowRolloutBuffer(
+        8, envs.observation_space, envs.action_space, n_envs=2, normalize_advantage=False, device="cpu"
+    )
+    plain.advantages[:] = 7.0
+    plain.full = True
+    assert (next(plain.get()).advantages == 7.0).all()
+
+
+def test_the_best_checkpoint_is_kept(envs, make_env, checkpoint, tmp_path, monkeypatch):
     rewards = iter([0.2, 0.5, 0.1, 0.0])
 
     def evaluate(policy, judged, episodes, callback, **_):
@@ -219,7 +296,10 @@ def test_the_best_checkpoint_is_kept(envs, checkpoint, tmp_path, monkeypatch):
         save(folder)
 
     ppo.policy.save_checkpoint = note
-    keep = KeepBest(envs, tmp_path / "best", episodes=2, every=1, measure=lambda means: means["reward"])
+    with pytest.raises(ValueError, match="environments beside the training's"):
+        ppo.learn(16, callback=KeepBest(envs, tmp_path / "best"))
+    judged = DummyVecEnv([lambda: make_env(max_steps=40)] * 2)
+    keep = KeepBest(judged, tmp_path / "best", episodes=2, every=1, measure=lambda means: means["reward"])
     ppo.learn(48, callback=[keep, FiniteRollout()])
     assert [(steps, means["reward"]) for steps, means in keep.history] == [(0, 0.2), (16, 0.5), (32, 0.1), (48, 0.0)]
     assert keep.best == {"success": 0.5, "spl": 0.25, "reward": 0.5}
