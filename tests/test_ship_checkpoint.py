@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
@@ -37,7 +39,7 @@ def run(tmp_path) -> Path:
 
 def ship(tool, run: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
-    tool.ship(run / "checkpoint", [run / "config.json"] * 2, [run / "log.jsonl"] * 2, 2, "two GPUs", target)
+    tool.ship([run / "checkpoint"], [run / "config.json"] * 2, [run / "log.jsonl"] * 2, 2, "two GPUs", target)
 
 
 def test_what_is_shipped(tools, run, tmp_path):
@@ -62,14 +64,16 @@ def test_a_run_that_continues_is_added_to_the_record(tools, run, tmp_path):
     target = tmp_path / "shipped"
     ship(tools[0], run, target)
     before = (target / "log.jsonl").read_text()
-    tools[0].ship(run / "checkpoint", [run / "config.json"], [run / "log.jsonl"], 1, "one GPU", target, continues=True)
+    tools[0].ship(
+        [run / "checkpoint"], [run / "config.json"], [run / "log.jsonl"], 1, "one GPU", target, continues=True
+    )
     runs = json.loads((target / "training.json").read_text())["runs"]
     assert [(r["checkpoint"], r["processes"], r["hardware"]) for r in runs] == [
         ("an earlier one", 2, "two GPUs"),
         ("of run 1", 2, "two GPUs"),
         ("of run 2", 1, "one GPU"),
     ]
-    assert tools[0].recipe([{"minutes": 28.0, "decay_minutes": 14.0}], 1, "")[0]["minutes"] == 28.0
+    assert tools[0].recipe([{"minutes": 28.0, "decay_minutes": 14.0}], 1, "", 0, "", False)[0]["minutes"] == 28.0
     log = (target / "log.jsonl").read_text()
     assert log.startswith(before)
     assert json.loads(log.splitlines()[-1])["run"] == 3
@@ -79,6 +83,33 @@ def test_a_run_that_continues_is_added_to_the_record(tools, run, tmp_path):
         ._training_volume(records, {"runs": runs})
         .startswith("Training: 21 updates, 210 frames in 3 minutes on two GPUs, then one GPU.")
     )
+
+
+def test_the_mean_of_runs_that_began_together(tools, run, tmp_path):
+    """And what goes on from it."""
+    target, other = tmp_path / "shipped", tmp_path / "other"
+    ship(tools[0], run, target)
+    shutil.copytree(run / "checkpoint", other)
+    moved = load_file(other / "model.safetensors")
+    save_file({name: value + 1.0 for name, value in moved.items()}, other / "model.safetensors", {"format": "pt"})
+    files = ([run / "config.json"] * 2, [run / "log.jsonl"] * 2, 1, "one GPU", target)
+    tools[0].ship([run / "checkpoint", other], *files, continues=True)
+    mean = load_file(target / "model.safetensors")
+    first = load_file(run / "checkpoint" / "model.safetensors")
+    assert all(value.dtype == torch.bfloat16 for value in mean.values())
+    for name, value in mean.items():
+        torch.testing.assert_close(
+            value.float(), (first[name].float() + moved[name].float() + 1.0) / 2, atol=0.02, rtol=0.01
+        )
+    record = json.loads((target / "training.json").read_text())
+    assert record["shipped"] == "the mean of runs 3 and 4"
+    assert [r["checkpoint"] for r in record["runs"]] == ["an earlier one", "of run 1", "of run 2", "of run 2"]
+    assert "The weights are the mean of runs 3 and 4, which began with" in tools[1]._recipe(
+        {"dataset": "x"}, [], record
+    )
+    tools[0].ship([run / "checkpoint"], [run / "config.json"], [run / "log.jsonl"], 1, "", target, continues=True)
+    record = json.loads((target / "training.json").read_text())
+    assert (record["shipped"], record["runs"][-1]["checkpoint"]) == ("run 5", "of the mean of runs 3 and 4")
 
 
 def test_what_does_not_fit_is_refused(tools, run, tmp_path, monkeypatch):

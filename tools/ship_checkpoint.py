@@ -7,6 +7,8 @@
 
 Several runs, each begun with the checkpoint of the one before, are given in their order: `--config A B --log A B`. With
 `--continues` the first of them began with the checkpoint that is shipped now, whose runs stay on record before it.
+With as many checkpoints as runs, `--checkpoint A B`, all runs began with the same one, and the mean of their weights is
+shipped.
 Weights and configuration replace those in `streamvln_gym/models/assets/streamvln_tiny`; `training.json` (options) and
 `log.jsonl` are written beside them. What does not fit the package is refused: other sizes of the network, another
 tokenizer, random weights, more than 16 MB.
@@ -20,6 +22,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.errors import StreamVLNGymError
@@ -52,7 +57,9 @@ def check(folder: Path) -> None:
         raise ValueError(f"{folder / WEIGHTS_NAME} has {size:,} bytes, more than {LIMIT:,}: save it in bfloat16")
 
 
-def recipe(configs: Sequence[dict[str, Any]], processes: int, hardware: str, before: int = 0) -> list[dict[str, Any]]:
+def recipe(
+    configs: Sequence[dict[str, Any]], processes: int, hardware: str, before: int, start: str, together: bool
+) -> list[dict[str, Any]]:
     """`runs` of training.json: the options of each, without folders, its processes and hardware.
 
     Args:
@@ -60,15 +67,27 @@ def recipe(configs: Sequence[dict[str, Any]], processes: int, hardware: str, bef
         processes: that trained together.
         hardware: what they ran on.
         before: runs on record before the first of these.
+        start: what the first of these began with.
+        together: all of these did.
     """
     runs = []
     for number, config in enumerate(configs, start=before):
         by_time = config.get("decay_minutes") is not None
         kept = {key: value for key, value in config.items() if key not in MACHINE or (key == "minutes" and by_time)}
         if kept.get("checkpoint") is not None:
-            kept["checkpoint"] = f"of run {number}" if number else "an earlier one"
+            kept["checkpoint"] = start if together or number == before else f"of run {number}"
         runs.append({"processes": processes, "hardware": hardware, **kept})
     return runs
+
+
+def write_mean(checkpoints: Sequence[Path], path: Path) -> None:
+    """Writes the mean of the checkpoints' weights, each in the dtype that the first has it in."""
+    parts = [load_file(folder / WEIGHTS_NAME) for folder in checkpoints]
+    mean = {
+        name: torch.stack([part[name].double() for part in parts]).mean(0).to(value.dtype)
+        for name, value in parts[0].items()
+    }
+    save_file(mean, path, metadata={"format": "pt"})
 
 
 def joined_log(logs: Sequence[Path], before: int = 0) -> str:
@@ -81,7 +100,7 @@ def joined_log(logs: Sequence[Path], before: int = 0) -> str:
 
 
 def ship(
-    checkpoint: Path,
+    checkpoints: Sequence[Path],
     configs: Sequence[Path],
     logs: Sequence[Path],
     processes: int,
@@ -89,25 +108,35 @@ def ship(
     target: Path,
     continues: bool = False,
 ) -> None:
-    """Checks, copies, writes."""
-    check(checkpoint)
-    runs, log = [], ""
+    """Checks, copies, writes; several checkpoints are one of each run, all begun with the same."""
+    for checkpoint in checkpoints:
+        check(checkpoint)
+    runs, log, start, several = [], "", "an earlier one", len(checkpoints) > 1
     if continues:
-        runs = json.loads((target / "training.json").read_text(encoding="utf-8"))["runs"]
+        record = json.loads((target / "training.json").read_text(encoding="utf-8"))
+        runs, start = record["runs"], "of " + record.get("shipped", f"run {len(record['runs'])}")
         log = (target / "log.jsonl").read_text(encoding="utf-8")
     log += joined_log(logs, len(runs))
-    runs += recipe([json.loads(path.read_text(encoding="utf-8")) for path in configs], processes, hardware, len(runs))
+    options = [json.loads(path.read_text(encoding="utf-8")) for path in configs]
+    made = recipe(options, processes, hardware, len(runs), start, several)
+    numbers = [str(number) for number in range(len(runs) + 1, len(runs) + len(made) + 1)]
+    shipped = f"the mean of runs {' and '.join(numbers)}" if several else f"run {numbers[-1]}"
     for name in COPIED:
-        if (checkpoint / name).exists():
-            shutil.copyfile(checkpoint / name, target / name)
-    (target / "training.json").write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
+        if (checkpoints[0] / name).exists():
+            shutil.copyfile(checkpoints[0] / name, target / name)
+    if several:
+        write_mean(checkpoints, target / WEIGHTS_NAME)
+    record = {"shipped": shipped, "runs": [*runs, *made]}
+    (target / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (target / "log.jsonl").write_text(log, encoding="utf-8")
 
 
 def main() -> None:
     """Ships."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder: weights, config.json, tokenizer")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", required=True, help="folder: weights, config.json, tokenizer"
+    )
     parser.add_argument("--config", type=Path, nargs="+", required=True, help="options of each run, JSON")
     parser.add_argument("--log", type=Path, nargs="+", required=True, help="log.jsonl of each run")
     parser.add_argument("--processes", type=int, default=1, help="that trained together")
@@ -116,6 +145,8 @@ def main() -> None:
     options = parser.parse_args()
     if len(options.config) != len(options.log):
         parser.error(f"{len(options.config)} configurations, but {len(options.log)} logs: give one of each a run")
+    if len(options.checkpoint) not in (1, len(options.config)):
+        parser.error(f"{len(options.checkpoint)} checkpoints of {len(options.config)} runs: give one, or one of each")
     try:
         ship(
             options.checkpoint,
@@ -128,7 +159,7 @@ def main() -> None:
         )
     except (StreamVLNGymError, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    print(f"{options.checkpoint} is now in {SHIPPED_FOLDER}")
+    print(f"{' and '.join(map(str, options.checkpoint))} is now in {SHIPPED_FOLDER}")
 
 
 if __name__ == "__main__":
