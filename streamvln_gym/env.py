@@ -402,8 +402,13 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
             return self._sampler.next()
         episode_in_scene = self._sampler.next_in_scene(lambda scene_id: scene in (scene_id, scene_name(scene_id)))
         if episode_in_scene is None:
-            scenes = dict.fromkeys(scene_name(self.dataset.scene_of(e)) for e in self.dataset.episode_ids)
-            raise not_found("scene", scene, self.dataset, list(scenes))
+            scenes = dict.fromkeys(self.dataset.scene_of(e) for e in self.dataset.episode_ids)
+            if any(scene in (scene_id, scene_name(scene_id)) for scene_id in scenes):
+                raise EpisodeNotFoundError(
+                    f"no episode of scene {scene!r} is in this environment's share of the episodes: ask another "
+                    "environment for it, or make one without `share_episodes`"
+                )
+            raise not_found("scene", scene, self.dataset, list(map(scene_name, scenes)))
         return episode_in_scene
 
     def _start(self, episode: Episode) -> _Run:

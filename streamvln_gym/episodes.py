@@ -135,8 +135,8 @@ class EpisodeDataset(Protocol):
 
 
 def scene_name(scene_id: str) -> str:
-    """The short name of a scene: "mp3d/abc/abc.glb" -> "abc"."""
-    return Path(scene_id).stem
+    """The short name of a scene: "mp3d/abc/abc.glb" -> "abc", "hm3d/val/00800-xyz/xyz.basis.glb" -> "xyz"."""
+    return Path(scene_id).stem.removesuffix(".basis")
 
 
 def not_found(kind: str, wanted: object, dataset: EpisodeDataset, known: Sequence[str]) -> EpisodeNotFoundError:

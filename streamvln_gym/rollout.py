@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from streamvln_gym import __version__
 from streamvln_gym.devices import choose_device, is_small, one_torch_thread
+from streamvln_gym.digests import checkpoint_digest, episodes_digest
 from streamvln_gym.episode_run import EpisodeRun, needs_picture
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.metrics import METRICS
@@ -112,16 +113,20 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         if config.predictions:
             check_predictions(config.predictions, dataset)
         agent, label = make_agent(config, env)
+        checkpoint = (config.checkpoint or SHIPPED_NAME) if config.agent == "streamvln" else None
         identity: dict[str, Any] = {
             "agent": config.agent,
-            "checkpoint": (config.checkpoint or SHIPPED_NAME) if config.agent == "streamvln" else None,
+            "checkpoint": checkpoint,
             "seed": config.seed,
             "max_steps": config.max_steps,
             "version": __version__,
             "dataset": dataset.name,
             "split": dataset.split,
             "source": source_of(dataset),
+            "simulator": env.unwrapped.simulator.name,  # type: ignore[attr-defined]
         }
+        if checkpoint and config.json:
+            identity["checkpoint_sha256"] = checkpoint_digest(checkpoint)
         if label:
             identity["note"] = label
         done = read_records(config.json, identity) if config.json else {}
@@ -129,6 +134,7 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
             done = {episode_id: record for episode_id, record in done.items() if TRAJECTORY in record}
         wanted = choose_episodes(dataset, config.episodes, config.seed)
         records = [done[episode_id] for episode_id in wanted if episode_id in done]
+        _check_episodes(config, records, dataset)
         missing = [episode_id for episode_id in wanted if episode_id not in done]
         small = is_small(agent)
         if hasattr(agent, "watch") and (viewer or (config.video and config.panel)):
@@ -138,6 +144,8 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
                 if config.agent == "random":  # drawn anew for every episode: a run taken up again gives the same
                     agent = random_agent(config.seed, episode_id)
                 record = {**identity, **play(env, agent, episode_id, config.video, label, viewer, config.panel)}
+                if config.json:
+                    record["episode_sha256"] = episodes_digest([dataset.episode(episode_id)])
                 if config.predictions:
                     run: Any = env.unwrapped
                     record |= trajectory_record(run.episode, run.trajectory)
@@ -165,6 +173,16 @@ def env_options(config: PlayConfig) -> dict[str, Any]:
     if config.data is not None:
         options["dataset"] = str(config.data)
     return options
+
+
+def _check_episodes(config: RolloutConfig, records: Sequence[Mapping[str, Any]], dataset: EpisodeDataset) -> None:
+    """Refuses results of other episodes that have the same ids, as in another file or release."""
+    for record in records:
+        if record.get("episode_sha256") != episodes_digest([dataset.episode(record["episode_id"])]):
+            raise ValueError(
+                f"{config.json} has a result of another episode {record['episode_id']!r} than this dataset's: give "
+                "this run a file of its own"
+            )
 
 
 def _check_writable(config: RolloutConfig) -> None:

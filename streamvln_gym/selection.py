@@ -177,7 +177,10 @@ def _open_folder(folder: Path, split: str, wanted: EpisodeFilter) -> EpisodeData
 def _open_flats(split: str, wanted: EpisodeFilter) -> EpisodeDataset:
     from streamvln_gym.flats.dataset import FlatsDataset
 
-    return _subset(FlatsDataset(split, scenes=wanted.scenes), EpisodeFilter(None, wanted.languages, wanted.episode_ids))
+    others = EpisodeFilter(None, wanted.languages, wanted.episode_ids)
+    if isinstance(wanted.scenes, int) and others:  # the first so many of those that the others leave
+        return _subset(FlatsDataset(split), wanted)
+    return _subset(FlatsDataset(split, scenes=wanted.scenes), others)
 
 
 def _ready(dataset: EpisodeDataset, wanted: EpisodeFilter) -> EpisodeDataset:

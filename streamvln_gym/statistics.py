@@ -1,7 +1,7 @@
 """How sure a mean over episodes is: intervals for a success rate, a mean and a paired difference.
 
 Episodes of one scene resemble each other (they share rooms, often a path), so that intervals which take them for
-independent, as Wilson's does, are too narrow; those of `bootstrap_mean` draw whole scenes.
+independent, as Wilson's does, are too narrow; those of `bootstrap_mean` draw whole scenes, and allow for few of them.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ def bootstrap_mean(
 ) -> Estimate:
     """A mean with a percentile bootstrap interval that draws whole groups (Davison and Hinkley 1997, section 3.8).
 
+    Of G groups, the bootstrap's spread is too small by sqrt((G - 1) / G), and a normal's tails are too short: the
+    interval's ends are moved away from the mean by sqrt(G / (G - 1)) and by Student's quantile of G - 1 degrees of
+    freedom over the normal's (Hesterberg 2015, "What teachers should know about the bootstrap", section 3.2), as far as
+    there are values.
+
     Args:
         values: (N,) one per episode.
         groups: (N,) its scene, say; values of one group may depend on each other.
@@ -87,8 +92,12 @@ def bootstrap_mean(
         count = min(_DRAWS_AT_ONCE, resamples - begin)
         drawn = rng.multinomial(len(index), np.full(len(index), 1.0 / len(index)), size=count)
         means[begin : begin + count] = (drawn @ sums) / (drawn @ sizes)
-    low, high = np.quantile(means, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
-    return Estimate(float(numbers.mean()), float(low), float(high))
+    ends = np.quantile(means, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
+    mean, groups_drawn = numbers.mean(), len(index)
+    wider = _student_quantile(confidence, groups_drawn - 1) / _quantile(confidence)
+    ends = mean + (ends - mean) * wider * math.sqrt(groups_drawn / (groups_drawn - 1))
+    low, high = np.clip(ends, numbers.min(), numbers.max())
+    return Estimate(float(mean), float(low), float(high))
 
 
 def paired_difference(
@@ -134,6 +143,13 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
     differing = only_first + only_second
     tail = sum(math.comb(differing, k) for k in range(min(only_first, only_second) + 1))
     return min(1.0, 2 * tail / 2**differing)
+
+
+def _student_quantile(confidence: float, freedom: int) -> float:
+    """Student's t distribution's quantile of a two-sided interval."""
+    from scipy.stats import t
+
+    return float(t.ppf((1.0 + confidence) / 2.0, freedom))
 
 
 def _quantile(confidence: float) -> float:

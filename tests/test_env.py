@@ -480,6 +480,11 @@ def test_environments_share_the_episodes(tiny_flats: TinyFlats) -> None:
     assert orders[0] != [list(ids[part::3]) for part in range(3)], "shuffled"
     with pytest.raises(ValueError, match="part must lie in"):
         envs[0].share_episodes(3, 3)
+    of_first = len(ids)  # each environment one episode: one scene each
+    envs[0].share_episodes(0, of_first)
+    other = next(e for e in ids if tiny_flats.dataset.scene_of(e) != tiny_flats.dataset.scene_of(ids[0]))
+    with pytest.raises(EpisodeNotFoundError, match="is in this environment's share of the episodes: ask another"):
+        envs[0].reset(options={"scene_id": tiny_flats.dataset.scene_of(other)})
     with pytest.raises(ValueError, match=f"{len(ids)} episodes cannot be divided among 99 environments"):
         envs[0].share_episodes(0, 99)
 

@@ -1,5 +1,7 @@
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import imageio
@@ -11,6 +13,7 @@ from streamvln_gym.errors import CheckpointError, DatasetError, EpisodeNotFoundE
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig, choose_episodes, rollout
+from streamvln_gym.vlnce import write_dataset
 
 
 def config(tiny_flats, **changes):
@@ -43,7 +46,27 @@ def test_streamvln_plays_with_the_weights_that_ship(tiny_flats, tmp_path):
     assert record["checkpoint"] == json.loads((tmp_path / "r.jsonl").read_text())["checkpoint"] == "streamvln-tiny"
     assert "note" not in record
     assert 1 <= len(record["actions"]) <= 6
-    assert rollout(config(tiny_flats, **settings)) == [record]
+    digests = ("checkpoint_sha256", "episode_sha256")  # so that nothing else is taken for it later
+    assert rollout(config(tiny_flats, **settings)) == [{k: v for k, v in record.items() if k not in digests}]
+    assert all(len(record[name]) == 64 for name in digests)
+
+
+def test_results_of_other_weights_or_episodes_are_not_taken_for_these(tiny_flats, tmp_path):
+    agent = StreamVLNAgent.untrained()
+    agent.save_pretrained(tmp_path / "model")
+    settings = {"agent": "streamvln", "checkpoint": str(tmp_path / "model"), "episodes": 1, "max_steps": 4}
+    rollout(config(tiny_flats, json=tmp_path / "r.jsonl", **settings))
+    StreamVLNAgent.untrained(1).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"line 1 of .*r\.jsonl is of a run with checkpoint_sha256="):
+        rollout(config(tiny_flats, json=tmp_path / "r.jsonl", **settings))
+    rollout(config(tiny_flats, json=tmp_path / "oracle.jsonl", episodes=1))
+    turned = tmp_path / "data" / tiny_flats.episodes_path.name
+    episodes = [tiny_flats.dataset.episode(name) for name in tiny_flats.dataset.episode_ids]
+    write_dataset(turned, [replace(episode, start_rotation=(0.0, 1.0, 0.0, 0.0)) for episode in episodes])
+    shutil.copytree(tiny_flats.scenes_dir, tmp_path / "scene_datasets")
+    other = config(tiny_flats, json=tmp_path / "oracle.jsonl", episodes=1, data=turned, data_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"oracle\.jsonl has a result of another episode '10' than this dataset's"):
+        rollout(other)
 
 
 def test_streamvln_says_that_its_weights_are_random(tiny_flats, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.errors import DatasetError, EpisodeNotFoundError
+from streamvln_gym.selection import open_dataset
 from tests.conftest import SMALL_CAMERA, TinyFlats
 
 
@@ -116,3 +117,9 @@ def test_a_folder_of_built_flats_is_a_dataset(tiny_flats: TinyFlats, tmp_path: P
     assert env.dataset.name.startswith("flats-v") and len(env.dataset) == 7
     with pytest.raises(DatasetError, match="has no split 'train' of built flats"):
         VLNEnv(dataset=tmp_path, split="train")
+
+
+def test_so_many_scenes_of_those_that_the_other_filters_leave() -> None:
+    """As with files."""
+    chosen = open_dataset("flats", "val_unseen", Path("data"), scenes=1, episode_ids=["20003000", "20003001"])
+    assert chosen.episode_ids == ("20003000", "20003001")

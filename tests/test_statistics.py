@@ -68,16 +68,29 @@ def test_paired_difference_sees_what_scenes_share():
     assert swapped.value == pytest.approx(-0.3)
 
 
-def test_bootstrap_covers_as_often_as_it_says():
+@pytest.mark.parametrize("scenes", [3, 11, 40])
+def test_bootstrap_covers_as_often_as_it_says(scenes):
     rng = np.random.default_rng(5)
-    groups = np.repeat(range(40), 6).tolist()
+    groups = np.repeat(range(scenes), 6).tolist()
     covered = 0
     for trial in range(200):
-        rates = rng.uniform(0.1, 0.7, 40)  # mean 0.4
-        values = rng.random(240) < np.repeat(rates, 6)
+        rates = rng.uniform(0.1, 0.7, scenes)  # mean 0.4
+        values = rng.random(6 * scenes) < np.repeat(rates, 6)
         _, low, high = bootstrap_mean(values, groups, resamples=500, seed=trial)
         covered += low <= 0.4 <= high
     assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_a_difference_in_few_scenes_is_seldom_chance():
+    """Two agents that are equally good, each better in some scenes."""
+    rng, found = np.random.default_rng(6), 0
+    groups = np.repeat(range(3), 50).tolist()
+    for trial in range(200):
+        rates = 0.6 + rng.normal(0.0, 0.1, (2, 3)).repeat(50, axis=1)
+        one, other = rng.random((2, 150)) < rates
+        _, low, high = paired_difference(one, other, groups, resamples=500, seed=trial)
+        found += not low <= 0.0 <= high
+    assert found / 200 < 0.1
 
 
 def test_seed_decides_the_interval():

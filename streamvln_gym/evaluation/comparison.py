@@ -18,8 +18,8 @@ from streamvln_gym.metrics import METRICS, count_path_references
 from streamvln_gym.statistics import mcnemar, paired_difference
 
 Record = Mapping[str, Any]
-_SAME = ("instruction", "start", "goal", "reference_path")
-"""What two records of one episode must agree in, to be compared."""
+_SAME = ("instruction", "start", "goal", "reference_path", "via")
+"""What two records of one episode must agree in, to be compared; and the direction at the start."""
 SUBSETS = ("memory needed", "no memory needed")
 
 
@@ -98,7 +98,7 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed:
     ours = {_key(record): record for record in one.records}
     theirs = {_key(record): record for record in other.records}
     common = [key for key in ours if key in theirs]
-    like = [key for key in common if all(ours[key].get(name) == theirs[key].get(name) for name in _SAME)]
+    like = [key for key in common if _same(ours[key], theirs[key])]
     if not like:
         raise EvaluationError(
             f"{one.folder} ({_data(one)}) and {other.folder} ({_data(other)}) have no episode in common: compare runs "
@@ -131,6 +131,11 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed:
 
 def _key(record: Record) -> tuple[Any, ...]:
     return tuple(record["key"])
+
+
+def _same(one: Record, other: Record) -> bool:
+    directions = [record["headings"][0] for record in (one, other) if record.get("headings")]  # old runs have none
+    return all(one.get(name) == other.get(name) for name in _SAME) and len(set(directions)) < 2
 
 
 def _data(run: Run) -> str:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from streamvln_gym import __version__
-from streamvln_gym.episodes import Episode, EpisodeDataset
+from streamvln_gym.digests import checkpoint_digest, episodes_digest, files_digest
+from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.evaluation.config import EvaluationConfig
 from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.selection import source_of
-
-_PIECE = 1 << 24
-_CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model")
 
 
 def identity_of(
@@ -72,41 +70,6 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
         elif before != now:
             found[name] = (before, now)
     return found
-
-
-def episodes_digest(episodes: Iterable[Episode]) -> str:
-    """sha256 of what is played and measured against: episodes with their instructions, paths and ground truth.
-
-    The content counts, not the file's bytes: compressed anew, or with other episodes beside these, it stays the same.
-    """
-    digest = hashlib.sha256()
-    for episode in episodes:
-        digest.update(json.dumps(asdict(episode), sort_keys=True, ensure_ascii=False, default=repr).encode())
-    return digest.hexdigest()
-
-
-def checkpoint_digest(name: str) -> str:
-    """sha256 of a checkpoint's configuration, weights and tokenizer.
-
-    Raises:
-        CheckpointError: there is no such checkpoint.
-    """
-    from streamvln_gym.agents.checkpoint import find_folder
-
-    folder = find_folder(name)
-    files = sorted({path for pattern in _CHECKPOINT_FILES for path in folder.glob(pattern)})
-    return files_digest(files)
-
-
-def files_digest(files: Iterable[Path]) -> str:
-    """sha256 of files' names and contents."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-    return digest.hexdigest()
 
 
 @lru_cache(maxsize=1)

@@ -94,7 +94,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     if comparison.p_value is not None:
         console.print(
             f"A alone succeeded in {comparison.first_alone} episodes, B alone in {comparison.second_alone}: McNemar's "
-            f"exact p = {comparison.p_value:.2g}"
+            f"exact p = {comparison.p_value:.2g} (it takes episodes for independent, which those of one scene are not)"
         )
 
 

@@ -50,7 +50,8 @@ class VLNCEDataset:
         self.source = source
         self.scenes_dir = scenes_dir
         self.instruction_charset = frozenset(index.characters)
-        self.instruction_max_length = max(index.lengths[row] for row in rows)
+        # The whole file's, as the characters are: environments with a part of it each have the same space.
+        self.instruction_max_length = max(index.lengths)
         self._index = index
         self._rows = rows
         self._episode_ids = tuple(index.ids[row] for row in rows)

@@ -98,6 +98,9 @@ def test_episodes_that_are_not_the_same_are_left_out(tmp_path):
     b = write_run(tmp_path / "b", [record(0, 1.0, instruction="Stay."), record(1, 1.0)])
     found = compare(a, b)
     assert (found.episodes, found.unlike) == (1, 1)
+    turned = write_run(tmp_path / "turned", [record(0, 1.0, headings=[30.0]), record(1, 1.0, headings=[10.0])])
+    other = write_run(tmp_path / "other", [record(0, 1.0, headings=[75.0]), record(1, 1.0, headings=[10.0, 25.0])])
+    assert (compare(turned, other).episodes, compare(turned, other).unlike) == (1, 1), "another direction at the start"
 
 
 def test_runs_without_goals_are_compared_in_what_they_have(tmp_path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from gymnasium.vector import SyncVectorEnv
 
+from streamvln_gym.episodes import scene_name
 from streamvln_gym.errors import DatasetError, EpisodeNotFoundError
 from streamvln_gym.selection import open_dataset, source_of
 from streamvln_gym.vlnce import VLNCEDataset
@@ -46,7 +48,9 @@ def test_rxr_by_role_and_language(tmp_path: Path) -> None:
     assert open_dataset("rxr", "val_unseen", tmp_path, languages=["en"]).episode_ids == ("0", "1")
     hindi = open_dataset("rxr", "val_unseen", tmp_path, languages=["hi-IN"])
     assert [hindi.episode(e).instruction.language for e in hindi.episode_ids] == ["hi-IN"]
-    assert "ర" not in hindi.episode("2").instruction.text and hindi.instruction_max_length == len("रसोई में रुकें।")
+    assert "ర" not in hindi.episode("2").instruction.text and hindi.instruction_max_length == len(
+        "Stop in the kitchen."
+    )
     challenge = open_dataset("rxr", "test_challenge", tmp_path)
     assert challenge.episode("3").goals == () and challenge.episode("3").instruction.extra["instruction_id"] == "1003"
 
@@ -143,3 +147,16 @@ def test_nothing_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
     write_json(tmp_path / "datasets/r2r/train/other.json", {})
     with pytest.raises(DatasetError, match=r"looked in .* for r2r, R2R_VLNCE_v1-3_preprocessed, .*zip"):
         open_dataset("r2r", "val_unseen", tmp_path)
+
+
+def test_parts_of_one_file_go_into_one_vector_environment(tiny_flats):
+    """Whatever the longest instruction of each part is."""
+    scenes = tiny_flats.dataset.scene_ids
+    envs = SyncVectorEnv([lambda scene=scene: tiny_flats.make(scenes=[scene]) for scene in scenes])
+    observations, _ = envs.reset()
+    assert len(observations["instruction"]) == len(scenes)
+    envs.close()
+
+
+def test_hm3ds_scenes_have_short_names():
+    assert scene_name("hm3d/val/00800-TEEsavR23oF/TEEsavR23oF.basis.glb") == "TEEsavR23oF"

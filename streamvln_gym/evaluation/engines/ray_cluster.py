@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamvln_gym.digests import checkpoint_digest, episodes_digest
 from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation.config import EvaluationConfig
 from streamvln_gym.evaluation.engines.conductor import Done, Event, Failed, Finished, Lost, Ready, conduct
-from streamvln_gym.evaluation.identity import checkpoint_digest, episodes_digest, sources_digest
+from streamvln_gym.evaluation.identity import sources_digest
 from streamvln_gym.evaluation.shards import ShardWriter
 from streamvln_gym.evaluation.work import Group
 
