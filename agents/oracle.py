@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from streamvln_gym.errors import NavigationError
 from streamvln_gym.expert import GeodesicFollower, expert_for
 
 
@@ -42,7 +43,12 @@ class OracleAgent:
 
         Raises:
             RuntimeError: `reset` was not called.
+            NavigationError: no way leads to the goal.
         """
         if self._follower is None:
             raise RuntimeError("OracleAgent.act was called before reset: call agent.reset() after env.reset()")
-        return self._follower.next_action(self._env.simulator.state)
+        try:
+            return self._follower.next_action(self._env.simulator.state)
+        except NavigationError as error:
+            name, dataset = self._env.episode.episode_id, self._env.dataset
+            raise NavigationError(f"episode {name!r} of {dataset.name}/{dataset.split}: {error}") from error

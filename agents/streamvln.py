@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from streamvln_gym.agents.slow_memory import SlowMemory
 from streamvln_gym.agents.stream import Call, Moment, Stream, StreamStats
 from streamvln_gym.agents.stream_pool import StreamPool
 from streamvln_gym.agents.view import WatchedAgent
-from streamvln_gym.arguments import is_whole
+from streamvln_gym.arguments import is_finite, is_whole
+from streamvln_gym.devices import choose_device
 from streamvln_gym.models.batched_streaming import BatchedStreamingSession
 from streamvln_gym.models.decoding import LogitsProcessor
 from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder
@@ -34,6 +36,7 @@ from streamvln_gym.models.memory_strategies import make_strategy
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.packed_language import all_plain
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
+from streamvln_gym.models.saving import changed
 from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.models.streaming import StreamingSession
 from streamvln_gym.models.voxel_pruning import VoxelPruning, token_centres
@@ -44,6 +47,8 @@ ANSWER_SLACK = 4
 TURN_TEXT, OPENING_TEXT = 32, 320
 # The published loop sets no limit of its own beyond this one.
 PUBLISHED_MAX_NEW_TOKENS = 10_000
+# Settings that a checkpoint's configuration has, too.
+_CONFIGURED = ("num_history", "window_steps", "chunk_size", "prompt_style", "memory_prompt", "memory_strategy")
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,9 @@ class StreamVLNAgentConfig:
             value = getattr(self, name)
             if value is not None and not is_whole(value, least):
                 raise ValueError(f"StreamVLNAgentConfig.{name} must be a whole number, at least {least}, got {value!r}")
+        penalty = self.repetition_penalty
+        if penalty is not None and not (is_finite(penalty) and penalty > 0.0):
+            raise ValueError(f"StreamVLNAgentConfig.repetition_penalty must be a positive number, got {penalty!r}")
 
 
 class StreamVLNAgent:
@@ -159,6 +167,7 @@ class StreamVLNAgent:
             self.config.repetition_penalty,
             logits_processor,
         )
+        self._warn_of_length()
         self._closing_id = processor.turn_end_id if style == "trained" else None
         self.fast = self._choose_fast()
         frames = DeviceFrameEncoder(model, processor) if self.fast else FrameEncoder(model, processor)
@@ -175,7 +184,7 @@ class StreamVLNAgent:
         config: StreamVLNAgentConfig | None = None,
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         logits_processor: Sequence[LogitsProcessor] = (),
         loading: LoadOptions | None = None,
         **settings: Any,
@@ -186,9 +195,9 @@ class StreamVLNAgent:
             name_or_path: folder, or the hub's "owner/name"; None means "streamvln-tiny", the small trained network that
                 ships in the package.
             config: how to stream.
-            device: where the network runs.
-            dtype: of the weights; None means as stored, but float32 for "streamvln-tiny", and on a CPU for what is
-                stored in float16.
+            device: where the network runs; "auto" takes a GPU if there is one.
+            dtype: of the weights, or its name; None means as stored, but float32 for "streamvln-tiny", and on a CPU for
+                what is stored in float16.
             logits_processor: see the class.
             loading: everything else about loading, see `LoadOptions`; its fields can be given by name as well.
             **settings: fields of `StreamVLNAgentConfig` or of `LoadOptions`, such as `conjunctions=` or
@@ -197,12 +206,14 @@ class StreamVLNAgent:
         Raises:
             CheckpointError: the checkpoint is missing, corrupt, or its parts do not fit together; what is wrong is
                 listed.
+            ValueError: there is no such dtype, device or memory.
         """
         names = {item.name for item in fields(LoadOptions)}
         chosen = {name: settings.pop(name) for name in list(settings) if name in names}
         options = replace(loading or LoadOptions(), **chosen)
         name_or_path = SHIPPED_NAME if name_or_path is None else name_or_path
-        model, processor = load_checkpoint(name_or_path, dtype, device, options)
+        device = choose_device(device) if isinstance(device, str) else device
+        model, processor = load_checkpoint(name_or_path, _as_dtype(dtype), device, options)
         return cls(model.eval(), processor, config, logits_processor=logits_processor, **settings)
 
     @classmethod
@@ -230,8 +241,19 @@ class StreamVLNAgent:
         return cls(model, processor, config, **settings)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Writes weights, configuration and tokenizer into a folder that `from_pretrained` reads."""
-        self.model.save_pretrained(str(path))
+        """Writes weights, configuration and tokenizer into a folder that `from_pretrained` reads.
+
+        The configuration has this agent's own memory, window, chunks and prompts; conjunctions, limits and a camera
+        are to be given again.
+        """
+        own = {name: self._setting(name) for name in _CONFIGURED}
+        pruning = self.config.voxel_pruning
+        penalty = self.config.repetition_penalty
+        with (
+            changed(self.model.config, **own, **({"voxel_pruning": asdict(pruning)} if pruning else {})),
+            changed(self.model.generation_config, **({"repetition_penalty": penalty} if penalty else {})),
+        ):
+            self.model.save_pretrained(str(path))
         self.processor.save_pretrained(path)
 
     def watch(self) -> WatchedAgent:
@@ -409,8 +431,14 @@ class StreamVLNAgent:
 
         Raises:
             TypeError: `state` comes from elsewhere, or an entry has the wrong type.
-            ValueError: another tokenizer made the ids, or as in `act_batch`.
+            ValueError: another tokenizer made the ids, or as in `act_batch`; or the memory strategy needs geometry,
+                which stable-baselines3's spaces do not carry.
         """
+        if self.needs_geometry:
+            raise ValueError(
+                "predict() does not serve the memory strategy 'voxel', which needs depth in metres and poses: call "
+                "act_batch with the environment's own observations"
+            )
         observations, single = read_batch(observation, self.processor.tokenizer)
         count = len(observations["rgb"])
         if state is not None and not isinstance(state, StreamBatch):
@@ -446,6 +474,15 @@ class StreamVLNAgent:
         memory = self._strategy.most_tokens(frames, config.patches_per_side**2, tokens)
         turns = -(-self._setting("window_steps") // self._chunk_size)
         return memory + turns * (tokens + TURN_TEXT) + OPENING_TEXT
+
+    def _warn_of_length(self) -> None:
+        longest, trained = self._longest_window(), self.model.config.text_config.max_position_embeddings
+        if longest > trained:
+            warnings.warn(
+                f"a window of this agent takes up to {longest} positions, but the network knows {trained}: beyond them "
+                "its answers mean nothing. Lower num_history or window_steps, or choose another memory_strategy",
+                stacklevel=3,
+            )
 
     def _choose_fast(self) -> bool:
         """Whether answers come from `FastSession`.
@@ -493,3 +530,14 @@ class StreamVLNAgent:
     def _setting(self, name: str) -> Any:
         value = getattr(self.config, name)
         return getattr(self.model.config, name) if value is None else value
+
+
+def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        found = None
+    if found is None and dtype is not None:
+        raise ValueError(
+            f"there is no dtype {dtype!r} of weights: use torch.bfloat16, 'bfloat16', 'float16' or 'float32'"
+        )
+    return found

@@ -186,7 +186,7 @@ class WatchedAgent:
             called=called,
             milliseconds=milliseconds,
             calls=tuple(self._calls),
-            kv_length=agent.session.kv_length,
+            kv_length=agent.session.kv_length if agent.fast_session is None else agent.fast_session.kv_lengths[0],
             window_steps=stream.window.window_steps,
             window_start=stream.window.start,
             memory=self._shown,

@@ -14,6 +14,8 @@ import numpy as np
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+ANSWERS = {"hello": "welcome", "reset": "ready", "resume": "resumed", "observe": "actions", "close": "closed"}
+
 
 class RobotClient:
     """`reset`, then `observe` again and again. Whatever goes wrong on the way, `stop` (velocity zero) is called first.
@@ -29,11 +31,18 @@ class RobotClient:
         self.socket = connect(self.url, open_timeout=self.timeout, close_timeout=1, proxy=None).__enter__()
         self.socket.socket.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack("ll", 1, 0))  # sending, too, ends in time
         actions = {"forward_metres": 0.25, "turn_degrees": 15.0}  # what this robot executes
-        self.ask("hello", version=1, token=self.token, camera=self.camera, actions=actions)
+        self.welcome = self.ask("hello", version=1, token=self.token, camera=self.camera, actions=actions)
 
     def ask(self, kind, **entries):
-        self.socket.send(msgpack.packb({"type": kind, **entries}))
-        answer = msgpack.unpackb(self.socket.recv(self.timeout))
+        try:
+            self.socket.send(msgpack.packb({"type": kind, **entries}))
+            answer = msgpack.unpackb(self.socket.recv(self.timeout))
+            if answer["type"] != "error" and (answer["type"], answer.get("seq")) != (ANSWERS[kind], entries.get("seq")):
+                raise ConnectionError(f"the answer is one to something else: {answer}")
+        except BaseException:  # and nothing that comes late may be taken for the next answer
+            self.stop()
+            self.socket.close()
+            raise
         for warning in answer.get("warnings", ()):
             print(f"the server warns: {warning['message']}")
         if answer["type"] == "error":
@@ -44,16 +53,18 @@ class RobotClient:
     def reset(self, instruction, episode=""):
         self.session, self.seq = self.ask("reset", instruction=instruction, episode=episode)["session"], 0
 
-    def observe(self, rgb, n_executed, depth=None):
+    def observe(self, rgb, n_executed, depth=None, pose=None):
         """The next actions (0 STOP, 1 FORWARD, 2 LEFT, 3 RIGHT) for what is seen after `n_executed` of the last ones:
-        `rgb` uint8 (height, width, 3), `depth` metres (height, width) or None."""
+        `rgb` uint8 (height, width, 3); where `welcome["needs_geometry"]`, `depth` metres (height, width) and `pose`
+        (4, 4), camera to the frame of the start."""
         from PIL import Image  # without it: "frame": {"encoding": "raw", "data": rgb.tobytes()}
 
         Image.fromarray(rgb).save(jpeg := io.BytesIO(), "JPEG", quality=95)
         message = {"seq": self.seq, "n_executed": n_executed, "frame": {"encoding": "jpeg", "data": jpeg.getvalue()}}
         if depth is not None:  # millimetres, 0 where there is no reading
             units = np.clip(np.nan_to_num(depth * 1000.0, posinf=0.0), 0, 65535).astype("<u2")
-            message["depth"] = {"encoding": "raw16", "data": units.tobytes(), "scale": 0.001}
+            Image.fromarray(units).save(png := io.BytesIO(), "PNG")
+            message |= {"depth": {"encoding": "png16", "data": png.getvalue()}, "pose": np.ravel(pose).tolist()}
         for attempt in range(30):
             try:
                 if attempt:
@@ -63,9 +74,7 @@ class RobotClient:
                 self.seq += 1
                 return actions
             except (OSError, WebSocketException) as error:  # a TimeoutError is an OSError
-                self.stop()
                 print(f"no answer, the robot stands still: {error!r}")
-                self.socket.close()
                 time.sleep(1.0)
         raise ConnectionError(f"{self.url} does not come back")
 
@@ -82,7 +91,8 @@ def main(url="ws://127.0.0.1:8765/stream", token=None, execute=4, **options):
     actions, finished = [], False
     while not finished:
         try:
-            actions = client.observe(seen["rgb"], len(actions), seen["depth"][:, :, 0])[:execute]
+            geometry = (seen["depth"][:, :, 0], seen["camera_pose"]) if client.welcome["needs_geometry"] else ()
+            actions = client.observe(seen["rgb"], len(actions), *geometry)[:execute]
         except RuntimeError as error:
             if error.args[0] != "unknown_session":
                 raise

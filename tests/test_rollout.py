@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.errors import CheckpointError, DatasetError, EpisodeNotFoundError, SimulatorUnavailableError
+from streamvln_gym.episodes import Goal
+from streamvln_gym.errors import (
+    CheckpointError,
+    DatasetError,
+    EpisodeNotFoundError,
+    NavigationError,
+    SimulatorUnavailableError,
+)
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig, choose_episodes, rollout
@@ -67,6 +74,17 @@ def test_results_of_other_weights_or_episodes_are_not_taken_for_these(tiny_flats
     other = config(tiny_flats, json=tmp_path / "oracle.jsonl", episodes=1, data=turned, data_dir=tmp_path)
     with pytest.raises(ValueError, match=r"oracle\.jsonl has a result of another episode '10' than this dataset's"):
         rollout(other)
+
+
+def test_an_oracle_that_cannot_reach_its_goal_names_the_episode(tiny_flats, tmp_path):
+    path = tmp_path / "data" / tiny_flats.episodes_path.name
+    first = tiny_flats.dataset.episode("10")
+    write_dataset(
+        path, [replace(first, goals=(Goal((9.4, 0.2, 1.0)),), reference_path=(), gt_locations=None, gt_actions=None)]
+    )
+    shutil.copytree(tiny_flats.scenes_dir, tmp_path / "scene_datasets")
+    with pytest.raises(NavigationError, match=r"episode '10' of tiny/tiny: .*cannot reach"):
+        rollout(config(tiny_flats, data=path, data_dir=tmp_path, episodes=1))
 
 
 def test_streamvln_says_that_its_weights_are_random(tiny_flats, tmp_path):

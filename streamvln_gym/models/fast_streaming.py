@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -129,6 +129,10 @@ class FastSession:
         self._depth = depth
         self._language: PackedLanguageModel | None = None
         self._rules: _Rules | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made again at the next answer: functions over the weights, and recordings."""
+        return {**self.__dict__, "_language": None, "_rules": None, "calls": RecordedCalls(False)}
 
     @property
     def kv_lengths(self) -> list[int]:

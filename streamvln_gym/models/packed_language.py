@@ -105,7 +105,11 @@ def weights_place(model: StreamVLNForConditionalGeneration) -> tuple[object, ...
     for layer in (network.layers[0], network.layers[-1]):
         parts += [layer.self_attn.q_proj, layer.mlp.down_proj]
     parts.append(model.projector.linear_1)
-    return tuple((type(part), part.weight.data_ptr()) for part in parts)
+    places: list[object] = [(type(part), part.weight.data_ptr()) for part in parts]
+    # Adapters may come into any layer later, and be switched: recordings keep what was on.
+    linears = (part for layer in network.layers for part in (*layer.self_attn.children(), *layer.mlp.children()))
+    places += [(id(part), adapters_on(part)) for part in linears if is_adapted(part)]
+    return tuple(places)
 
 
 @torch.no_grad()
@@ -137,10 +141,21 @@ def is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
     return type(linear.weight) is nn.Parameter and linear.weight.is_floating_point()
 
 
+def is_adapted(part: nn.Module) -> bool:
+    """Whether it is a layer of peft's around another one."""
+    return "base_layer" in part._modules
+
+
+def adapters_on(part: Any) -> tuple[object, ...]:
+    """Which of a layer's adapters count at present."""
+    return tuple(part.active_adapters), part.disable_adapters, part.merged
+
+
 def all_plain(model: StreamVLNForConditionalGeneration) -> bool:
     """Whether every linear layer of the language model is plain."""
     network: Any = model.language_model
-    return all(is_plain(part) for part in network.modules() if isinstance(part, nn.Linear))
+    parts = list(network.modules())
+    return not any(map(is_adapted, parts)) and all(is_plain(part) for part in parts if isinstance(part, nn.Linear))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from streamvln_gym.errors import TrainingError
 from streamvln_gym.models.dialogue import SYSTEM_PROMPT, TURN_END, TURN_START
 from streamvln_gym.models.memory_strategies import make_strategy
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
+from streamvln_gym.models.saving import changed
 from streamvln_gym.rl.chunk_distribution import STOP, choose, chosen_before, chunk_log_probs, penalise
 from streamvln_gym.rl.dialogue_cache import DialogueCache
 from streamvln_gym.rl.embedding import Context, ContextEmbedder, vision_parameters
@@ -263,15 +264,8 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         if self._adapted:
             merged: StreamVLNForConditionalGeneration = copy.deepcopy(self.trunk).merge_and_unload()
             network = merged
-        said = {**self._shown_context, "trained": True}
-        before = {name: getattr(network.config, name) for name in said}
-        try:
-            for name, value in said.items():
-                setattr(network.config, name, value)
+        with changed(network.config, **self._shown_context, trained=True):
             network.save_pretrained(str(folder))
-        finally:
-            for name, value in before.items():
-                setattr(network.config, name, value)
         self.processor.save_pretrained(folder)
 
     def set_training_mode(self, mode: bool) -> None:

@@ -21,6 +21,8 @@ class ServeConfig:
         token_file: file with the token that clients must show; default: what the environment variable
             STREAMVLN_GYM_TOKEN holds, else none.
         insecure: listen beyond this machine without a token: whoever reaches the port can use the agent.
+        constrained: hold answers to the action grammar: as many moves as a chunk has, or fewer and STOP. Otherwise they
+            are as the checkpoint was published to answer, up to 64 tokens.
         device: of the network, "auto", "cpu" or "cuda".
         max_streams: robots at once; the KV cache has a row for each.
         max_message_bytes: of one message of a client.
@@ -37,6 +39,7 @@ class ServeConfig:
     port: int = 8765
     token_file: Path | None = None
     insecure: bool = False
+    constrained: bool = True
     device: str = "auto"
     max_streams: int = 16
     max_message_bytes: int = 8 * 2**20

@@ -50,8 +50,12 @@ class Connection:
     """A client, from its hello to its end.
 
     Args:
-        socket: accepted.
+        socket: to be accepted before `run`.
         server: whose streams it may use.
+
+    Attributes:
+        address: the client's, without its port.
+        greeted: whether it has said hello, with the token where one is needed.
     """
 
     def __init__(self, socket: WebSocket, server: PolicyServer) -> None:
@@ -61,6 +65,8 @@ class Connection:
         self._failures = 0
         self._allowance = _Allowance(server.config.messages_per_second)
         client = socket.client
+        self.address = client.host if client else ""
+        self.greeted = False
         self._name = f"{client.host}:{client.port}" if client else "client"
 
     async def run(self) -> None:
@@ -98,6 +104,9 @@ class Connection:
         if not token_fits(self._server.token, hello.token):
             await asyncio.sleep(WRONG_TOKEN_SECONDS)
             raise ProtocolError("unauthorized", "the token is missing or wrong", fatal=True)
+        if not self._server.has_room():
+            raise ProtocolError("too_many_streams", "there are too many connections: close some", fatal=True)
+        self.greeted = True
         check_meaning(hello.actions)
         camera = hello.camera
         if camera.width * camera.height > config.max_frame_pixels:

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 PATH = "/stream"
 SWEEP_SECONDS = 0.5
+FREE_ANSWER_TOKENS = 64  # a robot waits for them, and all others after it
 _ROOM_FOR_REFUSALS = 16  # connections beyond two for each stream
+_STRANGERS = 16  # connections of one address that have not said hello yet
+_MOST_STRANGERS = 256  # of all addresses
 
 _logger = logging.getLogger(__name__)
 
@@ -44,7 +47,11 @@ class PolicyServer:
     Args:
         agent: its network is used; its own episodes are left alone.
         config: limits.
-        token: that clients must show; None lets everybody in who reaches the port.
+        token: that clients must show, in place of the configured one. Without either, everybody is let in who reaches
+            the port.
+
+    Raises:
+        ValueError: the token or the address will not do; the message says what to do.
 
     Attributes:
         app: the ASGI application; the worker runs while it does.
@@ -53,10 +60,11 @@ class PolicyServer:
 
     def __init__(self, agent: StreamVLNAgent, config: ServeConfig | None = None, token: str | None = None) -> None:
         self.config = config or ServeConfig()
-        self.token = token
+        self.token = read_token(self.config.token_file) if token is None else token
+        check_binding(self.config.host, self.token, self.config.insecure)
         self.max_steps = agent.config.max_steps
         self._agent = agent
-        self._connections = 0
+        self._connections: set[Connection] = set()
         self._background: set[asyncio.Task[None]] = set()
         self.worker = ModelWorker(agent.open_pool(self.config.max_streams))
         self.sessions = SessionTable(self.worker, self.config.resume_seconds)
@@ -73,6 +81,7 @@ class PolicyServer:
             "agent": config.agent or SHIPPED_NAME,
             "trained": agent.trained,
             "chunk_size": agent.chunk_size,
+            "needs_geometry": agent.needs_geometry,
             "actions": describe_actions(),
             "limits": {
                 "message_bytes": config.max_message_bytes,
@@ -83,6 +92,11 @@ class PolicyServer:
             "resume_seconds": config.resume_seconds,
             "idle_seconds": config.idle_seconds,
         }
+
+    def has_room(self) -> bool:
+        """Whether another client may say hello; a robot whose connection is lost comes back before that is noticed."""
+        greeted = sum(connection.greeted for connection in self._connections)
+        return greeted < 2 * self.config.max_streams + _ROOM_FOR_REFUSALS
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Starts something that nobody waits for."""
@@ -126,15 +140,18 @@ class PolicyServer:
         if "origin" in socket.headers:  # a web page in somebody's browser; robots have none
             await socket.send_denial_response(Response("browsers are not served", 403))
             return
-        if self._connections >= 2 * self.config.max_streams + _ROOM_FOR_REFUSALS:
-            await socket.send_denial_response(Response("too many connections", 503))
+        connection = Connection(socket, self)
+        # Whoever has not shown the token must not take the places of those who have, nor those of other addresses.
+        strangers = [other.address for other in self._connections if not other.greeted]
+        if strangers.count(connection.address) >= _STRANGERS or len(strangers) >= _MOST_STRANGERS:
+            await socket.send_denial_response(Response("too many connections that have not said hello", 503))
             return
-        self._connections += 1
+        self._connections.add(connection)
         try:
             await socket.accept()
-            await Connection(socket, self).run()
+            await connection.run()
         finally:
-            self._connections -= 1
+            self._connections.discard(connection)
 
 
 def _health() -> dict[str, Any]:
@@ -154,7 +171,12 @@ def serve(config: ServeConfig | None = None) -> None:
     token = read_token(config.token_file)
     check_binding(config.host, token, config.insecure)
     with contextlib.closing(listen(config.host, config.port)) as door:
-        agent = StreamVLNAgent.from_pretrained(config.agent, device=choose_device(config.device))
+        agent = StreamVLNAgent.from_pretrained(
+            config.agent,
+            device=choose_device(config.device),
+            constrained=config.constrained,
+            max_new_tokens=None if config.constrained else FREE_ANSWER_TOKENS,
+        )
         server = PolicyServer(agent, config, token)
         host = f"[{config.host}]" if ":" in config.host else config.host
         told = "a token is needed" if token else "no token is needed"

@@ -192,9 +192,10 @@ def test_skipped_frames_with_predict_chunk(agent):
         agent.predict_chunk(observe(38), n_executed=-1)
 
 
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))])
-def test_a_copy_goes_on_as_the_original(parts, copied):
-    agent = StreamVLNAgent(*parts)
+def test_a_copy_goes_on_as_the_original(parts, copied, fast):
+    agent = StreamVLNAgent(*parts, fast=fast)
     for step in range(38):
         agent.act(observe(step))
     other = copied(agent)
@@ -447,3 +448,39 @@ def test_a_refused_observation_leaves_no_trace(parts):
         agent.act({**observe(0), **seen, "intrinsics": np.zeros((3, 3))})
     agent.act({**observe(0), **seen})
     assert agent.step == 1
+
+
+def test_what_is_saved_streams_as_the_agent_did(parts, tmp_path):
+    settings = {
+        "num_history": 2, "window_steps": 16, "chunk_size": 3, "memory_strategy": "temporal_pool",
+        "memory_prompt": "training", "repetition_penalty": 1.3,
+    }  # fmt: skip
+    agent = StreamVLNAgent(*parts, **settings)
+    agent.save_pretrained(tmp_path)
+    same = StreamVLNAgent.from_pretrained(tmp_path, dtype="float32")
+    assert [same.act(observe(step)) for step in range(40)] == [agent.act(observe(step)) for step in range(40)]
+    assert same.last_call == agent.last_call
+    assert parts[0].config.num_history == 8, "the network at hand is as it was"
+    assert parts[0].generation_config.repetition_penalty in (None, 1.0)
+
+
+def test_windows_beyond_the_trained_positions_are_said(parts):
+    with pytest.warns(UserWarning, match=r"up to \d+ positions, but the network knows 4096.*Lower num_history"):
+        StreamVLNAgent(*parts, memory_strategy="full", num_history=70)
+
+
+def test_names_of_dtypes_and_devices(tmp_path):
+    agent = StreamVLNAgent.from_pretrained(dtype="bfloat16", device="auto")
+    assert agent.model.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="there is no dtype 'int8' of weights: use torch.bfloat16, 'bfloat16'"):
+        StreamVLNAgent.from_pretrained(dtype="int8")
+    with pytest.raises(ValueError, match="there is no device 'gpu'"):
+        StreamVLNAgent.from_pretrained(device="gpu")
+    with pytest.raises(ValueError, match="repetition_penalty must be a positive number, got '1'"):
+        StreamVLNAgentConfig(repetition_penalty="1")
+
+
+def test_predict_does_not_serve_geometry(parts):
+    agent = StreamVLNAgent(*parts, memory_strategy="voxel")
+    with pytest.raises(ValueError, match="does not serve the memory strategy 'voxel'"):
+        agent.predict({"rgb": np.zeros((1, 48, 64, 3), np.uint8), "instruction": ["Go."]})

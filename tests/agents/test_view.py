@@ -65,6 +65,14 @@ def test_window_memory_queue_and_calls(parts: Any) -> None:
     assert view.calls[-1].prefill_length == agent.agent.last_call.prefill_length
 
 
+def test_the_cache_of_a_fast_agent_is_shown_too() -> None:
+    agent = StreamVLNAgent(*thin_parts(0.2), fast=True).watch()
+    for step in range(9):
+        (view,) = views(agent, 1, step)
+        assert agent.agent.last_call is not None
+        assert view.kv_length == agent.agent.last_call.kv_after > 0
+
+
 def test_pictures_are_what_the_network_saw(parts: Any) -> None:
     agent = StreamVLNAgent(*parts).watch()
     view = views(agent, 70)[-1]

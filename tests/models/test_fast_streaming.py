@@ -365,3 +365,25 @@ class TestOnAGPU:
         ours = resize(torch.from_numpy(picture)[None].cuda(), 384)[0].permute(1, 2, 0).cpu().numpy()
         theirs = np.asarray(Image.fromarray(picture).resize((384, 384), resample=Image.Resampling.BICUBIC))
         assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("targets", [["v_proj", "o_proj"], ["q_proj", "gate_proj"]])
+def test_adapters_that_come_later_or_are_switched_count(targets):
+    peft = pytest.importorskip("peft")
+    model, processor = thin_parts(SPREAD, narrow=True)
+    agent = StreamVLNAgent(model, processor, fast=True)
+    agent.predict_chunk(observe(0, 0, 0))
+    settings = peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
+    adapted = peft.get_peft_model(model, settings)
+    assert not all_plain(model), "by default, such a network is answered eagerly"
+
+    def answers(agent):
+        agent.reset()
+        return [agent.act(observe(0, 0, step)) for step in range(40)]
+
+    with_adapters = answers(StreamVLNAgent(model, processor, fast=False))
+    assert answers(agent) == with_adapters
+    with adapted.disable_adapter():
+        without = answers(StreamVLNAgent(model, processor, fast=False))
+        assert answers(agent) == without != with_adapters
+    assert answers(agent) == with_adapters

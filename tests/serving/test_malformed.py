@@ -209,4 +209,4 @@ def test_malformed_messages_beside_a_healthy_stream(new_agent):
             play_served(healthy, played)
             assert "internal" not in counts and "model_failed" not in counts, counts
         assert played.chunks == play_alone(new_agent(), 0, 10)
-        wait_until(lambda: len(server.sessions) == 1 and server._connections == 1, "all others are gone")
+        wait_until(lambda: len(server.sessions) == 1 and len(server._connections) == 1, "all others are gone")

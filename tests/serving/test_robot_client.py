@@ -1,5 +1,6 @@
 """The example's client: actions arrive, and whatever fails, the robot is stopped first."""
 
+import asyncio
 import importlib.util
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from types import ModuleType
 import msgpack
 import numpy as np
 import pytest
+from websockets.exceptions import WebSocketException
 from websockets.sync.server import serve
 
 from tests.conftest import SMALL_CAMERA
@@ -39,7 +41,7 @@ def seen_as_jpeg(rgb: np.ndarray) -> np.ndarray:
 
 
 def test_it_is_short_and_light():
-    assert len(PATH.read_text().splitlines()) <= 100
+    assert len(PATH.read_text().splitlines()) <= 110
     heavy = ("torch", "PIL", "gymnasium", "streamvln_gym", "fastapi")
     code = f"import sys, robot_client; print([m for m in {heavy} if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], cwd=PATH.parent, capture_output=True, text=True)
@@ -60,17 +62,84 @@ def test_actions_depth_and_fewer_executed(example, new_agent):
         client = example.RobotClient(url, CAMERA, lambda: None)
         client.reset("Go to the bed.")
         depth = np.full((60, 80), 2.0, np.float32)
-        depth[0], depth[1], depth[2] = np.nan, np.inf, -1.0  # as drivers mark what they cannot see
+        depth[0], depth[1], depth[2] = np.nan, np.inf, -1.0  # as drivers mark what they cannot see; it is not read
         step = executed = 0
         for _ in range(6):
             rgb = frame(3, 0, step)
-            actions = client.observe(rgb, executed, depth)
+            actions = client.observe(rgb, executed, depth, np.eye(4))
             shown = {"rgb": seen_as_jpeg(rgb), "instruction": "Go to the bed."}
             assert actions == agent.predict_chunk(shown, executed)
             executed = max(1, len(actions) - 1)
             if 0 in actions[:executed]:
                 break
             step += executed
+
+
+def test_depth_and_pose_reach_an_agent_that_reads_them(example, new_agent):
+    settings = {"memory_strategy": "voxel", "num_history": 2, "window_steps": 4}
+    agent = new_agent(**settings)
+    camera = dict(zip(("fx", "fy", "cx", "cy"), (CAMERA[name] for name in ("fx", "fy", "cx", "cy")), strict=True))
+    intrinsics = np.array([[camera["fx"], 0, camera["cx"]], [0, camera["fy"], camera["cy"]], [0, 0, 1]])
+    with running(new_agent(**settings)) as (_, url):
+        client = example.RobotClient(url, CAMERA, lambda: None)
+        assert client.welcome["needs_geometry"]
+        client.reset("Go to the bed.")
+        executed = 0
+        for step in range(4):
+            rgb, depth, pose = frame(3, 0, step), np.full((60, 80), 2.0 + 0.001 * step, np.float32), np.eye(4)
+            actions = client.observe(rgb, executed, depth, pose)
+            shown = {"rgb": seen_as_jpeg(rgb), "instruction": "Go to the bed.", "depth": depth, "camera_pose": pose}
+            assert actions == agent.predict_chunk({**shown, "intrinsics": intrinsics}, executed)
+            if 0 in actions:
+                break
+            executed = len(actions)
+
+
+def test_whatever_fails_in_a_request_stops_the_robot_and_ends_the_connection(example, new_agent, monkeypatch):
+    """So that an answer that comes late is not taken for that of the next request."""
+    agent, stops, release = new_agent(), [], threading.Event()
+    with running(agent) as (server, url):
+        client = example.RobotClient(url, CAMERA, lambda: stops.append(1))
+        begin = server.sessions.open
+
+        async def slowly(owner):
+            await asyncio.to_thread(release.wait, 10)
+            return await begin(owner)
+
+        monkeypatch.setattr(server.sessions, "open", slowly)
+        client.timeout = 0.2
+        with pytest.raises(TimeoutError):
+            client.reset("Go to the bed.")
+        assert stops == [1]
+        release.set()
+        with pytest.raises(WebSocketException):
+            client.reset("Go to the bed.")
+        assert stops == [1, 1]
+        client.timeout = 3.0
+        client.connect()
+        client.reset("Go to the bed.")
+        assert client.observe(frame(0, 0, 0), 0)
+    assert stops == [1, 1]
+
+
+def test_an_answer_to_something_else_is_refused(example):
+    sent = [{"type": "welcome", "needs_geometry": False}, {"type": "actions", "seq": 7, "actions": [1]}]
+
+    def answer(socket):
+        for message in sent:
+            socket.recv()
+            socket.send(msgpack.packb(message))
+
+    with serve(answer, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stops = []
+        client = example.RobotClient(
+            f"ws://127.0.0.1:{server.socket.getsockname()[1]}", CAMERA, lambda: stops.append(1)
+        )
+        with pytest.raises(ConnectionError, match="to something else"):
+            client.reset("Go to the bed.")
+        assert stops == [1]
+        server.shutdown()
 
 
 def test_a_late_answer_stops_the_robot_and_is_had_again(example, new_agent, monkeypatch, capsys):

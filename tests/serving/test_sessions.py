@@ -10,6 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from streamvln_gym.serving import PolicyServer, ServeConfig
 from streamvln_gym.serving import connection as connection_module
 from streamvln_gym.serving.sessions import Session
 from tests.serving.streams import (
@@ -123,7 +124,7 @@ def test_silence_before_hello_ends_a_connection(new_agent):
     with running(new_agent(), hello_seconds=0.2) as (server, url):
         answer = Client(url, greet=False).hear()
         assert answer["code"] == "timeout" and "no hello" in answer["message"]
-        wait_until(lambda: server._connections == 0, "the connection is gone")
+        wait_until(lambda: not server._connections, "the connection is gone")
 
 
 def test_silence_in_an_episode_frees_its_stream(new_agent):
@@ -161,16 +162,43 @@ def test_without_the_token_nobody_comes_in(new_agent, monkeypatch, entries, capl
         assert TOKEN not in caplog.text
 
 
-def test_browsers_and_too_many_are_refused(new_agent):
+def test_a_server_of_ones_own_goes_by_its_configuration(new_agent, tmp_path, monkeypatch):
+    """Token, address and environment variable, not only those of `serve`."""
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o600)
+    with running(new_agent(), token_file=file) as (_, url):
+        assert Client(url).welcome["code"] == "unauthorized"
+        assert Client(url, token=TOKEN).welcome["type"] == "welcome"
+    with pytest.raises(ValueError, match="token"):
+        PolicyServer(new_agent(), ServeConfig(host="0.0.0.0"))
+    monkeypatch.setenv("STREAMVLN_GYM_TOKEN", TOKEN)
+    assert PolicyServer(new_agent(), ServeConfig(host="0.0.0.0")).token == TOKEN
+
+
+def test_browsers_and_too_many_are_refused(new_agent, monkeypatch):
     with running(new_agent(), max_streams=1) as (server, url):
         with pytest.raises(InvalidStatus, match="403"):
             connect(url, origin="http://evil.example", proxy=None).__enter__()
-        clients = [Client(url, greet=False) for _ in range(18)]
+        clients = [Client(url, greet=False) for _ in range(16)]
         with pytest.raises(InvalidStatus, match="503"):
             Client(url)
+        # What one address does keeps nobody else out.
+        begin = connection_module.Connection.__init__
+
+        def from_elsewhere(self, *arguments):
+            begin(self, *arguments)
+            self.address = "192.0.2.7"
+
+        with monkeypatch.context() as patch:
+            patch.setattr(connection_module.Connection, "__init__", from_elsewhere)
+            known = [Client(url) for _ in range(18)]
+            assert {client.welcome["type"] for client in known} == {"welcome"}
+            assert Client(url).welcome["message"] == "there are too many connections: close some"
+        clients += known
         for client in clients:
             client.vanish()
-        wait_until(lambda: server._connections == 0, "all are gone")
+        wait_until(lambda: not server._connections, "all are gone")
         assert Client(url).reset()["type"] == "ready"
 
 
