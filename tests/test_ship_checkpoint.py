@@ -161,3 +161,8 @@ def test_the_card_is_written_into_the_folder(tools, run, tmp_path):
     for kept in (path, target / "evaluation.json"):
         assert "/home" not in kept.read_text()
     assert tools[1].write_folder(target, None, {"blind": "trained without slow memory"}).read_text() == text
+    estimate = {"mean": 0.871, "low": 0.83, "high": 0.91, "episodes": 720}
+    (tmp_path / "whole.json").write_text(json.dumps({"metrics": {"success": estimate, "spl": estimate}}))
+    for whole in (tmp_path / "whole.json", None):
+        text = tools[1].write_folder(target, None, {"blind": "x"}, whole).read_text()
+        assert "**87.1 % [83.0, 91.0]**, SPL 0.871 (all 720 episodes," in text

@@ -174,7 +174,14 @@ def _introduction(summary: Mapping[str, Any]) -> str:
         f"generated flats with StreamVLN's streaming loop, on one CPU core. Weights `{weights}`, evaluated with "
         f"streamvln-gym {version} on {data}."
     )
-    if rate:
+    if whole := summary.get("whole_split"):
+        success, spl = whole["success"], whole["spl"]
+        text += (
+            f" Success rate there: **{100 * success['mean']:.1f} % [{100 * success['low']:.1f}, "
+            f"{100 * success['high']:.1f}]**, SPL {spl['mean']:.3f} (all {success['episodes']} episodes, "
+            "`streamvln-gym evaluate`, interval over scenes). The tables [below](#results) are of fewer episodes."
+        )
+    elif rate:
         scenes = own["scenes"]
         text += f" Success rate there: **{_rate(rate)} %** ({rate['episodes']} episodes in {scenes} scenes)."
     return text if summary["trained"] else f"**These weights are untrained: the figures are no policy's.**\n\n{text}"
@@ -391,18 +398,27 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_folder(folder: Path, summary: Path | None, described: Mapping[str, str]) -> Path:
+def write_folder(folder: Path, summary: Path | None, described: Mapping[str, str], whole: Path | None = None) -> Path:
     """Reads the folder's files (and the summary), writes the card into it; the card's path.
+
+    Args:
+        folder: of the checkpoint.
+        summary: of `benchmarks/checkpoint.py`; None: what the folder has.
+        described: see `write_card`.
+        whole: summary.json of an evaluation of the whole split, where the other is of fewer episodes.
 
     Raises:
         OSError: a file is missing.
         ValueError: a file does not hold what it should.
     """
     evaluation = _read_object(summary or folder / EVALUATION)
+    if whole is not None:
+        means = _read_object(whole)["metrics"]
+        evaluation["whole_split"] = {name: means[name] for name in ("success", "spl")}
     training = _read_object(folder / RECIPE)
     lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
     card = write_card(evaluation, [json.loads(line) for line in lines if line.strip()], training, described)
-    if summary is not None:
+    if summary is not None or whole is not None:
         text = json.dumps(without_folders(evaluation, described), indent=1, allow_nan=False)
         (folder / EVALUATION).write_text(text + "\n", encoding="utf-8")
     (folder / CARD).write_text(card, encoding="utf-8")
@@ -423,6 +439,7 @@ def main() -> None:
     """Reads, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--summary", type=Path, help="of benchmarks/checkpoint.py; default: evaluation.json")
+    parser.add_argument("--whole", type=Path, help="summary.json of `streamvln-gym evaluate` on the whole split")
     parser.add_argument("--folder", type=Path, default=SHIPPED_FOLDER, help="of the checkpoint")
     parser.add_argument("--describe", nargs="+", default=[], metavar="NAME=TEXT", help="what other checkpoints are")
     options = parser.parse_args()
@@ -430,7 +447,7 @@ def main() -> None:
         parser.error(f"--describe takes NAME=TEXT, got {wrong[0]!r}")
     described = dict(item.split("=", 1) for item in options.describe)
     try:
-        print(f"wrote {write_folder(options.folder, options.summary, described)}")
+        print(f"wrote {write_folder(options.folder, options.summary, described, options.whole)}")
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
 

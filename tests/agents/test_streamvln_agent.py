@@ -472,7 +472,7 @@ def test_windows_beyond_the_trained_positions_are_said(parts):
 def test_names_of_dtypes_and_devices(tmp_path):
     agent = StreamVLNAgent.from_pretrained(dtype="bfloat16", device="auto")
     assert agent.model.dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="there is no dtype 'int8' of weights: use torch.bfloat16, 'bfloat16'"):
+    with pytest.raises(ValueError, match="there is no dtype 'int8' of weights"):
         StreamVLNAgent.from_pretrained(dtype="int8")
     with pytest.raises(ValueError, match="there is no device 'gpu'"):
         StreamVLNAgent.from_pretrained(device="gpu")
