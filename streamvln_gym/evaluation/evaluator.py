@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,11 @@ class Evaluation:
         """Successes of those of a group's episodes whose results are on the disk."""
         found = self.folder.finished(self.fingerprint, cut=False)
         return {e: found[e].value.get("success") for e in group.episode_ids if e in found}
+
+    def missing_of(self, groups: Sequence[Group]) -> list[str]:
+        """Those of the groups' episodes whose results are not on the disk."""
+        found = self.folder.finished(self.fingerprint, cut=False)
+        return [e for group in groups for e in group.episode_ids if e not in found]
 
     def say(self, text: str) -> None:
         """Tells the user something above the progress bar."""

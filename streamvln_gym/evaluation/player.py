@@ -48,7 +48,8 @@ def open_environment(config: EvaluationConfig, **options: Any) -> gym.Env:
     Raises:
         StreamVLNGymError: data or simulator cannot be had; the message says what to do.
     """
-    return gym.make(config.env, **{**env_options(config), **options})
+    # Gymnasium's checker does not get over a reset that fails, as with a broken scene, which others follow.
+    return gym.make(config.env, disable_env_checker=True, **{**env_options(config), **options})
 
 
 class Player:

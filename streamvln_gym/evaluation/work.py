@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from streamvln_gym.episodes import EpisodeDataset
+from streamvln_gym.errors import EvaluationError, NavigationError, SceneError
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,29 @@ def make_groups(
                 groups.append(Group(number, scene_id, chosen, done.intersection(chosen), shot.intersection(chosen)))
             number += 1
     return groups
+
+
+UNPLAYABLE = (NavigationError, SceneError)
+"""Errors of an episode or its scene, that others need not be held up by."""
+
+
+def unplayable(episodes: Sequence[str], reason: str) -> EvaluationError:
+    """The error about episodes that could not be played, when all others are.
+
+    Args:
+        episodes: their ids.
+        reason: why the first of them could not.
+    """
+    return EvaluationError(
+        f"{listed(episodes)} could not be played: {reason}. All others are finished and kept. Where a scene's files "
+        "are to blame, mend them and run the same command again; an episode file that is mended needs another --out"
+    )
+
+
+def listed(episodes: Sequence[str]) -> str:
+    """ "episode 7", "episodes 7, 8 and 3 more"."""
+    kind = "episode" if len(episodes) == 1 else "episodes"
+    return f"{kind} {', '.join(episodes[:5])}{f' and {len(episodes) - 5} more' if len(episodes) > 5 else ''}"
 
 
 @dataclass

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from streamvln_gym.errors import EvaluationError, SceneError
-from streamvln_gym.evaluation.engines.conductor import Done, Failed, Finished, Lost, Ready, conduct
+from streamvln_gym.evaluation.engines.conductor import Done, Failed, Finished, Lost, Ready, Unplayable, conduct
 from streamvln_gym.evaluation.work import Group
 
 
@@ -29,6 +29,9 @@ class FakeRun:
 
     def results_of(self, group):
         return {e: self.disk[e] for e in group.episode_ids if e in self.disk}
+
+    def missing_of(self, groups):
+        return [e for group in groups for e in group.episode_ids if e not in self.disk]
 
     def say(self, text):
         self.said.append(text)
@@ -150,6 +153,23 @@ def test_workers_that_are_lost_at_once_end_the_run():
     with pytest.raises(EvaluationError, match=r"4 workers were lost before they could play anything.*fewer workers"):
         conduct(FakeRun(groups(3)), hands)
     assert hands.stopped
+
+
+def test_what_cannot_be_played_does_not_hold_up_the_others():
+    run = FakeRun(groups(3))
+    first = run.groups[0]
+
+    def behave(worker, group):
+        if group.number == first.number:
+            return [Unplayable("the scene is broken")]
+        run.disk |= dict.fromkeys(group.episode_ids, 1.0)
+        return [*(Finished(e, 1.0) for e in group.episode_ids), Done()]
+
+    hands = FakeHands(behave, workers=1)
+    with pytest.raises(EvaluationError, match=rf"{first.episode_ids[0]}.* could not be played: the scene is broken"):
+        conduct(run, hands)
+    assert len(hands.given) == 3 and hands.started == 1, "the same worker goes on"
+    assert set(run.counted) == {e for group in run.groups[1:] for e in group.episode_ids}
 
 
 def test_an_error_of_a_worker_ends_the_run():

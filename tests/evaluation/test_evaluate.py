@@ -282,3 +282,23 @@ def test_the_command_prints_and_goes_on(tiny_flats, tmp_path, capsys):
         assert "95 % interval" in printed and "return" in printed
     with pytest.raises(SystemExit, match=r"streamvln-gym: .*holds another evaluation: agent was 'oracle'"):
         main([*command, "--agent", "forward"])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_scene_that_is_broken_does_not_hold_up_the_others(config, tiny_flats, tmp_path, workers):
+    """When it is mended, the same command plays what is missing."""
+    data = shutil.copytree(tiny_flats.root, tmp_path / "data")
+    options = {"data": data / tiny_flats.episodes_path.relative_to(tiny_flats.root), "data_dir": data}
+    asked = config(**options, workers=workers)
+    scene = data / "scene_datasets" / "flats" / "tiny_b" / "tiny_b.glb"
+    whole = scene.read_bytes()
+    scene.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        EvaluationError, match=r"episodes 40, .* could not be played: .*tiny_b.* All others are finished"
+    ):
+        evaluate(asked)
+    scene.write_bytes(whole)
+    result = evaluate(asked)
+    assert len(result.records) == 7
+    untouched = evaluate(config(**options, out=tmp_path / "again"))
+    assert [r["actions"] for r in result.records] == [r["actions"] for r in untouched.records]

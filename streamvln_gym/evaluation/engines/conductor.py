@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from streamvln_gym.errors import EvaluationError
-from streamvln_gym.evaluation.work import Dispatcher, Group
+from streamvln_gym.evaluation.work import Dispatcher, Group, listed, unplayable
 
 if TYPE_CHECKING:
     from streamvln_gym.evaluation.evaluator import Evaluation
@@ -32,6 +32,13 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Unplayable:
+    """A worker could not play its group, or not all of it, for the episode's or the scene's sake; it goes on."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Lost:
     """A worker is gone: killed, out of memory, or its machine is."""
 
@@ -45,7 +52,7 @@ class Failed:
     error: BaseException
 
 
-Event = Ready | Finished | Done | Lost | Failed
+Event = Ready | Finished | Done | Unplayable | Lost | Failed
 
 
 class Hands(Protocol):
@@ -74,8 +81,8 @@ def conduct(run: Evaluation, hands: Hands) -> None:
     are on the disk, and not more often than the configuration's `attempts`.
 
     Raises:
-        EvaluationError: there are episodes that lose every worker; all others are finished then. Or workers are lost
-            before they can play anything.
+        EvaluationError: there are episodes that lose every worker, or cannot be played; all others are finished then.
+            Or workers are lost before they can play anything.
         Exception: a worker's error.
     """
     try:
@@ -84,6 +91,9 @@ def conduct(run: Evaluation, hands: Hands) -> None:
             pass
         if conductor.dispatcher.condemned:
             raise conductor.complaint()
+        if conductor.unplayable:
+            groups = [group for group, _ in conductor.unplayable]
+            raise unplayable(run.missing_of(groups), conductor.unplayable[0][1])
     finally:
         hands.stop()
 
@@ -93,6 +103,7 @@ class _Conductor:
 
     def __init__(self, run: Evaluation, hands: Hands) -> None:
         self.dispatcher = Dispatcher(run.groups, run.config.attempts)
+        self.unplayable: list[tuple[Group, str]] = []
         self._run = run
         self._hands = hands
         self._starting: set[str] = set()
@@ -123,7 +134,7 @@ class _Conductor:
         """The error about the episodes that lose every worker."""
         lost = [e for group in self.dispatcher.condemned for e in group.episode_ids if e not in group.known]
         return EvaluationError(
-            f"the workers that play {_listed(lost)} are lost, {self._run.config.attempts} times each "
+            f"the workers that play {listed(lost)} are lost, {self._run.config.attempts} times each "
             f"({self._reason}). All other episodes are finished and kept. Where memory is short, run the same command "
             f"again with fewer workers; otherwise look at what `--episode-ids {lost[0]} --workers 1` with another "
             "--out says"
@@ -139,6 +150,9 @@ class _Conductor:
         elif isinstance(event, Done):
             self._idle.add(worker)
             del self._playing[worker]
+        elif isinstance(event, Unplayable):
+            self._idle.add(worker)
+            self.unplayable.append((self._playing.pop(worker), event.reason))
         elif isinstance(event, Failed):
             raise event.error
         else:
@@ -167,8 +181,3 @@ class _Conductor:
             self.dispatcher.leave(worker)
         elif self.dispatcher.give_back(rest, worker):
             self._run.say(f"worker {worker} was lost ({reason}); its episodes go to another one")
-
-
-def _listed(names: list[str]) -> str:
-    kind = "episode" if len(names) == 1 else "episodes"
-    return f"{kind} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"

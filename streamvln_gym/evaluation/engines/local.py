@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from streamvln_gym.devices import SMALL_NETWORK, choose_device, cores
 from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation.config import EvaluationConfig
-from streamvln_gym.evaluation.engines.conductor import Done, Event, Failed, Finished, Lost, Ready, conduct
+from streamvln_gym.evaluation.engines.conductor import Done, Event, Failed, Finished, Lost, Ready, Unplayable, conduct
 from streamvln_gym.evaluation.shards import ShardWriter
-from streamvln_gym.evaluation.work import Dispatcher, Group
+from streamvln_gym.evaluation.work import UNPLAYABLE, Dispatcher, Group, unplayable
 from streamvln_gym.models.shipped import SHIPPED_NAME
 
 if TYPE_CHECKING:
@@ -174,12 +174,18 @@ def _play_here(run: Evaluation) -> None:
     writer = ShardWriter(run.folder.shards, f"{run.session}-w0")
     player = Player(run.config, run.fingerprint, writer.name)
     try:
-        dispatcher = Dispatcher(run.groups, 1)
+        dispatcher, failed, reason = Dispatcher(run.groups, 1), [], ""
         while (group := dispatcher.take(writer.name)) is not None:
-            for played in player.play(group):
-                if not played.known:
-                    writer.append(played.record, played.timing)
-                    run.count(played.episode_id, played.success)
+            try:
+                for played in player.play(group):
+                    if not played.known:
+                        writer.append(played.record, played.timing)
+                        run.count(played.episode_id, played.success)
+            except UNPLAYABLE as error:
+                failed.append(group)
+                reason = reason or str(error)
+        if failed:
+            raise unplayable(run.missing_of(failed), reason)
     finally:
         player.close()
         writer.close()
@@ -199,11 +205,15 @@ def _work(job: _Job, pipe: Connection) -> None:
         pipe.send(Ready())
         while True:
             group = pipe.recv()
-            for played in player.play(group):
-                if not played.known:
-                    writer.append(played.record, played.timing)
-                    pipe.send(Finished(played.episode_id, played.success))
-            pipe.send(Done())
+            try:
+                for played in player.play(group):
+                    if not played.known:
+                        writer.append(played.record, played.timing)
+                        pipe.send(Finished(played.episode_id, played.success))
+            except UNPLAYABLE as error:
+                pipe.send(Unplayable(str(error)))
+            else:
+                pipe.send(Done())
     except (EOFError, BrokenPipeError):  # the main process wants no more
         return
     except BaseException as error:

@@ -19,7 +19,7 @@ from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation.config import EvaluationConfig
 from streamvln_gym.evaluation.run_folder import SUMMARY, RunFolder, read_run
 from streamvln_gym.evaluation.shards import ShardWriter
-from streamvln_gym.evaluation.work import Group
+from streamvln_gym.evaluation.work import UNPLAYABLE, Group, unplayable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,6 +148,10 @@ def _lead(config: EvaluationConfig, store: Any, ranks: int) -> EvaluationResult:
 
         _play(config, store, 0, run.groups, run.fingerprint, run.session, show)
         _wait(store, [f"finished/{rank}" for rank in range(ranks)], show)
+        failed = [json.loads(store.get(f"unplayable/{k}")) for k in range(store.add("unplayable", 0))]
+        if failed:
+            numbers = {number for number, _ in failed}
+            raise unplayable(run.missing_of([g for g in run.groups if g.number in numbers]), failed[0][1])
         result = run.finish()
     store.set(_MERGED, "")
     _wait(store, [f"gone/{rank}" for rank in range(1, ranks)])  # this process may be the one that keeps the store
@@ -195,14 +199,18 @@ def _play(
         device = device_of(config, int(os.environ.get("LOCAL_RANK", "0")))
         player = Player(config, fingerprint, writer.name, device)
         while group is not None:
-            for played in player.play(group):
-                if not played.known:
-                    writer.append(played.record, played.timing)
-                    if played.success is not None:
-                        store.add("rated", 1)
-                        store.add("successes", int(played.success))
-                    store.add("played", 1)
-                show()
+            try:
+                for played in player.play(group):
+                    if not played.known:
+                        writer.append(played.record, played.timing)
+                        if played.success is not None:
+                            store.add("rated", 1)
+                            store.add("successes", int(played.success))
+                        store.add("played", 1)
+                    show()
+            except UNPLAYABLE as error:
+                place = store.add("unplayable", 1) - 1
+                store.set(f"unplayable/{place}", json.dumps([group.number, str(error)]))
             _raise_errors(store)
             group = work.take()
         player.close()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from streamvln_gym.digests import checkpoint_digest, episodes_digest
 from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation.config import EvaluationConfig
-from streamvln_gym.evaluation.engines.conductor import Done, Event, Failed, Finished, Lost, Ready, conduct
+from streamvln_gym.evaluation.engines.conductor import Done, Event, Failed, Finished, Lost, Ready, Unplayable, conduct
 from streamvln_gym.evaluation.identity import sources_digest
 from streamvln_gym.evaluation.shards import ShardWriter
-from streamvln_gym.evaluation.work import Group
+from streamvln_gym.evaluation.work import UNPLAYABLE, Group
 
 if TYPE_CHECKING:
     from streamvln_gym.evaluation.evaluator import Evaluation
@@ -110,6 +110,9 @@ class RayHands:
             try:
                 answer = self._ray.get(call)
             except self._ray.exceptions.RayTaskError as error:
+                if name in self._groups and isinstance(error.cause, UNPLAYABLE):
+                    yield name, Unplayable(str(error.cause))
+                    continue
                 yield name, Failed(error.cause if isinstance(error.cause, Exception) else error)
             except self._ray.exceptions.RayError as error:  # the actor or its machine is gone
                 del self._actors[name]
