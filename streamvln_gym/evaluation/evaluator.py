@@ -92,9 +92,10 @@ class Evaluation:
         return {e: found[e].value.get("success") for e in group.episode_ids if e in found}
 
     def missing_of(self, groups: Sequence[Group]) -> list[str]:
-        """Those of the groups' episodes whose results are not on the disk."""
+        """Those of the groups' episodes whose results are not on the disk, in the dataset's order."""
         found = self.folder.finished(self.fingerprint, cut=False)
-        return [e for group in groups for e in group.episode_ids if e not in found]
+        missing = {e for group in groups for e in group.episode_ids} - found.keys()
+        return [e for e in self.wanted if e in missing]
 
     def say(self, text: str) -> None:
         """Tells the user something above the progress bar."""

@@ -74,7 +74,7 @@ def unplayable(episodes: Sequence[str], reason: str) -> EvaluationError:
 
     Args:
         episodes: their ids.
-        reason: why the first of them could not.
+        reason: why one of them could not.
     """
     return EvaluationError(
         f"{listed(episodes)} could not be played: {reason}. All others are finished and kept. Where a scene's files "
