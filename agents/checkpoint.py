@@ -42,6 +42,23 @@ class LoadOptions:
     quantization_config: Any = None
 
 
+def read_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The dtype of that name; None for "auto", which is as stored.
+
+    Raises:
+        ValueError: weights cannot have it.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is None or dtype == "auto":
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"there is no dtype {dtype!r} of weights: dtype must be 'auto' or the name of a floating-point type such "
+            "as 'bfloat16'"
+        )
+    return found
+
+
 def load_checkpoint(
     name_or_path: str | Path,
     dtype: torch.dtype | None = None,

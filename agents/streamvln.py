@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from streamvln_gym.agents.answer_settings import AnswerSettings, action_grammar
 from streamvln_gym.agents.base import Observation
 from streamvln_gym.agents.batch import Observations, StreamBatch, read_mask
-from streamvln_gym.agents.checkpoint import LoadOptions, load_checkpoint
+from streamvln_gym.agents.checkpoint import LoadOptions, load_checkpoint, read_dtype
 from streamvln_gym.agents.fast_window import FastWindow
 from streamvln_gym.agents.model_calls import Dialogues, ModelCaller, OneDialogue
 from streamvln_gym.agents.observation import read_sight
@@ -196,8 +196,8 @@ class StreamVLNAgent:
                 ships in the package.
             config: how to stream.
             device: where the network runs; "auto" takes a GPU if there is one.
-            dtype: of the weights, or its name; None means as stored, but float32 for "streamvln-tiny", and on a CPU for
-                what is stored in float16.
+            dtype: of the weights, or its name; None or "auto" means as stored, but float32 for "streamvln-tiny", and on
+                a CPU for what is stored in float16.
             logits_processor: see the class.
             loading: everything else about loading, see `LoadOptions`; its fields can be given by name as well.
             **settings: fields of `StreamVLNAgentConfig` or of `LoadOptions`, such as `conjunctions=` or
@@ -213,7 +213,7 @@ class StreamVLNAgent:
         options = replace(loading or LoadOptions(), **chosen)
         name_or_path = SHIPPED_NAME if name_or_path is None else name_or_path
         device = choose_device(device) if isinstance(device, str) else device
-        model, processor = load_checkpoint(name_or_path, _as_dtype(dtype), device, options)
+        model, processor = load_checkpoint(name_or_path, read_dtype(dtype), device, options)
         return cls(model.eval(), processor, config, logits_processor=logits_processor, **settings)
 
     @classmethod
@@ -530,14 +530,3 @@ class StreamVLNAgent:
     def _setting(self, name: str) -> Any:
         value = getattr(self.config, name)
         return getattr(self.model.config, name) if value is None else value
-
-
-def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if found is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        found = None
-    if found is None and dtype is not None:
-        raise ValueError(
-            f"there is no dtype {dtype!r} of weights: use torch.bfloat16, 'bfloat16', 'float16' or 'float32'"
-        )
-    return found

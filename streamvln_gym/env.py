@@ -405,8 +405,7 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
             scenes = dict.fromkeys(self.dataset.scene_of(e) for e in self.dataset.episode_ids)
             if any(scene in (scene_id, scene_name(scene_id)) for scene_id in scenes):
                 raise EpisodeNotFoundError(
-                    f"no episode of scene {scene!r} is in this environment's share of the episodes: ask another "
-                    "environment for it, or make one without `share_episodes`"
+                    f"no episode of scene {scene!r} is in this environment's share of the episodes: ask another one"
                 )
             raise not_found("scene", scene, self.dataset, list(map(scene_name, scenes)))
         return episode_in_scene

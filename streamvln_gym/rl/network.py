@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from streamvln_gym.agents.streamvln import StreamVLNAgent
 from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
@@ -59,7 +57,7 @@ def prepare_network(
     settings = _lora_settings(lora)
     if adapter is not None and settings is None:
         raise ValueError("an adapter was given without lora: pass lora={} to go on learning it")
-    agent = StreamVLNAgent.from_pretrained(checkpoint, dtype=_dtype(dtype))
+    agent = StreamVLNAgent.from_pretrained(checkpoint, dtype=dtype)
     network, printed = agent.model, fingerprint(agent.model)
     if network.config.text_config.attention_dropout or network.config.vision_config.attention_dropout:
         raise CheckpointError(
@@ -154,12 +152,3 @@ def _check_same(lora: LoraSettings | Mapping[str, Any] | None, found: Any, adapt
                 f"the adapter in {adapter} has the {name} {value}, but lora says {given[name]}: pass lora={{}} to go "
                 "on learning it as it is"
             )
-
-
-def _dtype(name: str) -> torch.dtype | None:
-    if name == "auto":
-        return None
-    dtype = getattr(torch, name, None) if isinstance(name, str) else None
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype must be 'auto' or the name of a floating-point type such as 'bfloat16', got {name!r}")
-    return dtype
