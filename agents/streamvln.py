@@ -197,7 +197,8 @@ class StreamVLNAgent:
             config: how to stream.
             device: where the network runs; "auto" takes a GPU if there is one.
             dtype: of the weights, or its name; None or "auto" means as stored, but float32 for "streamvln-tiny", and on
-                a CPU for what is stored in float16.
+                a CPU, whose arithmetic in half precision is slow, for what is stored in float16, or in bfloat16 and
+                takes less than 2 GB.
             logits_processor: see the class.
             loading: everything else about loading, see `LoadOptions`; its fields can be given by name as well.
             **settings: fields of `StreamVLNAgentConfig` or of `LoadOptions`, such as `conjunctions=` or

@@ -23,6 +23,7 @@ from streamvln_gym.models.tensor_files import DTYPES, StoredTensor, find_tensors
 PUBLISHED_MODEL_TYPE = "llava_qwen"
 PUBLISHED_ARCHITECTURE = "StreamVLNForCausalLM"
 CHECKSUMS_NAME = "conversion.json"
+SMALL_BYTES = 2 * 10**9  # of bfloat16 weights; twice as many in float32 are no burden where a network runs on a CPU
 
 # Published key -> ours; the first rule that matches counts.
 RENAMED = (
@@ -278,8 +279,8 @@ def load_weights(
     Args:
         folder: with safetensors files.
         config: of the network.
-        dtype: of the weights; None means as stored, but float32 on a CPU for what is stored in float16, whose
-            arithmetic is slow there.
+        dtype: of the weights; None means as stored, but on a CPU, whose arithmetic in half precision is slow, float32
+            for what is stored in float16, and in bfloat16 if it is small (`SMALL_BYTES`).
         device: where the weights go.
         published: whether the keys are those of the published format.
 
@@ -460,7 +461,8 @@ def _stored_dtype(tensors: Mapping[str, StoredTensor], on_cpu: bool) -> torch.dt
     most = max(sizes, key=lambda kind: sizes[kind])
     if not most.is_floating_point:
         raise CheckpointError(f"the weights are stored as {most}, not in floating point: take the original checkpoint")
-    return torch.float32 if on_cpu and most == torch.float16 else most
+    slow = most == torch.float16 or (most == torch.bfloat16 and sum(sizes.values()) < SMALL_BYTES)
+    return torch.float32 if on_cpu and slow else most
 
 
 def _problem(kind: str, names: list[str], most: int = 40) -> str:

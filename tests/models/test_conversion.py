@@ -120,6 +120,18 @@ def test_shards_and_dtypes(published, tmp_path):
         assert all(torch.equal(cast.state_dict()[name], value.to(dtype)) for name, value in whole.state_dict().items())
 
 
+def test_small_networks_in_bfloat16_are_widened_on_a_cpu(published, tmp_path, monkeypatch):
+    half, processor = load_checkpoint(published, torch.bfloat16, options=OPTIONS)
+    StreamVLNAgent(half, processor).save_pretrained(tmp_path / "half")
+    wide, _ = load_checkpoint(tmp_path / "half")
+    assert {parameter.dtype for parameter in wide.parameters()} == {torch.float32}
+    assert wide.config.dtype == torch.float32
+    assert all(torch.equal(wide.state_dict()[name], value.float()) for name, value in half.state_dict().items())
+    monkeypatch.setattr(conversion, "SMALL_BYTES", 1000)
+    large, _ = load_checkpoint(tmp_path / "half")
+    assert {parameter.dtype for parameter in large.parameters()} == {torch.bfloat16}, "which float32 might not fit"
+
+
 def test_same_weights_through_transformers_own_loader(published):
     ours, _ = load_checkpoint(published, torch.float32, options=OPTIONS)
     spread = LoadOptions(vision_config=VISION_CONFIG, device_map="cpu", attn_implementation="eager")

@@ -81,7 +81,7 @@ def test_networks_stored_in_16_bits_learn_in_32(envs, agent, tmp_path):
     assert ppo.policy.network.dtype == torch.float32
     ppo.learn(16, callback=HoldActor(1))
     assert abs(ppo.logger.name_to_value["train/approx_kl"]) < 1e-6, "the actor was held"
-    stored = make_ppo(envs, tmp_path, dtype="auto", lora={"rank": 4}).policy
+    stored = make_ppo(envs, tmp_path, dtype="bfloat16", lora={"rank": 4}).policy
     assert stored.network.dtype == torch.bfloat16
     learned = [weight for weight in stored.parameters() if weight.requires_grad]
     assert {weight.dtype for weight in learned} == {torch.float32}
