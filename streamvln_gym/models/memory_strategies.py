@@ -46,12 +46,13 @@ class MemoryStrategy(Protocol):
         """The tokens that a window shows.
 
         Args:
-            kept: (frames, kept, hidden) of `frame_tokens`, the history frames in time order.
+            kept: (..., frames, kept, hidden) of `frame_tokens`, the history frames in time order; of several windows
+                at once only without geometry.
             steps: (frames,) environment steps.
             points: (frames, tokens_per_frame, 3) metres, see `voxel_pruning.patch_points`; only for geometry.
 
         Returns:
-            (memory_tokens, hidden).
+            (..., memory_tokens, hidden).
         """
         ...
 
@@ -76,7 +77,7 @@ class NoMemory:
         return pooled[:, :0]
 
     def select(self, kept: Tensor, steps: Sequence[int], points: NDArray | None = None) -> Tensor:
-        return kept[:, :0].flatten(0, 1)
+        return kept[..., :0, :].flatten(-3, -2)
 
     def most_tokens(self, frames: int, patches: int, tokens: int) -> int:
         return 0
@@ -92,7 +93,7 @@ class PooledMemory:
         return pooled
 
     def select(self, kept: Tensor, steps: Sequence[int], points: NDArray | None = None) -> Tensor:
-        return kept.flatten(0, 1)
+        return kept.flatten(-3, -2)
 
     def most_tokens(self, frames: int, patches: int, tokens: int) -> int:
         return frames * tokens
@@ -112,8 +113,9 @@ class TemporalPoolMemory(FullMemory):
     """Consecutive pairs of history frames, averaged patch by patch; an odd last frame stays as it is."""
 
     def select(self, kept: Tensor, steps: Sequence[int], points: NDArray | None = None) -> Tensor:
-        pairs = (kept[: len(kept) // 2 * 2 : 2] + kept[1::2]) / 2
-        return torch.cat([pairs, kept[-1:]] if len(kept) % 2 else [pairs]).flatten(0, 1)
+        paired = kept.shape[-3] // 2 * 2
+        pairs = (kept[..., :paired:2, :, :] + kept[..., 1:paired:2, :, :]) / 2
+        return torch.cat([pairs, kept[..., paired:, :, :]], -3).flatten(-3, -2)
 
     def most_tokens(self, frames: int, patches: int, tokens: int) -> int:
         return -(-frames // 2) * patches

@@ -96,24 +96,23 @@ class BatchPlan:
         cls,
         buffer: FrameBuffer,
         layout: DialogueLayout,
+        drawn: NDArray[np.int64],
         frames: int,
         longest: int,
-        rng: np.random.Generator,
         mirrored: float = 0.0,
         reflected: bool = False,
     ) -> BatchPlan:
-        """Buckets that suit the episodes in the buffer.
+        """Buckets that suit the episodes that are drawn.
 
         Args:
-            buffer: holds at least one whole episode.
+            buffer: holds them.
             layout: of the dialogue.
+            drawn: rows of the buffer's table, some hundreds as batches draw them.
             frames: of a batch at most.
             longest: tokens of an instruction at most.
-            rng: draws the episodes that are looked at.
             mirrored: share of the episodes that will be shown mirrored.
             reflected: whether batches are also gathered in the mirror.
         """
-        drawn = buffer.draw(buffer.whole, rng, count=512)
         lengths = _window_lengths(buffer, layout, drawn, drawn)[-1]
         edges = [int(np.quantile(lengths, share)) for share in _QUANTILES]
         full, with_memory = torch.tensor([layout.turns]), torch.tensor([layout.num_history > 0])
@@ -254,7 +253,8 @@ def answer_labels(executed: Tensor, labels: Tensor, layout: DialogueLayout) -> t
 
     Returns:
         (..., chunk + 1) ids, -100 where nothing is learned: the expert's actions up to the first that was not executed,
-        and the end of the turn after a whole chunk or a STOP; and (..., chunk + 1) whether the target is STOP.
+        and, where there are any, the end of the turn after a whole chunk or a STOP; and (..., chunk + 1) whether the
+        target is STOP.
 
     What the expert would do after another's action is not learned within an answer: the network sees no picture in
     between, so that being unsure of the side to turn to, it would learn to take back each turn at once.
@@ -266,7 +266,8 @@ def answer_labels(executed: Tensor, labels: Tensor, layout: DialogueLayout) -> t
     ids = torch.nn.functional.pad(ids, (0, 1), value=IGNORE_LABEL)
     stopped = torch.nn.functional.pad(executed == STOP, (1, 0))
     whole = (executed > STOP).all(-1, keepdim=True)
-    ended = torch.cat([stopped[..., :-1], stopped[..., -1:] | whole], -1)
+    taught = (labels >= 0).any(-1, keepdim=True)  # a turn that nobody labelled teaches no end either
+    ended = torch.cat([stopped[..., :-1], stopped[..., -1:] | whole], -1) & taught
     ids = torch.where(ended, layout.end_id, ids)
     stops = torch.nn.functional.pad((labels == STOP) & learned, (0, 1)) & ~stopped
     return ids, stops

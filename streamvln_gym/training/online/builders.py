@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from streamvln_gym.errors import SceneError
 from streamvln_gym.training.online.workers import WorkerError
@@ -24,8 +25,9 @@ class FlatBuilders:
 
     def __init__(self, root: Path, split: str, seeds: Sequence[int], count: int) -> None:
         context = multiprocessing.get_context("spawn")
+        taken = context.Value("q", 0)
         self._processes = [
-            context.Process(target=_build, args=(root, split, seeds[k::count]), daemon=True) for k in range(count)
+            context.Process(target=_build, args=(root, split, seeds, taken), daemon=True) for _ in range(count)
         ]
         for process in self._processes:
             process.start()
@@ -46,12 +48,18 @@ class FlatBuilders:
             process.join()
 
 
-def _build(root: Path, split: str, seeds: Sequence[int]) -> None:
+def _build(root: Path, split: str, seeds: Sequence[int], taken: Any) -> None:
+    """Builds one flat after the other, of those that no other process has `taken` (their number, shared by all)."""
     from streamvln_gym.flats.building import build_scene
 
     os.nice(5)
     parent = multiprocessing.parent_process()
-    for seed in seeds:
+    while True:
+        with taken.get_lock():
+            number, taken.value = taken.value, taken.value + 1
+        if number >= len(seeds):
+            return
+        seed = seeds[number]
         if parent is not None and not parent.is_alive():
             return  # the training was killed, and nobody will need the others
         with suppress(SceneError):  # no flat of this seed passes the checks: the workers pass it over

@@ -28,6 +28,11 @@ from streamvln_gym.training.online.workers import WorkerPool
 
 MAX_TURNS = 128
 INSTRUCTION_TOKENS = 256
+_MOST_COPIES = 2  # of a free episode in a batch, on average
+_LEAST_FRAMES, _FRAMES_PER_STREAM = (
+    30_000,
+    300,
+)  # of a buffer: the longest episodes have to fit in, and stay for a while
 _MOVES, _MOVE_SHARES = np.array([1, 2, 3], dtype=np.int8), (0.5, 0.25, 0.25)
 
 
@@ -42,6 +47,22 @@ class Shown:
 
     rgb: Tensor
     conjunctions: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Drawable:
+    """Episodes that can be learned from, rows of the buffer's table.
+
+    Attributes:
+        taught: (episodes,) int64, with the expert's labels.
+        free: (episodes,) int64, of free streams, that ended not long ago.
+    """
+
+    taught: NDArray[np.int64]
+    free: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.taught) + len(self.free)
 
 
 class Collector:
@@ -85,7 +106,7 @@ class Collector:
         self._acting = copy.deepcopy(model).eval()
         self._acting.to(dtype=torch.bfloat16 if self.device.type == "cuda" else torch.float32)  # type: ignore[call-arg]
         self._policy = StreamsPolicy(self._acting, layout, pool.streams, MAX_TURNS, INSTRUCTION_TOKENS)
-        frames = config.optimize.buffer_frames
+        frames = config.optimize.buffer_frames or max(_LEAST_FRAMES, _FRAMES_PER_STREAM * pool.streams)
         self.buffer = FrameBuffer(frames, pool.arrays, MAX_TURNS, INSTRUCTION_TOKENS, self.device)
         self._value = value
         self.experience = None if value is None else Experience(self.buffer, pool.free, config.reinforce, MAX_TURNS)
@@ -168,21 +189,28 @@ class Collector:
         self.buffer.forget_running()
         self.pool.train(self.config.collect.longest(progress))
 
-    def draw(self, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-        """Draws episodes to learn from.
+    def drawable(self) -> Drawable:
+        """The episodes that can be learned from now."""
+        rows = self.buffer.whole
+        free = rows[:0] if self.experience is None else self.experience.fresh(rows)
+        return Drawable(rows[~self.buffer.exact[rows]], free)
+
+    def draw(self, rows: Drawable, count: int) -> NDArray[np.int64]:
+        """Draws episodes to learn from, with replacement.
 
         Args:
-            rows: of the buffer's episodes that are whole.
+            rows: which there are, at least one.
             count: how many.
         """
-        if self.experience is None:
-            return self.buffer.draw(rows, self._rng, count)
-        free, taught = self.experience.fresh(rows), rows[~self.buffer.exact[rows]]
-        if not len(free) or not len(taught):
-            return self.buffer.draw(free if len(free) else taught if len(taught) else rows, self._rng, count)
-        drawn = self.buffer.draw(taught, self._rng, count)
-        mine = self._rng.random(count) < self.config.reinforce.free_frames
-        drawn[mine] = self.buffer.draw(free, self._rng, int(mine.sum()))
+        if not len(rows.free) or not len(rows.taught):
+            return self.buffer.draw(np.concatenate([rows.taught, rows.free]), self._rng, count)
+        reinforce, frames = self.config.reinforce, self.config.optimize.frames_per_update
+        # After an evaluation all streams begin together, and the few that have ended are those that stopped too early.
+        fit = frames / self.buffer.turns_of(rows.free).mean()
+        share = min(reinforce.free_frames, _MOST_COPIES * len(rows.free) / fit)
+        drawn = self.buffer.draw(rows.taught, self._rng, count)
+        mine = self._rng.random(count) < share
+        drawn[mine] = self.buffer.draw(rows.free, self._rng, int(mine.sum()))
         return drawn
 
     @torch.no_grad()

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import OmitArgPrefixes
+
 from streamvln_gym.devices import cores
+from streamvln_gym.training.config import ContextConfig
 from streamvln_gym.training.privileged import AuxiliaryConfig
 
 MAX_STEPS = 500  # of an episode, as in the environment
@@ -106,10 +109,11 @@ class OptimizeConfig:
     """How the network learns.
 
     Attributes:
-        updates: optimizer steps of the whole training.
+        updates: optimizer steps of the whole training; those of a call with `decay_minutes` are not limited.
         updates_per_turn: optimizer steps for each chunk that every environment executes.
         frames_per_update: frames in a batch, at most; whole episodes are drawn.
-        buffer_frames: frames that the buffer holds; the oldest are overwritten.
+        buffer_frames: frames that the buffer holds; the oldest are overwritten. Default: 300 for each environment of
+            the process, at least 30,000 (112x112 pixels: 1.2 GB).
         mirrored: share of the episodes that are learned from mirrored (those of free streams are played so): pictures,
             turns and the words left and right. Only for English instructions; see `mirroring`.
         learning_rate: highest.
@@ -130,7 +134,7 @@ class OptimizeConfig:
     updates: int = 2000
     updates_per_turn: int = 2
     frames_per_update: int = 1024
-    buffer_frames: int = 30_000
+    buffer_frames: int | None = None
     mirrored: float = 0.0
     learning_rate: float = 2e-3
     head_rate: float = 1.0
@@ -146,8 +150,8 @@ class OptimizeConfig:
 
     def __post_init__(self) -> None:
         for name in ("updates", "updates_per_turn", "frames_per_update", "buffer_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"OptimizeConfig.{name} must be at least 1, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"OptimizeConfig.{name} must be at least 1, got {value}")
         for name in ("learning_rate", "head_rate"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"OptimizeConfig.{name} must be positive, got {getattr(self, name)}")
@@ -279,13 +283,13 @@ class OnlineConfig:
         evaluate_steps: actions after which an evaluated episode is cut off, 500 at most.
         save_every: updates between two saved states.
         minutes: stop (and save) after so long; the same command then goes on. Default: no limit.
-        decay_minutes: the learning rate falls over so many of the last of these minutes, and not over `optimize.decay`
-            updates: for a call that has a machine for a time.
-        num_history: frames of slow memory, 0 for none; default: the checkpoint's. What it is trained with, the saved
-            configuration says.
-        window_steps: actions of a fast window, a multiple of the chunk; likewise.
+        decay_minutes: the learning rate falls over so many of the last of these minutes. Such a call has a machine for
+            a time and goes by the clock: it ends after `minutes`, whatever `optimize.updates` and `optimize.decay` say,
+            and the shares of the training in `collect` are shares of these minutes. The next call warms up anew.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
+        context: what the network is shown of the past: no memory strategy with geometry ("voxel"), and `window_steps`
+            must be a multiple of the chunk.
         collect: how the environments are driven.
         optimize: how the network learns.
         auxiliary: weights of the auxiliary losses.
@@ -305,15 +309,19 @@ class OnlineConfig:
     save_every: int = 500
     minutes: float | None = None
     decay_minutes: float | None = None
-    num_history: int | None = None
-    window_steps: int | None = None
     seed: int = 0
     device: str = "auto"
+    context: OmitArgPrefixes[ContextConfig] = field(default_factory=ContextConfig)
     collect: CollectConfig = field(default_factory=CollectConfig)
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     teach: TeachConfig = field(default_factory=TeachConfig)
+
+    @property
+    def clocked(self) -> bool:
+        """Whether a call goes by the clock and does not count updates."""
+        return self.decay_minutes is not None
 
     def __post_init__(self) -> None:
         for name in ("evaluate_every", "evaluate_at_most", "save_every"):
@@ -324,10 +332,15 @@ class OnlineConfig:
                 f"OnlineConfig.decay_minutes must be positive and at most minutes ({self.minutes}), got "
                 f"{self.decay_minutes}"
             )
-        if (self.num_history or 0) < 0:
-            raise ValueError(f"OnlineConfig.num_history must not be negative, got {self.num_history}")
-        if self.window_steps is not None and self.window_steps < 1:
-            raise ValueError(f"OnlineConfig.window_steps must be at least 1, got {self.window_steps}")
+        if self.collect.builders and self.data != "flats":
+            raise ValueError(f"collect.builders builds the flats of the package; with data {self.data!r} leave it at 0")
+        if self.reinforce.wanted and not self.reinforce.free(self.collect.streams):
+            raise ValueError(
+                f"reinforce.free_streams {self.reinforce.free_streams} of collect.streams {self.collect.streams} are 0 "
+                "environments: raise either"
+            )
+        if self.collect.failing_share and not self.reinforce.wanted:
+            raise ValueError("collect.failing_share goes by how free streams fail: give reinforce.free_streams as well")
         if self.held_out < 0:
             raise ValueError(f"OnlineConfig.held_out must not be negative, got {self.held_out}")
         if not 1 <= self.evaluate_steps <= MAX_STEPS:

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.training.online.batches import WindowRows
 from streamvln_gym.training.online.layout import DialogueLayout
+
+
+@dataclass(frozen=True)
+class FrameTokens:
+    """What windows show of a batch's frames.
+
+    Attributes:
+        current: (frames, tokens_per_frame, hidden), of frames that are decided at.
+        kept: (frames, kept, hidden), from which the memory strategy selects.
+    """
+
+    current: Tensor
+    kept: Tensor
+
+    @classmethod
+    def of(cls, model: StreamVLNForConditionalGeneration, layout: DialogueLayout, patches: Tensor) -> FrameTokens:
+        """From projected patches (frames, patches, hidden), as `encode_patches` gives them."""
+        pooled = model.pool(patches)
+        return cls(pooled, layout.strategy.frame_tokens(patches, pooled))
+
+    def memory(self, layout: DialogueLayout, frames: Tensor) -> Tensor:
+        """Memories (rows, memory_tokens, hidden) of windows that show these frames, (rows, num_history)."""
+        kept = self.kept.index_select(0, frames.flatten()).view(*frames.shape, *self.kept.shape[1:])
+        return layout.strategy.select(kept, ())
 
 
 def to_pixels(rgb: Tensor, dtype: torch.dtype) -> Tensor:
@@ -22,7 +48,7 @@ def compile_layers(model: StreamVLNForConditionalGeneration) -> None:
 
 
 def answer_states(
-    model: StreamVLNForConditionalGeneration, layout: DialogueLayout, rows: WindowRows, tokens: Tensor
+    model: StreamVLNForConditionalGeneration, layout: DialogueLayout, rows: WindowRows, tokens: FrameTokens
 ) -> Tensor:
     """The states that each token of each answer is predicted from.
 
@@ -30,16 +56,19 @@ def answer_states(
         model: the network.
         layout: of its dialogue.
         rows: windows of one bucket.
-        tokens: (frames, tokens, hidden) of the batch's frames.
+        tokens: of the batch's frames.
 
     Returns:
         (rows, turns, chunk + 1, hidden).
     """
-    tk, width = tokens.shape[1:]
     ids, places = layout.build(rows.windows, rows.length)
-    frame = rows.frames.gather(1, (places.clamp(min=0) // tk))
-    source = (frame * tk + places.clamp(min=0) % tk).flatten()
-    pictures = tokens.flatten(0, 1).index_select(0, source).view(*places.shape, width)
+    past, now = rows.frames.split([layout.num_history, layout.turns], dim=1)
+    current = tokens.current.index_select(0, now.flatten()).view(len(now), -1, tokens.current.shape[-1])
+    shown = torch.cat([tokens.memory(layout, past), current], 1) if layout.num_history else current
+    begin = torch.arange(len(shown), device=shown.device)[:, None] * shown.shape[1]
+    source = (begin + places.clamp(min=0)).flatten()
+    width = shown.shape[-1]
+    pictures = shown.flatten(0, 1).index_select(0, source).view(*places.shape, width)
     words = model.language_model.embed_tokens(ids).to(pictures.dtype)
     embeddings = torch.where((places >= 0)[..., None], pictures, words)
     # Rows are padded on the right, so causal attention needs no mask; given one, Qwen2 would look at its values.

@@ -25,6 +25,7 @@ from streamvln_gym.models.dialogue import (
     USER_PROMPT,
     DialogueBuilder,
 )
+from streamvln_gym.models.memory_strategies import strategy_of
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 
 _TEXT, _CONJUNCTION, _IMAGE, _ANSWER = range(4)
@@ -56,8 +57,14 @@ class DialogueLayout:
         processor: tokenizer and configuration of the network.
         device: where the tensors go.
 
+    Attributes:
+        strategy: what windows show of their memory frames.
+        num_history: of these frames; 0 where the strategy shows none.
+        memory_tokens: embeddings that they take.
+
     Raises:
-        CheckpointError: the tokenizer joins what this layout keeps apart, or the configuration's chunks do not fit.
+        CheckpointError: the tokenizer joins what this layout keeps apart, or the configuration's chunks or memory do
+            not fit.
     """
 
     def __init__(self, processor: StreamVLNProcessor, device: torch.device | str = "cpu") -> None:
@@ -66,14 +73,18 @@ class DialogueLayout:
             raise CheckpointError(
                 "online training needs window_steps that is a multiple of chunk_size and the prompt style 'trained'"
             )
-        if config.num_history and (config.memory_strategy != "pooled" or config.num_history > config.window_steps):
+        self.strategy = strategy_of(config)
+        self.num_history = config.num_history if self.strategy.shows_memory else 0
+        if self.num_history and (self.strategy.needs_geometry or self.num_history > config.window_steps):
             raise CheckpointError(
-                "online training shows memory as the strategy 'pooled' does, with at most window_steps frames, but "
-                f"this checkpoint has memory_strategy={config.memory_strategy!r} and num_history={config.num_history}: "
-                "train it from recorded trajectories, or with num_history=0"
+                "online training needs memories of one length, so no strategy with geometry and at most window_steps "
+                f"frames, but memory_strategy is {config.memory_strategy!r} and num_history {config.num_history}: "
+                "train from recorded trajectories, or with another memory_strategy or num_history"
             )
         self.tokens_per_frame = config.tokens_per_frame
-        self.num_history = config.num_history
+        self.memory_tokens = self.strategy.most_tokens(
+            self.num_history, config.patches_per_side**2, config.tokens_per_frame
+        )
         self.chunk_size = config.chunk_size
         self.turns = config.window_steps // config.chunk_size
         self._dialogue = DialogueBuilder(processor.tokenizer, "trained", config.memory_prompt)
@@ -114,7 +125,7 @@ class DialogueLayout:
     def memory_length(self) -> int:
         """Embeddings of the memory sentence with its frames."""
         text = len(self._ids["memory_before"]) + len(self._ids["memory_after"])
-        return text + self.num_history * self.tokens_per_frame
+        return text + self.memory_tokens
 
     def deciding_positions(self, windows: Windows) -> Tensor:
         """(rows, turns, chunk + 1): positions from which each token of each answer is predicted."""
@@ -131,7 +142,7 @@ class DialogueLayout:
 
         Returns:
             ids (rows, length) int64; places (rows, length) int64: for positions of frames, index of the embedding
-            among the row's `num_history` memory frames and `turns` current frames, `tokens_per_frame` each; -1 for
+            among the row's `memory_tokens` and those of its `turns` current frames, `tokens_per_frame` each; -1 for
             text.
         """
         device = windows.instructions.device
@@ -144,7 +155,7 @@ class DialogueLayout:
         memory = q - len(self._ids["closing"])
         in_memory = (memory >= 0) & (memory < self.memory_length) & windows.with_memory[:, None]
         frames = memory - len(self._ids["memory_before"])
-        tokens = self.num_history * self.tokens_per_frame
+        tokens = self.memory_tokens
         sentence = torch.where(
             frames < 0,
             _look_up(self._pieces["memory_before"], memory),
@@ -202,7 +213,7 @@ class DialogueLayout:
             kind == _CONJUNCTION, self._conjunction_ids[(turn > 0).long(), conjunction], value.clamp(min=0)
         )
         text = torch.where(kind == _ANSWER, answer, text)
-        image = (self.num_history + turn) * self.tokens_per_frame + value
+        image = self.memory_tokens + turn * self.tokens_per_frame + value
         ids = torch.where(inside, text, ids)
         return ids, torch.where(inside & (kind == _IMAGE), image, torch.where(inside, -1, sources))
 

@@ -18,7 +18,7 @@ from streamvln_gym.training.auxiliary import AuxiliaryHeads
 from streamvln_gym.training.muon import Muon
 from streamvln_gym.training.online.batches import BatchPlan, WindowRows
 from streamvln_gym.training.online.config import OptimizeConfig, ReinforceConfig, TeachConfig
-from streamvln_gym.training.online.forward import answer_states, compile_layers, to_pixels
+from streamvln_gym.training.online.forward import FrameTokens, answer_states, compile_layers, to_pixels
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.mirroring import mirror_patches, mirror_pictures, mirror_pose
 from streamvln_gym.training.online.reinforce import PARTS, ChunkDecisions, Experience, ValueHead, proximal_loss
@@ -79,7 +79,7 @@ class Learner:
         if teach is not None and teach.wanted:
             moving = [self.average] if teach.average else []
             self._teachers = Teachers(taught_by, moving, layout, teach, config.compiled_on(self.device.type))
-        self.updates = 0
+        self.updates = self._resumed_at = 0
         self.learning_rate = 0.0
         heads = [self.heads] if self.value is None else [self.heads, self.value]
         self._untried = [p for head in heads for p in head.parameters()]
@@ -117,21 +117,21 @@ class Learner:
         return [muon, adam]
 
     def plan(
-        self, buffer: FrameBuffer, longest: int, rng: np.random.Generator, experience: Experience | None = None
+        self, buffer: FrameBuffer, drawn: NDArray[np.int64], longest: int, experience: Experience | None = None
     ) -> None:
-        """Suits the batches' shapes to the episodes in the buffer; call before the first update, and now and then.
+        """Suits the batches' shapes to the episodes; call before the first update, and now and then.
 
         Args:
             buffer: what is learned from.
+            drawn: rows of the buffer's table, some hundreds as `update` is given them.
             longest: tokens of an instruction at most.
-            rng: draws the episodes that are looked at.
             experience: what free streams did and earned.
         """
         config = self.config
         self._experience = experience
         reflected = self._teachers is not None and self._teachers.mirrored
         self._plan = BatchPlan.for_buffer(
-            buffer, self.layout, config.frames_per_update, longest, rng, config.mirrored, reflected
+            buffer, self.layout, drawn, config.frames_per_update, longest, config.mirrored, reflected
         )
         self._buffer = buffer
         self._packed = torch.zeros(self._plan.size, dtype=torch.int64, device=self.device)
@@ -143,7 +143,8 @@ class Learner:
         Args:
             episodes: rows of the buffer's table, in the order in which they are taken until the batch is full.
             rng: draws what is random in the batch.
-            decayed: share of the learning rate's decay that is over; default: as the configuration says.
+            decayed: share of the learning rate's decay that is over, in a call that goes by the clock and warms up
+                anew; default: as the configuration says.
         """
         if self.reinforce is not None:
             self._policy_scale.fill_(float(self.updates >= self.reinforce.value_updates))
@@ -162,7 +163,8 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         # The heads apart, whose gradients are many times as large at first; where theirs is no number, that shows too.
         norm = norm + 0.0 * nn.utils.clip_grad_norm_(self._untried, self.config.clip)
-        self.learning_rate = self.config.rate(self.updates, decayed)
+        begun = 0 if decayed is None else self._resumed_at
+        self.learning_rate = self.config.rate(self.updates - begun, decayed)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * group.get("scale", 1.0)
@@ -242,7 +244,7 @@ class Learner:
             self.value.load_state_dict(state["value"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.updates = int(state["updates"])
+        self.updates = self._resumed_at = int(state["updates"])
 
     def loss(self, packed: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The loss of a batch that `BatchPlan.fill` packed, and its parts for the log."""
@@ -252,7 +254,7 @@ class Learner:
         taught = [] if self._teachers is None else self._teachers.log_probs(packed, self._plan, buffer)
         rgb = mirror_pictures(buffer.rgb[places], mirrored)
         features = model.vision_tower(pixel_values=to_pixels(rgb, torch.float32)).last_hidden_state
-        tokens = model.pool(model.projector(features))
+        tokens = FrameTokens.of(model, self.layout, model.projector(features))
         zero = torch.zeros((), device=self.device)
         action_sum, weight_sum, right, answered = zero, zero, zero, zero
         decisions: list[tuple[Tensor, Tensor]] = []
@@ -272,8 +274,8 @@ class Learner:
                 chunks.append(self._judge(rows, moves[-1], hidden, places))
             action_sum = action_sum + (losses * weights).sum()
             weight_sum = weight_sum + weights.sum()
-            acts = learned[..., :-1]
-            right = right + ((logits.argmax(-1) == rows.labels)[..., :-1] & acts).sum()
+            acts = learned & (rows.labels != self.layout.end_id)
+            right = right + ((logits.argmax(-1) == rows.labels) & acts).sum()
             answered = answered + acts.sum()
             decisions.append((hidden[:, :, 0].flatten(0, 1), rows.current.flatten()))
         action = action_sum / weight_sum.clamp(min=1.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.slot_cache import SlotCache
 from streamvln_gym.training.online.batches import memory_turns
-from streamvln_gym.training.online.forward import to_pixels
+from streamvln_gym.training.online.forward import FrameTokens, to_pixels
 from streamvln_gym.training.online.layout import DialogueLayout, Windows
 
 _FRAMES_AT_ONCE = 512
@@ -60,8 +60,10 @@ class StreamsPolicy:
         )
         self._cache = SlotCache(model, streams, self._longest)
         hidden = model.config.text_config.hidden_size
-        shape = (streams, max_turns, layout.tokens_per_frame, hidden)
-        self._tokens = torch.zeros(shape, dtype=model.dtype, device=self.device)
+        patches = model.config.patches_per_side**2
+        kept = layout.strategy.most_tokens(1, patches, layout.tokens_per_frame)  # of a frame
+        shape = (streams, max_turns, kept, hidden)
+        self._kept = torch.zeros(shape, dtype=model.dtype, device=self.device)
         self._all = torch.arange(streams, device=self.device)
         self._turns = np.zeros(streams, dtype=np.int64)
         self._instructions = torch.zeros((streams, instruction_length), dtype=torch.int64, device=self.device)
@@ -99,10 +101,11 @@ class StreamsPolicy:
             conjunctions: (streams,) int64, index of `CONJUNCTIONS`.
             sampled: (streams,) bool, whose actions are drawn from the policy's distribution; None: greedy.
         """
-        turns = self._turns % self._tokens.shape[1]  # a stream that rests is answered too, and counts on
+        turns = self._turns % self._kept.shape[1]  # a stream that rests is answered too, and counts on
         turn = torch.from_numpy(turns).to(self.device)
-        frames = torch.cat([self._encode(part) for part in rgb.split(_FRAMES_AT_ONCE)]).to(self._tokens.dtype)
-        self._tokens[self._all, turn] = frames
+        encoded = [self._encode(part) for part in rgb.split(_FRAMES_AT_ONCE)]
+        frames = torch.cat([part.current for part in encoded]).to(self.model.dtype)
+        self._kept[self._all, turn] = torch.cat([part.kept for part in encoded]).to(self.model.dtype)
         opening = np.flatnonzero(turns % self.layout.turns == 0)
         if len(opening):
             self._open(opening, turns[opening] // self.layout.turns)
@@ -141,7 +144,7 @@ class StreamsPolicy:
         embeddings = self._embed(ids)
         if layout.num_history:
             shown = memory_turns(int(number.max()), layout.turns * layout.chunk_size, layout)[number]
-            memory = self._tokens[rows[:, None], torch.from_numpy(shown).to(self.device)].flatten(1, 2)
+            memory = layout.strategy.select(self._kept[rows[:, None], torch.from_numpy(shown).to(self.device)], ())
             inside = (places >= 0) & (places < memory.shape[1])
             source = memory.gather(1, places.clamp(0, memory.shape[1] - 1)[..., None].expand(-1, -1, memory.shape[-1]))
             embeddings = torch.where(inside[..., None], source, embeddings)
@@ -172,5 +175,6 @@ class StreamsPolicy:
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.language_model.embed_tokens(ids)
 
-    def _encode(self, rgb: Tensor) -> Tensor:
-        return self.model.encode_images(to_pixels(rgb, self.model.dtype))
+    def _encode(self, rgb: Tensor) -> FrameTokens:
+        patches = self.model.encode_patches(to_pixels(rgb, self.model.dtype))
+        return FrameTokens.of(self.model, self.layout, patches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,7 +20,8 @@ from streamvln_gym.simulators.base import Action, AgentState, Simulator
 from streamvln_gym.training.online.config import MAX_STEPS, CollectConfig
 
 NOTHING = -1
-_LOOKED_AT = 8  # scenes
+_LOOKED_AT = 16  # scenes
+_LAPS = 40  # times that a scene is passed over before it goes to the end of the line
 _FEW = 3  # so many episodes are always there to draw from
 _WORDS, _LONGEST = 20, 4  # instructions of so many words more are of another kind, up to five kinds
 _REMEMBERED = 0.99  # of what is known of a kind, when an episode of it is added: some 100 count
@@ -73,6 +74,7 @@ class EpisodeSupply:
         self._rng = rng
         self.ready: Callable[[str], bool] = lambda scene: True
         self._coming = deque(scenes)
+        self._passed: Counter[str] = Counter()
         self._shelf: deque[list[tuple[Episode, _Failures]]] = deque()
         for _ in range(min(config.shelf, len(scenes))):
             self._put(self._coming[0])
@@ -100,17 +102,28 @@ class EpisodeSupply:
         return self._failures.setdefault((episode.needs_memory, length), _Failures())
 
     def _change_scene(self) -> None:
-        # A few are looked at: one that cannot be built must not hold up the others.
-        coming = [scene for scene in islice(self._coming, _LOOKED_AT) if self.ready(scene)]
-        if coming:
-            self._shelf.popleft()
-            self._put(coming[0])
-            self._left = self._plays * len(self._shelf[0])
+        # A few are looked at: one that is built late, or that cannot be built, must not hold up the others.
+        looked_at = list(islice(self._coming, _LOOKED_AT))
+        ready = next((scene for scene in looked_at if self.ready(scene)), None)
+        if ready is None:
+            return
+        self._shelf.popleft()
+        self._put(ready)
+        self._left = self._plays * len(self._shelf[0])
+        for scene in looked_at[: looked_at.index(ready)]:
+            self._passed[scene] += 1
+            if self._passed[scene] >= _LAPS:
+                self._to_the_end(scene)
 
     def _put(self, scene: str) -> None:
         episodes = [self._dataset.episode(episode_id) for episode_id in self._ids[scene]]
         self._shelf.append([(episode, self._failures_of(episode)) for episode in episodes])
-        self._coming.rotate(-1 - self._coming.index(scene))
+        self._to_the_end(scene)
+
+    def _to_the_end(self, scene: str) -> None:
+        self._passed.pop(scene, None)
+        self._coming.remove(scene)
+        self._coming.append(scene)
 
 
 @dataclass

@@ -23,7 +23,7 @@ from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.simulators.base import Action
 from streamvln_gym.training.online.batches import BatchPlan, WindowRows
 from streamvln_gym.training.online.config import TeachConfig
-from streamvln_gym.training.online.forward import answer_states, compile_layers, to_pixels
+from streamvln_gym.training.online.forward import FrameTokens, answer_states, compile_layers, to_pixels
 from streamvln_gym.training.online.layout import DialogueLayout
 from streamvln_gym.training.online.mirroring import mirror_actions, mirror_pictures
 from streamvln_gym.training.online.replay import FrameBuffer
@@ -92,14 +92,14 @@ class Teachers:
             shown, windows = plan.gather(packed, buffer, self._layout, reflected)
             rgb = mirror_pictures(buffer.rgb[shown.places], shown.mirrored)
             for model in self._models:
-                tokens = model.encode_images(to_pixels(rgb, model.dtype))
+                tokens = FrameTokens.of(model, self._layout, model.encode_patches(to_pixels(rgb, model.dtype)))
                 answers = [self._answer(model, rows, tokens, reflected) for rows in windows]
                 sums = [a + b for a, b in zip(sums, answers, strict=True)] if sums else answers
         count = len(self._models) * (2 if self.mirrored else 1)
         return [(total / count).log_softmax(-1) for total in sums]
 
     def _answer(
-        self, model: StreamVLNForConditionalGeneration, rows: WindowRows, tokens: Tensor, reflected: bool
+        self, model: StreamVLNForConditionalGeneration, rows: WindowRows, tokens: FrameTokens, reflected: bool
     ) -> Tensor:
         states = answer_states(model, self._layout, rows, tokens)[:, :, :-1]
         logits = (states @ model.lm_head.weight[self._layout.action_ids].T).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from contextlib import ExitStack
@@ -19,7 +20,6 @@ from streamvln_gym.errors import TrainingError
 from streamvln_gym.flats.dataset import FlatsDataset
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
-from streamvln_gym.training.config import ContextConfig
 from streamvln_gym.training.online.builders import FlatBuilders
 from streamvln_gym.training.online.collector import INSTRUCTION_TOKENS, Collector
 from streamvln_gym.training.online.config import OnlineConfig
@@ -34,12 +34,15 @@ from streamvln_gym.training.online.worker import StreamsSpec
 from streamvln_gym.training.online.workers import WorkerPool
 
 REPLAN = 1000  # updates after which the batches' shapes are suited to the episodes anew, at the latest
+LOOKED_AT = 512  # episodes, to find these shapes
 SHORTEST = 4  # turns: a batch full of shorter episodes does not occur
 LEAST_EPISODES = 2
 
 
 def train_online(config: OnlineConfig) -> list[dict[str, Any]]:
-    """Trains until `config.optimize.updates`, or for `config.minutes`; returns the log's records.
+    """Trains until `config.optimize.updates` or for `config.minutes`, whichever is first; returns the log's records.
+
+    With `config.decay_minutes`, always for `config.minutes`.
 
     Under `torchrun` every process trains on its own device with its own environments, and gradients are averaged.
     What is written into `config.out` is described in `run_folder`.
@@ -74,7 +77,9 @@ class _OnlineRun:
         specs = self._specs(seeds)
         pool = WorkerPool(specs)
         stack.callback(pool.close)
-        pool.train(config.collect.longest(done / config.optimize.updates))
+        self._limit = None if config.clocked else config.optimize.updates
+        self._elapsed = 0.0
+        pool.train(config.collect.longest(0.0 if self._limit is None else done / self._limit))
         self.builders = self._build_ahead(pool)
         if self.builders is not None:
             stack.callback(self.builders.close)
@@ -99,21 +104,25 @@ class _OnlineRun:
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done."""
-        return self.learner.updates / self.config.optimize.updates
+        """Share of the training that is done: of its updates, or of the time of a call that goes by the clock."""
+        if self._limit is not None:
+            return self.learner.updates / self._limit
+        assert self.config.minutes is not None
+        return min(self._elapsed / self.config.minutes, 1.0)
 
     def train(self) -> list[dict[str, Any]]:
         config, learner = self.config, self.learner
-        total = config.optimize.updates
         next_evaluation = learner.updates + config.evaluate_every
         next_save = learner.updates + config.save_every
         quiet = self.rank > 0
-        with tqdm(total=total, initial=learner.updates, desc="online DAgger", unit="update", disable=quiet) as bar:
-            while learner.updates < total and not self._out_of_time():
+        with tqdm(
+            total=self._limit, initial=learner.updates, desc="online DAgger", unit="update", disable=quiet
+        ) as bar:
+            while self._updates_left() > 0 and not self._out_of_time():
                 before = learner.updates
                 self._turn()
                 bar.update(learner.updates - before)
-                if learner.updates >= next_evaluation and learner.updates < total:
+                if learner.updates >= next_evaluation and self._updates_left() > 0:
                     next_evaluation += config.evaluate_every
                     self._evaluate(bar)
                     self.collector.restart(self.progress)
@@ -121,9 +130,13 @@ class _OnlineRun:
                     next_save += config.save_every
                     self._save()
             if not self.log or self.log[-1]["updates"] < learner.updates:
+                self._save()  # before the last evaluation, which may take minutes
                 self._evaluate(bar)
         self._save()
         return self.log
+
+    def _updates_left(self) -> float:
+        return math.inf if self._limit is None else self._limit - self.learner.updates
 
     def _turn(self) -> None:
         """Decides a chunk for every stream, and learns while the workers execute it."""
@@ -134,7 +147,7 @@ class _OnlineRun:
         shown = self.collector.take()
         self._check_update()  # waits for the last update; what comes before need not
         self.collector.decide(shown, learner.model, self.progress)
-        rows = buffer.whole
+        rows = self.collector.drawable()
         if len(rows) < LEAST_EPISODES and buffer.written > 2 * buffer.capacity:
             raise TrainingError(
                 f"episodes of {self.collector.pool.streams} streams are overwritten before they end: a buffer of "
@@ -143,12 +156,13 @@ class _OnlineRun:
         if not self._everywhere(len(rows) >= LEAST_EPISODES):
             return
         decayed = self._decayed()
-        for _ in range(min(config.optimize.updates_per_turn, config.optimize.updates - learner.updates)):
+        for _ in range(int(min(config.optimize.updates_per_turn, self._updates_left()))):
             if learner.updates >= self._next_plan:
-                learner.plan(buffer, INSTRUCTION_TOKENS, self.rng, self.collector.experience)
+                looked_at = self.collector.draw(rows, LOOKED_AT)
+                learner.plan(buffer, looked_at, INSTRUCTION_TOKENS, self.collector.experience)
                 # The first episodes to end are short ones: at first the buffer changes with every turn.
                 made = learner.updates - self._updates_before
-                self._next_plan = learner.updates + min(max(3 * made, 1), REPLAN)
+                self._next_plan = learner.updates + min(max(made, 1), REPLAN)
             count = -(-config.optimize.frames_per_update // SHORTEST)
             learner.update(self.collector.draw(rows, count), self.rng, decayed)
 
@@ -216,20 +230,22 @@ class _OnlineRun:
         return np.concatenate(parts)
 
     def _out_of_time(self) -> bool:
-        minutes = self.config.minutes
-        return minutes is not None and not self._everywhere(time.monotonic() - self.begun < 60.0 * minutes)
+        """Reads the clock, the same in every process, where a time is set."""
+        if self.config.minutes is None:
+            return False
+        self._elapsed = (time.monotonic() - self.begun) / 60.0
+        if self.ranks > 1:
+            shared = torch.tensor([self._elapsed], device=self.device)
+            distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
+            self._elapsed = float(shared.item())
+        return self._elapsed >= self.config.minutes
 
     def _decayed(self) -> float | None:
-        """Share of `decay_minutes` that is over, the same in every process; None where updates are counted instead."""
+        """Share of `decay_minutes` that is over; None where updates are counted instead."""
         minutes, decay = self.config.minutes, self.config.decay_minutes
         if minutes is None or decay is None:
             return None
-        share = 1.0 - (minutes - (time.monotonic() - self.begun) / 60.0) / decay
-        if self.ranks == 1:
-            return share
-        shared = torch.tensor([share], device=self.device)
-        distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
-        return float(shared.item())
+        return 1.0 - (minutes - self._elapsed) / decay
 
     # ------------------------------------------------------------------------------------------------ set-up
 
@@ -259,12 +275,13 @@ class _OnlineRun:
     def _build_ahead(self, pool: WorkerPool) -> FlatBuilders | None:
         """Builds the flats that the workers will come to, beside them."""
         collect = self.config.collect
-        if self.rank > 0 or collect.builders < 1 or self.config.data != "flats":
+        if self.rank > 0 or collect.builders < 1:
             return None
         dataset = FlatsDataset(self.config.split, scenes=self.config.scenes)
         seeds = dict(zip(dataset.scene_ids, dataset.seeds, strict=True))
         first = pool.workers * self.ranks * collect.shelf  # those the workers build themselves, at once
-        coming = [*self.scenes.held_out, *self.scenes.training[first:], *self.scenes.training[:first]]
+        evaluated = (dataset.scene_of(episode_id) for episode_id in self.scenes.evaluated)
+        coming = dict.fromkeys([*evaluated, *self.scenes.training[first:], *self.scenes.training[:first]])
         return FlatBuilders(dataset.root, self.config.split, [seeds[scene] for scene in coming], collect.builders)
 
     def _choose_device(self, stack: ExitStack) -> torch.device:
@@ -294,7 +311,6 @@ def _check_device(config: OnlineConfig) -> None:
 
 
 def _initial_network(config: OnlineConfig) -> tuple[StreamVLNProcessor, StreamVLNForConditionalGeneration]:
-    context = ContextConfig(num_history=config.num_history, window_steps=config.window_steps)
     if config.checkpoint is not None:
         from streamvln_gym.agents.checkpoint import load_checkpoint
 
@@ -303,7 +319,7 @@ def _initial_network(config: OnlineConfig) -> tuple[StreamVLNProcessor, StreamVL
         processor = StreamVLNProcessor.tiny()
         model = StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
     for network in (model.config, processor.config):
-        context.apply(network)
+        config.context.apply(network)
     return processor, model
 
 

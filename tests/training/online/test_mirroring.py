@@ -84,7 +84,7 @@ def test_a_mirrored_batch_is_that_of_the_mirrored_world():
     parts = []
     for mirrored, share in ((True, 0.0), (False, 1.0), (False, 0.0)):
         buffer = world(mirrored, processor)
-        learner.plan(buffer, 64, np.random.default_rng(0))
+        learner.plan(buffer, buffer.whole, 64)
         learner._plan = dataclasses.replace(plan_for(processor), mirrored=share)
 
         class Draws:

@@ -8,6 +8,7 @@ from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.models import StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL, IMAGE_TOKEN_ID, MEMORY_TOKEN_ID
 from streamvln_gym.models.dialogue import CONJUNCTIONS
+from streamvln_gym.models.memory_strategies import strategy_of
 from streamvln_gym.training.collator import StreamVLNCollator
 from streamvln_gym.training.online.batches import BatchPlan, Bucket, answer_labels
 from streamvln_gym.training.online.config import OptimizeConfig
@@ -36,6 +37,9 @@ def small_network(**settings):
 
 SIZES = {"memory": {"num_history": 8}, "no memory": {"num_history": 0}}
 SIZES["short windows"] = {"num_history": 4, "window_steps": 16}
+SIZES["unpooled"] = {"num_history": 4, "memory_strategy": "full"}
+SIZES["pairs of frames"] = {"num_history": 5, "memory_strategy": "temporal_pool"}
+SIZES["none shown"] = {"num_history": 8, "memory_strategy": "none"}
 
 
 @pytest.fixture(scope="module", params=SIZES.values(), ids=SIZES.keys())
@@ -55,7 +59,8 @@ def plan_for(processor):
     """Two buckets, with rows to spare in both; shorter windows are more."""
     config = processor.config
     more = 32 // config.window_steps
-    return BatchPlan(64, (Bucket(5 * more, 300), Bucket(4 * more, 500)), config.window_steps // 4, config.num_history)
+    history = 0 if config.memory_strategy == "none" else config.num_history
+    return BatchPlan(64, (Bucket(5 * more, 300), Bucket(4 * more, 650)), config.window_steps // 4, history)
 
 
 def fill_buffer(processor, lengths, rng):
@@ -113,8 +118,9 @@ def samples_of(processor, episodes):
 
 def expand(ids, processor):
     """Window ids with one entry per embedding."""
-    tokens, history = processor.config.tokens_per_frame, processor.config.num_history
-    counts = {IMAGE_TOKEN_ID: tokens, MEMORY_TOKEN_ID: tokens * history}
+    config = processor.config
+    memory = strategy_of(config).most_tokens(config.num_history, config.patches_per_side**2, config.tokens_per_frame)
+    counts = {IMAGE_TOKEN_ID: config.tokens_per_frame, MEMORY_TOKEN_ID: memory}
     return [token for token in ids for _ in range(counts.get(token, 1))]
 
 
@@ -148,7 +154,7 @@ def test_ids_and_labels_equal_the_encoders(parts):
                 )
             )
             row = [
-                token if place < 0 else MEMORY_TOKEN_ID if place < layout.num_history * 16 else IMAGE_TOKEN_ID
+                token if place < 0 else MEMORY_TOKEN_ID if place < layout.memory_tokens else IMAGE_TOKEN_ID
                 for token, place in zip(ids[k, :length].tolist(), places[k, :length].tolist(), strict=True)
             ]
             found.append(row)
@@ -169,7 +175,7 @@ def test_loss_equals_the_models(parts):
     buffer, episodes = fill_buffer(processor, LENGTHS, np.random.default_rng(1))
     layout = DialogueLayout(processor)
     learner = Learner(model, layout, OptimizeConfig(stop_weight=1.0), AuxiliaryConfig(0.0, 0.0))
-    learner.plan(buffer, 64, np.random.default_rng(0))
+    learner.plan(buffer, buffer.whole, 64)
     learner._plan = plan_for(processor)
     packed = torch.from_numpy(learner._plan.fill(np.arange(3), buffer, layout, FixedConjunction()))
     with torch.no_grad():
@@ -242,7 +248,7 @@ def test_planned_shapes_take_every_window(parts):
     _, processor = parts
     buffer, _ = fill_buffer(processor, LENGTHS, np.random.default_rng(4))
     layout = DialogueLayout(processor)
-    plan = BatchPlan.for_buffer(buffer, layout, 64, 64, np.random.default_rng(0))
+    plan = BatchPlan.for_buffer(buffer, layout, buffer.whole, 64, 64)
     longest = layout.lengths(torch.tensor([64]), torch.tensor([layout.num_history > 0]), torch.tensor([layout.turns]))
     assert plan.buckets[-1].length >= int(longest[0])
     assert [bucket.length for bucket in plan.buckets] == sorted({bucket.length for bucket in plan.buckets})
@@ -263,10 +269,10 @@ def test_a_plan_made_for_short_episodes_starves_long_ones_until_it_is_made_anew(
     _, processor = parts
     layout, rng = DialogueLayout(processor), np.random.default_rng(6)
     buffer, _ = fill_buffer(processor, (5, 6, 7), rng)
-    early = BatchPlan.for_buffer(buffer, layout, 60, 64, rng)
+    early = BatchPlan.for_buffer(buffer, layout, buffer.whole, 60, 64)
     later, _ = fill_buffer(processor, (110, 100, 120), rng)
     rows = np.array([0, 1, 2] * 4)
-    planned = BatchPlan.for_buffer(later, layout, 60, 64, rng)
+    planned = BatchPlan.for_buffer(later, layout, later.whole, 60, 64)
     few, many = (plan.fill(rows, later, layout, rng)[0] for plan in (early, planned))
     assert few < many and many >= 28
 

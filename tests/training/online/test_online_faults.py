@@ -56,10 +56,10 @@ def test_the_log_goes_on_from_the_saved_state(config):  # noqa: F811
     assert [json.loads(line)["updates"] for line in lines] == [2, 4]
 
 
-@pytest.mark.parametrize("settings", [{"memory_strategy": "full"}, {"num_history": 40}])
+@pytest.mark.parametrize("settings", [{"memory_strategy": "voxel"}, {"num_history": 40}])
 def test_memory_that_online_training_cannot_show_is_refused(settings):
     processor = StreamVLNProcessor.tiny(**settings)
-    with pytest.raises(CheckpointError, match=r"as the strategy 'pooled' does.*train it from recorded trajectories"):
+    with pytest.raises(CheckpointError, match=r"memories of one length.*train from recorded trajectories"):
         DialogueLayout(processor)
 
 
@@ -68,13 +68,13 @@ def test_builders_end_with_the_training(monkeypatch):
         def is_alive(self):
             return False
 
-    built = []
+    built, taken = [], multiprocessing.Value("q", 1)
     monkeypatch.setattr("streamvln_gym.flats.building.build_scene", lambda root, split, seed: built.append(seed))
-    builders._build(Path("unused"), "train", [1, 2])
-    assert built == [1, 2]
+    builders._build(Path("unused"), "train", [1, 2, 3], taken)
+    assert built == [2, 3], "another process took the first"
     monkeypatch.setattr(multiprocessing, "parent_process", Dead)
-    builders._build(Path("unused"), "train", [3])
-    assert built == [1, 2]
+    builders._build(Path("unused"), "train", [4], multiprocessing.Value("q", 0))
+    assert built == [2, 3]
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -17,8 +17,9 @@ import torch
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.errors import DatasetError, TrainingError
 from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
+from streamvln_gym.training.config import ContextConfig
 from streamvln_gym.training.folder_lock import only_process
-from streamvln_gym.training.online import trainer
+from streamvln_gym.training.online import streams, trainer
 from streamvln_gym.training.online.config import CollectConfig, OnlineConfig, OptimizeConfig
 from streamvln_gym.training.online.run_folder import RunFolder
 from streamvln_gym.training.online.stream_arrays import StreamArrays
@@ -85,7 +86,7 @@ def test_memory_and_window_of_other_sizes(config, from_checkpoint, monkeypatch):
     thin = small_network()[1]
     assert (thin.config.num_history, thin.config.window_steps) == (8, 32)
     monkeypatch.setattr(trainer.StreamVLNProcessor, "tiny", lambda: thin)
-    config = replace(config, num_history=2, window_steps=16)
+    config = replace(config, context=ContextConfig(num_history=2, window_steps=16))
     if not from_checkpoint:
         config = replace(config, checkpoint=None)
     train_online(config)
@@ -94,13 +95,19 @@ def test_memory_and_window_of_other_sizes(config, from_checkpoint, monkeypatch):
     assert agent.processor.config.num_history == 2
     agent.act({"rgb": np.zeros((48, 64, 3), np.uint8), "instruction": "Go."})
     with pytest.raises(TrainingError, match="num_history"):
-        train_online(replace(config, num_history=0, optimize=replace(config.optimize, updates=6)))
+        context = ContextConfig(num_history=0, window_steps=16)
+        train_online(replace(config, context=context, optimize=replace(config.optimize, updates=6)))
 
 
-@pytest.mark.parametrize(("name", "value"), [("num_history", -1), ("window_steps", 0)])
-def test_impossible_sizes(name, value):
-    with pytest.raises(ValueError, match=f"OnlineConfig.{name} must"):
-        OnlineConfig(**{name: value})
+@pytest.mark.parametrize(("strategy", "tokens"), [("full", 64), ("temporal_pool", 64), ("none", 0)])
+def test_memory_of_other_strategies(config, strategy, tokens):
+    train_online(replace(config, context=ContextConfig(memory_strategy=strategy)))
+    agent = StreamVLNAgent.from_pretrained(config.out / "checkpoint")
+    assert agent.model.config.memory_strategy == strategy
+    for _ in range(36):
+        agent.act({"rgb": np.zeros((48, 64, 3), np.uint8), "instruction": "Go."})
+    shown = agent.watch().memory_tokens
+    assert shown % 64 == 0 and (shown > 0) == (tokens > 0)
 
 
 @pytest.fixture
@@ -110,14 +117,32 @@ def fast_clock(monkeypatch):
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: 0.05 * next(ticks)))
 
 
-def test_the_learning_rate_falls_over_minutes(config, fast_clock):
-    optimize = replace(config.optimize, updates=100_000, warmup=1)
+def test_the_learning_rate_falls_over_minutes(config, fast_clock, monkeypatch):
+    """A call that goes by the clock: no number of updates ends it or measures its progress."""
+    optimize = replace(config.optimize, updates=2, warmup=2)
     config = replace(
         config, minutes=0.1, decay_minutes=0.1, evaluate_every=100_000, save_every=100_000, optimize=optimize
     )
+    progress, rates = [], []
+    decide, update = trainer.Collector.decide, trainer.Learner.update
+
+    def decide_and_note(collector, shown, model, done):
+        progress.append(done)
+        decide(collector, shown, model, done)
+
+    def update_and_note(learner, *args):
+        update(learner, *args)
+        rates.append(learner.learning_rate)
+
+    monkeypatch.setattr(trainer.Collector, "decide", decide_and_note)
+    monkeypatch.setattr(trainer.Learner, "update", update_and_note)
     records = train_online(config)
-    assert 1 < records[-1]["updates"] < 100_000
+    assert records[-1]["updates"] > 2
     assert records[-1]["learning_rate"] < 0.1 * optimize.learning_rate
+    assert progress == sorted(progress) and progress[0] < 0.1 and 0.8 < progress[-1] <= 1.0
+    made = len(rates)
+    train_online(config)
+    assert rates[made] < 0.6 * optimize.learning_rate < rates[made + 1], "the next call warms up anew"
     assert optimize.rate(50, 0.0) == optimize.learning_rate
     assert optimize.rate(50, 1.5) == pytest.approx(0.02 * optimize.learning_rate)
     assert optimize.rate(50, 0.5) == pytest.approx(0.51 * optimize.learning_rate)
@@ -407,6 +432,35 @@ def test_the_supply_passes_over_scenes_that_are_not_there(tiny_flats):
     for _ in range(20):
         supply.next(1000)
     assert {supply.next(1000).scene_id for _ in range(40)} == {second}
+
+
+class SixScenes:
+    """A dataset of one episode a scene."""
+
+    episode_ids = tuple("abcdef")
+
+    def scene_of(self, episode_id):
+        return episode_id
+
+    def episode(self, episode_id):
+        instruction = SimpleNamespace(text="Go.")
+        return SimpleNamespace(scene_id=episode_id, gt_actions=(1,), instruction=instruction, needs_memory=None)
+
+
+def test_a_scene_that_was_passed_over_comes_as_soon_as_it_is_there(monkeypatch):
+    supply = EpisodeSupply(SixScenes(), "abcdef", CollectConfig(shelf=1, plays=1), np.random.default_rng(0))
+    there = set("acdef")
+    supply.ready = there.__contains__
+    assert [supply.next(10).scene_id for _ in range(3)] == ["a", "c", "d"]
+    there.add("b")
+    assert [supply.next(10).scene_id for _ in range(3)] == ["e", "b", "f"], "one is always there ahead"
+    there.remove("a")  # it is never built again
+    monkeypatch.setattr(streams, "_LAPS", 2)
+    seen = [supply.next(10).scene_id for _ in range(12)]
+    assert set(seen) == set("bcdef")
+    there.add("a")
+    assert "a" not in [supply.next(10).scene_id for _ in range(3)], "it went to the end of the line"
+    assert "a" in [supply.next(10).scene_id for _ in range(6)]
 
 
 def test_the_supply_keeps_to_short_demonstrations(tiny_flats):

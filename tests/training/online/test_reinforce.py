@@ -83,7 +83,7 @@ def parts():
 
 def judged(learner, buffer, experience, rows):
     """(N,) the chunks of a batch, with the differences of their log-probabilities to those noted."""
-    learner.plan(buffer, 64, np.random.default_rng(0), experience)
+    learner.plan(buffer, buffer.whole, 64, experience)
     packed = torch.from_numpy(learner._plan.fill(rows, buffer, learner.layout, np.random.default_rng(5)))
     found = []
     judge = learner._judge
@@ -134,7 +134,7 @@ def test_updates_make_what_paid_more_likely():
     for row, advantage in ((0, 1.0), (1, -1.0)):
         experience.advantages[torch.from_numpy(buffer.frames_of(np.array([row])))] = advantage
     before = {row: likelihood(learner, buffer, experience, row) for row in (0, 1)}
-    learner.plan(buffer, 64, np.random.default_rng(0), experience)
+    learner.plan(buffer, buffer.whole, 64, experience)
     for _ in range(3):
         learner.update(np.array([0, 1]), np.random.default_rng(5))
     gains = [float((likelihood(learner, buffer, experience, row) - before[row]).mean()) for row in (0, 1)]
@@ -147,7 +147,7 @@ def test_heads_that_begin_with_nothing_may_learn_faster():
     learner, buffer, experience, _ = play(
         small_network(), (6, 6), FREE, (1.0, 0.0), head_rate=8.0, frames_per_update=16
     )
-    learner.plan(buffer, 64, np.random.default_rng(0), experience)
+    learner.plan(buffer, buffer.whole, 64, experience)
     learner.update(np.array([0, 1]), np.random.default_rng(5))
     rates = {
         id(p): group["lr"]
@@ -169,7 +169,7 @@ def test_heads_that_begin_with_nothing_may_learn_alone():
         settings = {"auxiliary": auxiliary, "head_updates": head_updates, "frames_per_update": 16}
         learner, buffer, experience, _ = play(small_network(), (3, 2), reinforce, (1.0, 0.0), **settings)
         heads = [p.detach().clone() for p in learner._untried]
-        learner.plan(buffer, 64, np.random.default_rng(0), experience)
+        learner.plan(buffer, buffer.whole, 64, experience)
         for _ in range(2):
             learner.update(np.array([0, 1]), np.random.default_rng(5))
         moved = any(not torch.equal(a, b) for a, b in zip(heads, learner._untried, strict=True))
@@ -189,7 +189,7 @@ def test_how_much_labels_weigh(parts):
         learner, buffer, experience, _ = play(
             parts, (6, 6), replace(FREE, labels_weight=weight), (1.0, 0.0), frames_per_update=16
         )
-        learner.plan(buffer, 64, np.random.default_rng(0), experience)
+        learner.plan(buffer, buffer.whole, 64, experience)
         rows = learner._plan.fill(np.array([0, 1]), buffer, learner.layout, np.random.default_rng(5))
         with torch.no_grad():
             loss, (action, *_) = learner.loss(torch.from_numpy(rows))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from streamvln_gym.errors import TrainingError
+from streamvln_gym.training.config import ContextConfig
 from streamvln_gym.training.online.batches import Bucket
 from streamvln_gym.training.online.collector import Collector
 from streamvln_gym.training.online.config import OptimizeConfig, ReinforceConfig, TeachConfig
@@ -131,7 +132,7 @@ def test_the_learner_comes_near_its_teachers(parts):
     settings = OptimizeConfig(learning_rate=2e-3, warmup=1, frames_per_update=40)
     teach = TeachConfig(("other",), weight=5.0)
     learner = Learner(copy.deepcopy(parts[0]), layout, settings, NO_HEADS, None, teach, [other_network(parts[0])])
-    learner.plan(buffer, 64, np.random.default_rng(0))
+    learner.plan(buffer, buffer.whole, 64)
     rng, found = np.random.default_rng(1), []
     for _ in range(8):
         learner.update(np.arange(1), rng)
@@ -144,7 +145,7 @@ def test_the_average_of_its_own_weights_teaches_as_it_is_now(parts):
     settings = OptimizeConfig(learning_rate=2e-3, warmup=1, frames_per_update=40, ema=0.9)
     teach = TeachConfig(average=True, mirrored=False)
     learner = Learner(copy.deepcopy(parts[0]), layout, settings, NO_HEADS, None, teach)
-    learner.plan(buffer, 64, np.random.default_rng(0))
+    learner.plan(buffer, buffer.whole, 64)
     packed = torch.from_numpy(learner._plan.fill(np.arange(1), buffer, layout, np.random.default_rng(1)))
     found, said = [], []
     for _ in range(3):
@@ -193,7 +194,7 @@ def test_all_streams_have_the_mirror_image_of_their_instruction(config, network,
 def test_a_teacher_that_reads_something_else(config, network, tmp_path):  # noqa: F811
     config = dataclasses.replace(config, teach=TeachConfig((str(network),)))
     with pytest.raises(TrainingError, match="has num_history 8, the network that learns 4"):
-        train_online(dataclasses.replace(config, num_history=4))
+        train_online(dataclasses.replace(config, context=ContextConfig(num_history=4)))
     other = tmp_path / "other"
     shutil.copytree(network, other)
     tokenizer = json.loads((other / "tokenizer.json").read_text())
