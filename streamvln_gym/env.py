@@ -315,13 +315,13 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         state = self.simulator.state
         run.trajectory.append(state)
         run.pictures = None
-        before = run.distance
+        before = run.metrics.remaining
         if action == Action.FORWARD:
             run.distance = self._distance_to_goal(run.goals, state)
         run.metrics.update(state.position, run.distance, collided, stopped)
         truncated = not stopped and len(run.trajectory) > self.max_steps
         run.finished = stopped or truncated
-        reward = self.reward(before, run.distance, run.metrics.succeeded)
+        reward = self.reward(before, run.metrics.remaining, run.metrics.succeeded)
         return reward, stopped, truncated, self._info(collided)
 
     def observe(self) -> dict[str, Any]:

@@ -191,10 +191,10 @@ class EpisodeMetrics:
     and what builds on them, without ground truth or a reference path nDTW, SDTW and CLS.
 
     Args:
-        episode: gives the reference and the via positions.
+        episode: gives the reference, the via positions and the goals.
         start: (3,) the agent's start.
         distance_to_goal: geodesic metres from there; None if the episode has no goal.
-        geodesic_distance: `(position, goal) -> metres`, used for via positions only.
+        geodesic_distance: `(position, goals) -> metres`, to the nearest; used for via positions only.
         success_distance: metres.
     """
 
@@ -209,6 +209,7 @@ class EpisodeMetrics:
         self._success_distance = success_distance
         self._geodesic_distance = geodesic_distance
         self._via = list(episode.via)
+        self._legs = self._legs_of(episode)
         self._distance = distance_to_goal
         self.success_rule = "via" if self._via else "goal"
         self._shortest = path_length(episode.reference_path) if self._via else distance_to_goal
@@ -245,6 +246,13 @@ class EpisodeMetrics:
             self._path_length += step
             self._position = position
             self._visit()
+
+    @property
+    def remaining(self) -> float | None:
+        """Geodesic metres left to go: over the via positions not yet visited to the goal; None without a goal."""
+        if not self._via or self._distance is None:
+            return self._distance
+        return self._to_via + self._legs[0]
 
     @property
     def succeeded(self) -> bool:
@@ -284,8 +292,12 @@ class EpisodeMetrics:
 
     def _visit(self) -> None:
         """Takes the present position into account: via positions, oracle success, the path's likeness."""
-        while self._via and self._geodesic_distance(self._position, self._via[0]) < self._success_distance:
+        while self._via:
+            self._to_via = float(self._geodesic_distance(self._position, self._via[0]))
+            if self._to_via >= self._success_distance:
+                break
             self._via.pop(0)
+            self._legs.pop(0)
         self._oracle_success = self._oracle_success or self._arrived
         if self._reference is None:
             return
@@ -294,6 +306,16 @@ class EpisodeMetrics:
         self._dtw.add(distances)
         np.minimum(self._nearest, distances, out=self._nearest)
         self._likeness = None
+
+    def _legs_of(self, episode: Episode) -> list[float]:
+        """From each via position on, over the later ones to the nearest goal, metres."""
+        if not episode.via or not episode.goals:
+            return [0.0] * len(episode.via)
+        goals = np.array([goal.position for goal in episode.goals], dtype=np.float64)
+        legs = [float(self._geodesic_distance(episode.via[-1], goals))]
+        for begin, end in zip(episode.via[-2::-1], episode.via[:0:-1], strict=True):
+            legs.insert(0, float(self._geodesic_distance(begin, end)) + legs[0])
+        return legs
 
     def _compare(self, reference: NDArray[np.float64]) -> tuple[float, float]:
         """nDTW and CLS of the path so far. Training, which plays most episodes, asks at their end only."""

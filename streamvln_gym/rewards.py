@@ -12,11 +12,13 @@ from streamvln_gym.arguments import is_finite
 class RewardConfig:
     """Reward of one step: `progress * (metres nearer the goal) + step + success * (stopped successfully)`.
 
-    The defaults follow habitat's navigation reward: distance gained, a small time penalty, a bonus at the end.
+    The defaults follow habitat's navigation reward: distance gained, a small time penalty, a bonus at the end. Where
+    an episode has positions to visit first (`info.via`), the way to the goal leads over those not yet visited
+    (`EpisodeMetrics.remaining`): who is told to go there and come back is not paid for staying.
 
     Attributes:
-        progress: reward per metre by which the geodesic distance to the goal fell in this step; the term is 0 where
-            either distance is infinite or the episode has no goal.
+        progress: reward per metre by which the geodesic way to the goal became shorter in this step; the term is 0
+            where either is infinite or the episode has no goal.
         step: added at every step (negative: time costs).
         success: added for a STOP that makes the episode a success (see `metrics`: within `success_distance` of the
             goal, and all of `info.via` visited where an episode has it).
@@ -36,7 +38,7 @@ class RewardConfig:
         """The reward of one step.
 
         Args:
-            distance_before: geodesic distance to the goal before the step, metres; None without a goal.
+            distance_before: geodesic way to the goal before the step, metres; None without a goal.
             distance_after: likewise after it.
             succeeded: whether this step was a STOP that made the episode a success.
         """

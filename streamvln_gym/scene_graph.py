@@ -189,5 +189,6 @@ class SceneGraph:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SceneError(
-                f"cannot read the scene graph {path}: {error}. Build the scene again with `streamvln-gym build-flats`."
+                f"cannot read the scene graph {path}: {error}. Delete it, and build the scene again with "
+                "`streamvln-gym build-flats`."
             ) from error

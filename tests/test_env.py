@@ -161,6 +161,15 @@ def test_standing_still_fails_a_return_episode(env: VLNEnv) -> None:
     assert info["success"] == info["spl"] == info["sdtw"] == info["oracle_success"] == 0.0
 
 
+def test_obeying_a_return_episode_pays(env: VLNEnv) -> None:
+    env.reset(options={"episode_id": "30"})
+    way = env.unwrapped._running.metrics.remaining
+    assert way > 4.0
+    steps = walk_to_the_end(env, env.episode.gt_actions)
+    earned = sum(step[1] for step in steps)
+    assert earned == pytest.approx(way - steps[-1][-1]["distance_to_goal"] - 0.01 * len(steps) + 2.5, abs=0.02)
+
+
 def test_truncates_by_itself_after_max_steps(tiny_flats: TinyFlats) -> None:
     env = tiny_flats.make(max_steps=3)
     env.reset()

@@ -203,7 +203,7 @@ def test_without_ground_truth_metrics_are_absent() -> None:
     running = metrics.EpisodeMetrics(episode(goals=(), reference_path=()), (0, 0, 0), None, straight)
     running.update((1, 0, 0), None, collided=False, stopped=True)
     assert running.result == {"path_length": 1.0, "steps": 1, "collisions": 0}
-    assert not running.succeeded
+    assert not running.succeeded and running.remaining is None
 
 
 RETURN = {
@@ -236,6 +236,16 @@ def test_via_positions_count_in_order_only() -> None:
     info = {"via": [[10.0, 0.0, 0.0], [-10.0, 0.0, 0.0]]}
     assert run(line(0, -10, 10, 0), episode(**{**RETURN, "info": info})).result["success"] == 0.0
     assert run(line(0, 10, -10, 0), episode(**{**RETURN, "info": info})).result["success"] == 1.0
+
+
+def test_what_is_left_to_go_leads_over_the_via_positions() -> None:
+    info = {"via": [[10.0, 0.0, 0.0], [-10.0, 0.0, 0.0]]}
+    played = episode(**{**RETURN, "info": info, "goals": (Goal((-4.0, 0.0, 0.0)), Goal((0.0, 0.0, 0.0)))})
+    left = [
+        run(line(*walk), played, stop=False).remaining for walk in ((0,), (0, 4), (0, 7.5), (0, 7.5, -8), (0, 9, 0))
+    ]
+    # From 7.5 on the first counts as visited: over the second (17.5 m away) to the nearer goal; from -8 on the second.
+    assert left == pytest.approx([10 + 20 + 6, 6 + 20 + 6, 17.5 + 6, 4.0, 10.0 + 6])
 
 
 def test_via_distances_are_geodesic() -> None:

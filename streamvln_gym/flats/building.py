@@ -21,8 +21,10 @@ from streamvln_gym.errors import DatasetError, SceneError
 from streamvln_gym.flats.files import (
     episode_file,
     first_episode_id,
+    is_built,
     scene_folder,
     scene_id,
+    scene_is_whole,
     scenes_root,
     split_file,
 )
@@ -53,12 +55,13 @@ def build_scene(root: Path, split: str, seed: int) -> None:
         SceneError: no flat of this seed passes the checks.
         DatasetError: the folder cannot be written.
     """
-    if episode_file(root, split, seed).exists():
+    if is_built(root, split, seed):
         return
     folder = scene_folder(root, seed)
-    if folder.exists():
+    if scene_is_whole(root, seed):
         _write_episodes(root, split, seed, folder)
         return
+    shutil.rmtree(folder, ignore_errors=True)  # a flat appears whole: somebody has lost a file of it
     make_writable(folder.parent)
     problem: SceneError | None = None
     next_attempt = 0
@@ -97,7 +100,7 @@ def build_scenes(root: Path, split: str, seeds: Sequence[int], workers: int | No
     Raises:
         DatasetError: the folder cannot be written, or a worker was killed (what is built by then is kept).
     """
-    missing = [seed for seed in seeds if not episode_file(root, split, seed).exists()]
+    missing = [seed for seed in seeds if not is_built(root, split, seed)]
     if not missing:
         return
     make_writable(scenes_root(root) / "flats")

@@ -10,13 +10,14 @@ from pathlib import Path
 from streamvln_gym.arguments import is_whole
 from streamvln_gym.cache import cache_dir
 from streamvln_gym.episodes import Episode, not_found
-from streamvln_gym.errors import EpisodeNotFoundError
+from streamvln_gym.errors import DatasetError, EpisodeNotFoundError
 from streamvln_gym.flats.files import (
     DATASET_NAME,
     EPISODES_PER_SCENE,
     MAX_INSTRUCTION_LENGTH,
     episode_file,
     first_episode_id,
+    is_built,
     scene_id,
     scene_name,
     scenes_root,
@@ -33,6 +34,11 @@ class SplitSpec:
     first_seed: int
     scenes: int
     max_scenes: int
+
+    @property
+    def seeds(self) -> range:
+        """All that it may have."""
+        return range(self.first_seed, self.first_seed + self.max_scenes)
 
 
 SPLITS = {
@@ -52,13 +58,26 @@ def split_seeds(split: str, scenes: int | None = None, first_seed: int | None = 
 
     Raises:
         EpisodeNotFoundError: the split is unknown, or has not that many scenes.
+        ValueError: `first_seed` leads out of the split, or a split of one's own into val_unseen.
     """
     spec = SPLITS.get(split)
     if first_seed is not None:
         count = scenes if scenes is not None else (spec.scenes if spec else 0)
         if count < 1 or first_seed < 0:
             raise ValueError(f"need at least one scene and a first seed >= 0, got {count} from {first_seed}")
-        return list(range(first_seed, first_seed + count))
+        seeds = range(first_seed, first_seed + count)
+        if spec is not None and not (seeds[0] in spec.seeds and seeds[-1] in spec.seeds):
+            raise ValueError(
+                f"the split {split!r} has the seeds {spec.seeds[0]} to {spec.seeds[-1]}, not {seeds[0]} to "
+                f"{seeds[-1]}: call a split of other seeds by a name of your own"
+            )
+        unseen = SPLITS["val_unseen"].seeds
+        if spec is None and seeds[0] <= unseen[-1] and seeds[-1] >= unseen[0]:
+            raise ValueError(
+                f"the seeds {unseen[0]} to {unseen[-1]} are the flats of val_unseen, which nothing else may be made "
+                f"of: take a first seed from {unseen[-1] + 1} on"
+            )
+        return list(seeds)
     if spec is None:
         raise EpisodeNotFoundError(
             f"the embedded flats have no split {split!r}; they have {', '.join(SPLITS)}. A split of your own is built "
@@ -129,7 +148,12 @@ class FlatsDataset:
 
             building.build_scenes(self.root, self.split, [seed])
             path = episode_file(self.root, self.split, seed)
-            self._parts[seed] = VLNCEDataset.load(path, self.scenes_dir, self.name, self.split)
+            try:
+                self._parts[seed] = VLNCEDataset.load(path, self.scenes_dir, self.name, self.split)
+            except DatasetError as error:
+                raise DatasetError(
+                    f"the generated episodes in {path} are damaged: delete this file, and they are built anew ({error})"
+                ) from error
         return self._parts[seed].episode(episode_id)
 
     def scene_path(self, scene_id: str) -> Path:
@@ -138,7 +162,7 @@ class FlatsDataset:
 
     def is_built(self, scene_id: str) -> bool:
         """Whether a scene of this split and its episodes are there already."""
-        return episode_file(self.root, self.split, self._seed_by_scene[scene_id]).exists()
+        return is_built(self.root, self.split, self._seed_by_scene[scene_id])
 
     def build(self, workers: int | None = None, scene_ids: Collection[str] | None = None) -> None:
         """Builds every scene that is missing (of `scene_ids`), in parallel, with a progress bar."""

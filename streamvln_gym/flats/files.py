@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from streamvln_gym.vlnce import ground_truth_path
+
 GENERATOR_VERSION = 1
 """Raised whenever a polygon, a picture, a path or a word of the generated data changes."""
 DATASET_NAME = f"flats-v{GENERATOR_VERSION}"
@@ -21,6 +23,7 @@ EPISODES_PER_SCENE = PATHS_PER_SCENE * INSTRUCTIONS_PER_PATH
 MAX_INSTRUCTION_LENGTH = 900
 """Characters."""
 
+_SCENE_FILES = (".glb", ".navmesh.npz", ".scene_graph.json", ".instances.npy", ".stage_config.json")
 _IDS_PER_SCENE = 1000
 _SEEN_OFFSET = 500  # val_seen uses the scenes of train: its ids must differ
 
@@ -48,6 +51,18 @@ def scenes_root(root: Path) -> Path:
 def scene_folder(root: Path, seed: int) -> Path:
     """The folder of one flat."""
     return (scenes_root(root) / scene_id(seed)).parent
+
+
+def is_built(root: Path, split: str, seed: int) -> bool:
+    """Whether a flat and its episodes of a split are there, with all their files."""
+    episodes = episode_file(root, split, seed)
+    return episodes.exists() and ground_truth_path(episodes).exists() and scene_is_whole(root, seed)
+
+
+def scene_is_whole(root: Path, seed: int) -> bool:
+    """Whether all files of a flat are there."""
+    folder = scene_folder(root, seed)
+    return all((folder / f"{folder.name}{suffix}").exists() for suffix in _SCENE_FILES)
 
 
 def split_file(root: Path, split: str) -> Path:

@@ -13,7 +13,7 @@ from streamvln_gym.errors import DatasetError, SceneError
 from streamvln_gym.flats import building
 from streamvln_gym.flats.building import build_scene, build_scenes, merge_split
 from streamvln_gym.flats.dataset import FlatsDataset
-from streamvln_gym.flats.files import EPISODES_PER_SCENE, episode_file, scene_folder, scenes_root
+from streamvln_gym.flats.files import EPISODES_PER_SCENE, episode_file, is_built, scene_folder, scenes_root
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 from streamvln_gym.vlnce import VLNCEDataset
 from tests.flats.conftest import SEEDS
@@ -50,6 +50,16 @@ def test_another_process_builds_the_same_bytes(flats_root, tmp_path):
     again = contents(tmp_path)
     assert len(again) == len(ENDINGS) + 2
     assert again == {name: data for name, data in contents(flats_root).items() if name in again}
+
+
+@pytest.mark.parametrize("lost", [".glb", ".navmesh.npz", "folder"])
+def test_a_flat_that_lost_a_file_is_built_again(flats_root, tmp_path, lost):
+    shutil.copytree(flats_root, tmp_path, dirs_exist_ok=True)
+    folder = scene_folder(tmp_path, SEEDS[0])
+    shutil.rmtree(folder) if lost == "folder" else (folder / f"{folder.name}{lost}").unlink()
+    assert not is_built(tmp_path, "val_unseen", SEEDS[0])
+    build_scenes(tmp_path, "val_unseen", SEEDS[:2], workers=1)
+    assert contents(tmp_path) == contents(flats_root)
 
 
 def test_workers_build_the_same_bytes(flats_root, tmp_path):

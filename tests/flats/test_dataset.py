@@ -1,12 +1,14 @@
+import shutil
+
 import numpy as np
 import pytest
 
 from streamvln_gym.agents import OracleAgent
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.episodes import EpisodeDataset
-from streamvln_gym.errors import EpisodeNotFoundError
+from streamvln_gym.errors import DatasetError, EpisodeNotFoundError
 from streamvln_gym.flats.dataset import SPLITS, FlatsDataset, split_seeds
-from streamvln_gym.flats.files import DATASET_NAME, EPISODES_PER_SCENE, INSTRUCTIONS_PER_PATH
+from streamvln_gym.flats.files import DATASET_NAME, EPISODES_PER_SCENE, INSTRUCTIONS_PER_PATH, episode_file
 from streamvln_gym.flats.memory import WINDOW_STEPS
 from streamvln_gym.flats.task import MEMORY_KINDS
 from streamvln_gym.geometry import path_length
@@ -122,3 +124,30 @@ def test_split_seeds():
     with pytest.raises(ValueError, match="at least one scene"):
         split_seeds("mine", first_seed=50_000)
     assert not set(split_seeds("train", 20_000)) & set(split_seeds("val_unseen"))
+
+
+@pytest.mark.parametrize(
+    ("split", "scenes", "first_seed", "message"),
+    [
+        ("train", 100, 19_990, r"'train' has the seeds 0 to 19999, not 19990 to 20089"),
+        ("val_unseen", 3, 5, r"'val_unseen' has the seeds 20000 to 20039, not 5 to 7"),
+        ("mine", 100, 19_990, r"are the flats of val_unseen.*a first seed from 20040 on"),
+    ],
+)
+def test_no_split_runs_into_val_unseen(split, scenes, first_seed, message):
+    with pytest.raises(ValueError, match=message):
+        split_seeds(split, scenes, first_seed)
+    assert split_seeds("train", 2, 19_998) == [19_998, 19_999]
+
+
+def test_damaged_episodes_say_what_to_delete(flats_root, tmp_path):
+    shutil.copytree(flats_root, tmp_path, dirs_exist_ok=True)
+    dataset = FlatsDataset("val_unseen", tmp_path, scenes=1)
+    path = episode_file(tmp_path, "val_unseen", dataset.seeds[0])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    with pytest.raises(DatasetError, match=r"are damaged: delete this file, and they are built anew"):
+        dataset.episode(dataset.episode_ids[0])
+    path.unlink()
+    assert dataset.episode(dataset.episode_ids[0]).episode_id == dataset.episode_ids[0]
+    assert path.read_bytes() == whole

@@ -72,6 +72,14 @@ def test_texture_without_uv_is_left_out(tmp_path: Path) -> None:
     np.testing.assert_allclose(scene.colours[0, 0], [255, 255, 0])
 
 
+def test_a_texture_larger_than_pillow_reads(tmp_path: Path, monkeypatch) -> None:
+    item = {"position": TRIANGLE, "uv": [[0, 0]] * 3, "texture": np.zeros((8, 8, 3), np.uint8)}
+    path = write_glb(tmp_path / "a.glb", [item])
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 31)
+    with pytest.raises(SceneError, match=r"picture 0 of .*a.glb is larger than Pillow reads.*at most 8192x8192"):
+        load_glb(path)
+
+
 def test_equal_textures_are_shared(tmp_path: Path) -> None:
     item = {"position": TRIANGLE, "uv": [[0, 0]] * 3, "texture": np.full((2, 2, 3), 7, np.uint8)}
     scene = load_glb(write_glb(tmp_path / "a.glb", [item, item]))

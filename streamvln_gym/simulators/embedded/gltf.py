@@ -21,7 +21,10 @@ from PIL import Image
 from streamvln_gym.errors import SceneError
 from streamvln_gym.simulators.embedded.textures import Sampling, Wrap
 
-REMEDY = "Export, copy or download the file again (a generated flat: build it again with `streamvln-gym build-flats`)."
+REMEDY = (
+    "Export, copy or download the file again (a generated flat: delete it, then build it again with `streamvln-gym "
+    "build-flats`)."
+)
 PLAIN_DOWNLOAD = (
     "The embedded simulator reads PNG, JPEG and WebP textures. Of HM3D download the plain scans, `<scan>.glb`: the "
     "archives `hm3d-<split>-glb` (in habitat's downloader `--uids hm3d_<split>_glb_v0.2`), and put them beside the "
@@ -108,7 +111,14 @@ class GlbFile:
         """Picture `number` as its stored levels, uint8 (h, w, 3); alpha is left out, as habitat draws it opaque."""
         item = self._tree["images"][number]
         data = self._view(item["bufferView"])[0].tobytes() if "bufferView" in item else self._decode_uri(item["uri"])
-        with Image.open(io.BytesIO(data)) as picture:
+        try:
+            picture = Image.open(io.BytesIO(data))
+        except Image.DecompressionBombError as error:
+            raise SceneError(
+                f"picture {number} of {self.path} is larger than Pillow reads ({error}). Export the file with textures "
+                "of at most 8192x8192 pixels, more is not drawn."
+            ) from error
+        with picture:
             if picture.mode.startswith("I"):  # 16 bits a pixel
                 return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
             return np.asarray(picture.convert("RGB"))

@@ -21,6 +21,7 @@ from streamvln_gym.simulators.embedded.navmesh_source import scene_navmesh
 from streamvln_gym.simulators.embedded.renderer import Renderer
 from streamvln_gym.simulators.embedded.scene_cache import load_drawable
 from streamvln_gym.simulators.embedded.semantics import class_table
+from streamvln_gym.simulators.embedded.stage import Stage
 
 SENSORS = ("rgb", "depth", "semantic")
 _compiled = False
@@ -113,6 +114,7 @@ class EmbeddedSimulator:
             raise NavigationError(
                 f"{np.round(state.position, 3).tolist()} is not on the navigation mesh of {self._loaded.path.name}; "
                 f"{where}. Check that the scene belongs to the episode, or correct the position."
+                f"{_rule_of_bare_files(self._loaded.path)}"
             )
         self._state = state
 
@@ -256,6 +258,16 @@ def _load(path: Path) -> _LoadedScene:
     return _LoadedScene(path, mesh, renderer, len(renderer.mesh.triangles), graph, class_ids, classes)
 
 
+def _rule_of_bare_files(scene: Path) -> str:
+    """What is to be known of a scene without a stage configuration whose episodes do not fit; "" of one with it."""
+    if Stage.of(scene).config is not None:
+        return ""
+    return (
+        f" Without a file {scene.stem}.stage_config.json a scene counts as a scan whose up is +Z, as in habitat: write "
+        "that file for another one (docs/data.md)."
+    )
+
+
 def _read_instances(path: Path) -> NDArray[np.int32] | None:
     if not path.exists():
         return None
@@ -263,5 +275,6 @@ def _read_instances(path: Path) -> NDArray[np.int32] | None:
         return np.load(path, allow_pickle=False).astype(np.int32)
     except (OSError, ValueError, EOFError) as error:
         raise SceneError(
-            f"cannot read the instance ids {path}: {error}. Build the scene again with `streamvln-gym build-flats`."
+            f"cannot read the instance ids {path}: {error}. Delete it, and build the scene again with "
+            "`streamvln-gym build-flats`."
         ) from error
