@@ -16,18 +16,19 @@ class EmbeddedPathFinder:
 
     Args:
         mesh: what answers.
-        seed: of the random points.
+        seed: of the random points, or a generator to draw them with; `seed` seeds that one anew.
     """
 
     is_loaded = True
 
-    def __init__(self, mesh: NavigationMesh, seed: int = 0) -> None:
+    def __init__(self, mesh: NavigationMesh, seed: int | np.random.Generator = 0) -> None:
         self._mesh = mesh
         self._rng = np.random.default_rng(seed)
 
     def seed(self, new_seed: int) -> None:
         """Seeds `get_random_navigable_point`."""
-        self._rng = np.random.default_rng(new_seed)
+        # In place, because the generator may be shared with the pathfinders of other scenes.
+        self._rng.bit_generator.state = np.random.default_rng(new_seed).bit_generator.state
 
     def is_navigable(self, pt: ArrayLike, max_y_delta: float = 0.5) -> bool:
         """Whether a point lies on the mesh, within `max_y_delta` metres vertically."""
@@ -45,6 +46,17 @@ class EmbeddedPathFinder:
     def get_island(self, point: ArrayLike) -> int:
         """The island that a point is on, -1 if it is on none."""
         return self._mesh.island_of(point)
+
+    def island_radius(self, pt: ArrayLike) -> float:
+        """Metres from the mean of the corners of the point's island to the farthest one; 0 if it is on none.
+
+        As in habitat-sim a corner counts once for every polygon that has it.
+        """
+        polygons = self._mesh.polygons[self._mesh.islands == self._mesh.island_of(pt)]
+        corners = self._mesh.vertices[polygons[polygons >= 0]].astype(np.float64)
+        if len(corners) == 0:
+            return 0.0
+        return float(np.linalg.norm(corners - corners.mean(axis=0), axis=1).max())
 
     def get_random_navigable_point(self, max_tries: int = 10, island_index: int = -1) -> NDArray[np.float32]:
         """A point drawn uniformly by area (`max_tries` is habitat-sim's and not needed)."""

@@ -30,6 +30,7 @@ from streamvln_gym.geometry import forward_vector, wrap_angle
 from streamvln_gym.habitat_lab.pathfinder import EmbeddedPathFinder
 from streamvln_gym.simulators import base
 from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.simulators.embedded.recast.settings import NavMeshSettings
 from streamvln_gym.simulators.embedded.simulator import EmbeddedSimulator
 
 _FAR = 1000.0  # metres: habitat-sim's far plane, behind which its depth is 0
@@ -71,10 +72,12 @@ class EmbeddedHabitatSim(Simulator):
         config: the configuration node `habitat.simulator`; `scene` is the path of a GLB.
 
     Raises:
-        ValueError: the configuration wants what this simulator has not (a tilted or noisy camera, another sensor).
+        ValueError: the configuration wants what this simulator has not (a tilted or noisy camera, another sensor, an
+            agent of another size, movement without sliding).
     """
 
     def __init__(self, config: Any) -> None:
+        _check_movement(config)
         self.habitat_config = config
         suite = []
         for node in get_agent_config(config).sim_sensors.values():
@@ -88,7 +91,7 @@ class EmbeddedHabitatSim(Simulator):
         self._suite = SensorSuite(suite)
         self._cameras = {uuid: _camera(sensor.config) for uuid, sensor in self._suite.sensors.items()}
         self._simulator = EmbeddedSimulator()
-        self._seed = 0
+        self._rng = np.random.default_rng(0)  # of the random points, which go on when the scene changes
         self._collided = False
         self._load(config.scene)
 
@@ -109,13 +112,18 @@ class EmbeddedHabitatSim(Simulator):
 
     def seed(self, seed: int) -> None:
         """Seeds the random points."""
-        self._seed = seed
         self._pathfinder.seed(seed)
 
     def reconfigure(self, config: Any, episode: Any = None) -> None:
-        """Loads the configuration's scene and puts the agent where it says."""
+        """Loads the configuration's scene and puts the agent where it says.
+
+        Raises:
+            ValueError: the configuration wants another agent, or movement without sliding.
+        """
+        _check_movement(config)
         self.habitat_config = config
         self._load(config.scene)
+        self._collided = False
         agent = get_agent_config(config)
         if agent.is_set_start_state:
             self.set_agent_state(list(agent.start_position), list(agent.start_rotation))
@@ -210,6 +218,10 @@ class EmbeddedHabitatSim(Simulator):
         """Horizontal metres to the nearest wall, at most `max_search_radius`."""
         return self._pathfinder.distance_to_closest_obstacle(position, max_search_radius)
 
+    def island_radius(self, position: ArrayLike) -> float:
+        """How far the connected part of the navigation mesh reaches, metres, see `EmbeddedPathFinder`."""
+        return self._pathfinder.island_radius(position)
+
     @property
     def previous_step_collided(self) -> bool:
         """Whether the last step was blocked."""
@@ -231,7 +243,7 @@ class EmbeddedHabitatSim(Simulator):
 
     def _load(self, scene: str) -> None:
         self._simulator.load_scene(Path(scene))
-        self._pathfinder = EmbeddedPathFinder(self._simulator.navmesh, self._seed)
+        self._pathfinder = EmbeddedPathFinder(self._simulator.navmesh, self._rng)
 
     def _observe(self) -> Observations:
         state, renderer = self._simulator.state, self._simulator.renderer
@@ -255,6 +267,23 @@ def register(name: str) -> None:
     for sensor_name, sensor in (("HabitatSimRGBSensor", _EmbeddedRGB), ("HabitatSimDepthSensor", _EmbeddedDepth)):
         if registry.get_sensor(sensor_name) is None:
             registry.register_sensor(sensor, name=sensor_name)
+
+
+def _check_movement(config: Any) -> None:
+    """Raises ValueError unless the agent is the one that the navigation meshes are built for, and slides."""
+    if not config.habitat_sim_v0.allow_sliding:
+        raise ValueError(
+            "the embedded simulator's agent slides along walls, allow_sliding is False: set "
+            "habitat.simulator.habitat_sim_v0.allow_sliding=True, or use habitat-sim"
+        )
+    agent, built = get_agent_config(config), NavMeshSettings()
+    for name in ("radius", "height", "max_climb", "max_slope"):
+        wanted, has = getattr(agent, name), getattr(built, f"agent_{name}")
+        if not math.isclose(wanted, has, abs_tol=1e-5):
+            raise ValueError(
+                f"the embedded simulator's navigation meshes are built for an agent with {name} {has}, not {wanted}: "
+                f"set habitat.simulator.agents.<agent>.{name}={has}, or use habitat-sim"
+            )
 
 
 def _camera(config: Any) -> CameraConfig:

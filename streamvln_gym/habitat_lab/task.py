@@ -30,40 +30,30 @@ def vln_config(
     Args:
         simulator: "Embedded-v0", or "Sim-v0" for habitat-sim.
         camera: of rgb and depth; habitat-lab's angles are whole degrees.
-        overrides: further ones, in Hydra's form.
+        overrides: further ones, in Hydra's form; they win over everything that is set here.
         gpu_device_id: None takes a CUDA device if there is one (for habitat-sim only).
 
     Raises:
         ValueError: habitat-lab cannot express the camera.
     """
     import habitat
-    from habitat.config import read_write
 
     from streamvln_gym.simulators.habitat import checked_gpu, has_square_pixels
 
     camera = camera or CameraConfig()
     if not has_square_pixels(camera) or camera.supersampling != 1 or camera.hfov != math.floor(camera.hfov):
         raise ValueError(f"habitat-lab has square pixels, whole degrees of hfov and no supersampling, not {camera}")
-    config = habitat.get_config(
-        _BASE,
-        [
-            f"habitat.simulator.type={simulator}",
-            f"habitat.simulator.forward_step_size={FORWARD_METRES}",
-            f"habitat.simulator.turn_angle={TURN_DEGREES:.0f}",
-            f"habitat.task.measurements.success.success_distance={SUCCESS_DISTANCE}",
-            *overrides,
-        ],
-    )
-    with read_write(config):
-        node = config.habitat.simulator
-        node.habitat_sim_v0.gpu_device_id = -1 if simulator == EMBEDDED else checked_gpu(gpu_device_id)
-        node.habitat_sim_v0.allow_sliding = True
-        for sensor in node.agents.main_agent.sim_sensors.values():
-            sensor.width, sensor.height, sensor.hfov = camera.width, camera.height, int(camera.hfov)
-            sensor.position = [0.0, camera.mount_height, 0.0]
-        depth = node.agents.main_agent.sim_sensors.depth_sensor
-        depth.min_depth, depth.max_depth, depth.normalize_depth = camera.min_depth, camera.max_depth, False
-    return config
+    gpu = -1 if simulator == EMBEDDED else checked_gpu(gpu_device_id)
+    settings = [
+        f"habitat.simulator.type={simulator}",
+        f"habitat.simulator.forward_step_size={FORWARD_METRES}",
+        f"habitat.simulator.turn_angle={TURN_DEGREES:.0f}",
+        f"habitat.simulator.habitat_sim_v0.gpu_device_id={gpu}",
+        "habitat.simulator.habitat_sim_v0.allow_sliding=True",
+        f"habitat.task.measurements.success.success_distance={SUCCESS_DISTANCE}",
+        *_camera_settings(camera),
+    ]
+    return habitat.get_config(_BASE, [*settings, *overrides])  # of two settings of one key Hydra takes the last
 
 
 def habitat_dataset(dataset: EpisodeDataset) -> Any:
@@ -84,6 +74,25 @@ def habitat_dataset(dataset: EpisodeDataset) -> Any:
     if not converted.episodes:
         raise DatasetError(f"{dataset.name}/{dataset.split} has only episodes with via positions: choose other scenes")
     return converted
+
+
+def _camera_settings(camera: CameraConfig) -> list[str]:
+    """What makes the configuration's two sensors this camera, in Hydra's form."""
+    sensors = "habitat.simulator.agents.main_agent.sim_sensors"
+    settings = []
+    for sensor in ("rgb_sensor", "depth_sensor"):
+        settings += [
+            f"{sensors}.{sensor}.width={camera.width}",
+            f"{sensors}.{sensor}.height={camera.height}",
+            f"{sensors}.{sensor}.hfov={int(camera.hfov)}",
+            f"{sensors}.{sensor}.position=[0.0,{camera.mount_height},0.0]",
+        ]
+    return [
+        *settings,
+        f"{sensors}.depth_sensor.min_depth={camera.min_depth}",
+        f"{sensors}.depth_sensor.max_depth={camera.max_depth}",
+        f"{sensors}.depth_sensor.normalize_depth=False",
+    ]
 
 
 def _habitat_episode(dataset: EpisodeDataset, episode: Episode) -> Any:

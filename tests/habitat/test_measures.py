@@ -135,6 +135,117 @@ def test_what_the_embedded_simulator_has_not_is_refused(plain_dataset: Any) -> N
             habitat.Env(config, habitat_dataset(plain_dataset))
 
 
+AGENT = "habitat.simulator.agents.main_agent"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("habitat.simulator.habitat_sim_v0.allow_sliding=False", "slides along walls.*: set .*allow_sliding=True"),
+        (f"{AGENT}.radius=0.18", "radius 0.1, not 0.18: set .*radius=0.1"),
+        (f"{AGENT}.height=0.88", "height 1.5, not 0.88"),
+        (f"{AGENT}.max_climb=0.1", "max_climb 0.2, not 0.1"),
+        (f"{AGENT}.max_slope=30.0", "max_slope 45.0, not 30.0"),
+    ],
+)
+def test_another_agent_is_refused(habitat_env: Any, plain_dataset: Any, override: str, message: str) -> None:
+    from streamvln_gym.habitat_lab.task import vln_config
+    from tests.habitat.conftest import make_habitat_env
+
+    with pytest.raises(ValueError, match=message):
+        make_habitat_env(plain_dataset, override)
+    habitat_env.reset()
+    before = habitat_env.sim.habitat_config
+    with pytest.raises(ValueError, match=message):
+        habitat_env.sim.reconfigure(vln_config(overrides=[override]).habitat.simulator)
+    assert habitat_env.sim.habitat_config is before
+
+
+def test_habitats_default_agent_is_taken(plain_dataset: Any) -> None:
+    """habitat-lab's own configuration as it is, and VLN-CE's numbers written out."""
+    import habitat
+
+    from streamvln_gym.habitat_lab.task import habitat_dataset
+
+    for overrides in ((), (f"{AGENT}.radius=0.10", f"{AGENT}.height=1.50")):
+        config = habitat.get_config("benchmark/nav/vln_r2r.yaml", ["habitat.simulator.type=Embedded-v0", *overrides])
+        with habitat.Env(config, habitat_dataset(plain_dataset)) as env:
+            env.reset()
+            env.step("move_forward")
+
+
+def test_overrides_win_over_vln_configs_own_settings() -> None:
+    from streamvln_gym.habitat_lab.task import vln_config
+    from streamvln_gym.simulators.base import CameraConfig
+
+    camera = CameraConfig(width=128, height=96, hfov=79, mount_height=1.25, min_depth=0.0, max_depth=10.0)
+    config = vln_config(
+        camera=camera,
+        overrides=(
+            f"{AGENT}.sim_sensors.rgb_sensor.width=224",
+            f"{AGENT}.sim_sensors.rgb_sensor.hfov=90",
+            f"{AGENT}.sim_sensors.rgb_sensor.position=[0,0.88,0]",
+            f"{AGENT}.sim_sensors.depth_sensor.normalize_depth=True",
+            f"{AGENT}.sim_sensors.depth_sensor.max_depth=5.0",
+            "habitat.simulator.habitat_sim_v0.allow_sliding=False",
+            "habitat.task.measurements.success.success_distance=1.0",
+        ),
+    )
+    rgb, depth = (config.habitat.simulator.agents.main_agent.sim_sensors[f"{name}_sensor"] for name in ("rgb", "depth"))
+    assert (rgb.width, rgb.height, rgb.hfov, list(rgb.position)) == (224, 96, 90, [0.0, 0.88, 0.0])
+    assert (depth.width, depth.height, depth.hfov, list(depth.position)) == (128, 96, 79, [0.0, 1.25, 0.0])
+    assert (depth.min_depth, depth.max_depth, depth.normalize_depth) == (0.0, 5.0, True)
+    assert not config.habitat.simulator.habitat_sim_v0.allow_sliding
+    assert config.habitat.task.measurements.success.success_distance == 1.0
+
+
+def test_random_points_go_on_after_a_reset_and_in_another_scene(habitat_env: Any) -> None:
+    def points() -> list[list[float]]:
+        """One after every reset, in the one scene, the other and the one again."""
+        drawn = []
+        for episode in (first, first, elsewhere, first):
+            habitat_env.current_episode = episode
+            habitat_env.reset()
+            drawn.append(habitat_env.sim.sample_navigable_point())
+        return drawn
+
+    first = habitat_env.episodes[0]
+    elsewhere = next(e for e in habitat_env.episodes if e.scene_id != first.scene_id)
+    habitat_env.seed(5)
+    once = points()
+    assert len({tuple(point) for point in once}) == 4
+    habitat_env.sim.pathfinder.seed(5)
+    assert points() == once
+
+
+def test_a_reset_forgets_the_collision(habitat_env: Any) -> None:
+    habitat_env.reset()
+    for _ in range(100):
+        habitat_env.step("move_forward")
+        if habitat_env.sim.previous_step_collided:
+            break
+    assert habitat_env.sim.previous_step_collided
+    habitat_env.reset()
+    assert not habitat_env.sim.previous_step_collided
+
+
+def test_island_radius(habitat_env: Any) -> None:
+    from streamvln_gym.habitat_lab.pathfinder import EmbeddedPathFinder
+    from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
+
+    # A square beside a rectangle of 2 m by 1 m that share a side, whose corners count twice; and a square of 2 m apart.
+    vertices = [[x, 0, z] for x in (0, 1, 3) for z in (0, 1)] + [[10, 0, 0], [10, 0, 2], [12, 0, 2], [12, 0, 0]]
+    mesh = NavigationMesh.from_polygons(vertices, [[0, 1, 3, 2], [2, 3, 5, 4], [6, 7, 8, 9]])
+    pathfinder = EmbeddedPathFinder(mesh)
+    assert pathfinder.island_radius([0.5, 0.0, 0.5]) == pathfinder.island_radius([2.0, 0.0, 0.5])
+    assert pathfinder.island_radius([0.5, 0.0, 0.5]) == pytest.approx(np.hypot(3 - 1.25, 0.5))  # mean x: 10 / 8
+    assert pathfinder.island_radius([11.0, 0.0, 1.0]) == pytest.approx(np.sqrt(2.0))
+    assert pathfinder.island_radius([100.0, 0.0, 0.0]) == 0.0
+    habitat_env.reset()
+    here = habitat_env.sim.get_agent_state().position
+    assert habitat_env.sim.island_radius(here) == habitat_env.sim.pathfinder.island_radius(here) > 1.0
+
+
 def test_looking_up_is_refused(habitat_env: Any) -> None:
     habitat_env.reset()
     with pytest.raises(ValueError, match="cannot look up"):
