@@ -86,7 +86,7 @@ class Episode:
     @cached_property
     def via(self) -> tuple[Position, ...]:
         """Positions that must be visited in order before the goal counts (see `metrics`)."""
-        return tuple(position(point) for point in self.info.get("via", ()))
+        return tuple(position(point) for point in self.info.get("via") or ())
 
 
 def position(values: Iterable[float]) -> Position:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 def read_records(path: Path, identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The records of a JSON-lines file by episode id; no file, no records.
 
-    A last line without its end (the run was killed while it wrote) is removed from the file.
+    A last line without its end (the run was killed while it wrote) is cut off the file; nothing else is written.
 
     Args:
         path: the file.
@@ -31,13 +32,14 @@ def read_records(path: Path, identity: Mapping[str, Any]) -> dict[str, dict[str,
     """
     if not path.exists():
         return {}
-    *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
+    raw = path.read_bytes()  # not text: the end may lie within a character
+    *lines, unfinished = raw.split(b"\n")
     if unfinished:
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        os.truncate(path, len(raw) - len(unfinished))
     records: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode("utf-8"))
             episode_id = record["episode_id"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"line {number} of {path} is not a record ({error}): repair or remove the file") from error

@@ -133,11 +133,13 @@ def _check_episodes(path: Path, checked: CheckedFile, tally: Tally, facts: Versi
 
 
 def _check_ids(ids: Counter[str], spoken: Counter[tuple[str, str]], tally: Tally) -> None:
+    in_one_language: dict[str, int] = {}  # how often at most
+    for (name, _), count in spoken.items():
+        in_one_language[name] = max(count, in_one_language.get(name, 0))
     for name, count in ids.items():
         if count == 1:
             continue
-        ways = [number for (episode, _), number in spoken.items() if episode == name]
-        if max(ways) > 1 or (name, "None") in spoken:
+        if in_one_language[name] > 1 or (name, "None") in spoken:
             tally.add("error", "duplicate ids", "several episodes have one id", "Give each an id of its own.", name)
         else:
             what = "an id is used once in each language: '_<language>' is added to it"

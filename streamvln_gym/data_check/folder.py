@@ -14,12 +14,13 @@ from streamvln_gym.episodes import scene_name
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.selection import scenes_dir_of
 from streamvln_gym.vlnce.json_files import open_text
-from streamvln_gym.vlnce.layouts import GET_HM3D, GET_MP3D, LAYOUTS, Layout, layout_of, split_and_role
+from streamvln_gym.vlnce.layouts import GET_HM3D, GET_MP3D, LAYOUTS, Layout, layout_of, scan_path, split_and_role
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".tmp")
 _NO_EPISODES = ("embeddings", "annotations", "sub_instructions")  # other JSON files of these datasets
 _UNSEEN = ("val_unseen", "test", "test_challenge")
+_FOLDERS = {folder.partition("/")[0] for layout in LAYOUTS.values() for folder in layout.folders}
 
 
 def check_data(path: Path, scenes_dir: Path | None = None, navigation: bool = False) -> DataReport:
@@ -35,6 +36,7 @@ def check_data(path: Path, scenes_dir: Path | None = None, navigation: bool = Fa
     """
     if not path.exists():
         raise DatasetError(f"there is nothing at {path}. Give a data folder, such as data/, or an episode file.")
+    path = _absolute(path)
     root = _root_of(path)
     problems: list[DataProblem] = []
     if path.is_file():
@@ -63,13 +65,26 @@ def check_data(path: Path, scenes_dir: Path | None = None, navigation: bool = Fa
 # ------------------------------------------------------------------------------------------------------- what is there
 
 
+def _absolute(path: Path) -> Path:
+    """The path from the root on, without "..": the names of folders above "." or a file's bare name count, too."""
+    plain = Path(os.path.abspath(path))
+    # Links keep their names, as data are found by those; but ".." after a link is not the folder named before it.
+    return plain if plain.exists() and plain.samefile(path) else path.resolve()
+
+
 def _root_of(path: Path) -> Path:
-    """The data folder that a path is in (or is)."""
-    absolute = path.absolute()
-    for folder in (absolute, *absolute.parents):
-        if folder.name == "datasets":
-            return path if folder.parent == absolute else folder.parent
-    return path
+    """The data folder that an absolute path is in (or is).
+
+    Any folder may be called `datasets` (/mnt/datasets/vln/data), so that a data folder above `path` must show that it
+    is one: by its scans, or by the published name of the folder in its `datasets` that leads to `path`.
+    """
+    if (path / "datasets").is_dir():
+        return path
+    nearest = next((folder for folder in (path, *path.parents) if folder.name == "datasets"), None)
+    if nearest is None:
+        return path
+    published = nearest == path or path.relative_to(nearest).parts[0] in _FOLDERS
+    return nearest.parent if published or (nearest.parent / "scene_datasets").is_dir() else path
 
 
 def _episode_files(folder: Path, problems: list[DataProblem]) -> list[Path]:
@@ -220,7 +235,7 @@ def _scans(checked: list[CheckedFile], scenes_dir: Path) -> list[DataProblem]:
         groups: dict[str, list[str]] = defaultdict(list)
         for scene in one.summary.scenes:
             if scene not in state:
-                state[scene] = _scan_state(scenes_dir / scene)
+                state[scene] = _scan_state(scan_path(scenes_dir, scene))
             groups[state[scene]].append(scene)
         missing = groups.pop("missing", [])
         if missing:
@@ -251,10 +266,7 @@ _SCAN_STATES = {
 
 def _scan_state(path: Path) -> str:
     if not path.is_file():
-        plain = path.with_name(path.name.replace(".basis.glb", ".glb"))
-        if plain == path or not plain.is_file():
-            return "missing"
-        path = plain
+        return "missing"
     try:
         with path.open("rb") as file:
             head = file.read(12)

@@ -9,14 +9,17 @@ import numpy as np
 from tqdm import tqdm
 
 from streamvln_gym.data_check.episode_file import CheckedFile
-from streamvln_gym.data_check.report import DataProblem, Tally
+from streamvln_gym.data_check.report import DataProblem, Tally, some
 from streamvln_gym.errors import SceneError
+from streamvln_gym.vlnce.layouts import scan_path
 
 _SCENE = "Check that scan and episode belong together (release, up axis); until then leave the episode out."
 
 
 def check_navigation(checked: CheckedFile, scenes_dir: Path) -> list[DataProblem]:
     """Loads every scan of a file that is there and looks at the starts and goals of its episodes.
+
+    Scenes without a scan are not looked at; a note says how many they are.
 
     Args:
         checked: the file.
@@ -29,16 +32,19 @@ def check_navigation(checked: CheckedFile, scenes_dir: Path) -> list[DataProblem
         by_scene[start.scene].append(name)
     path, tally = checked.summary.path, Tally()
     problems: list[DataProblem] = []
+    skipped: list[str] = []
     simulator = EmbeddedSimulator()
     try:
         for scene, names in tqdm(by_scene.items(), desc=f"navigation of {Path(path).name}", unit="scene"):
-            if not (scenes_dir / scene).is_file():
+            scan = scan_path(scenes_dir, scene)
+            if not scan.is_file():
+                skipped.append(scene)
                 continue
             try:
-                simulator.load_scene(scenes_dir / scene)
+                simulator.load_scene(scan)
             except SceneError as error:
                 remedy = "Repair or download the scan again; until then leave it out with `scenes`."
-                problems.append(DataProblem("error", "scans", str(scenes_dir / scene), str(error), remedy))
+                problems.append(DataProblem("error", "scans", str(scan), str(error), remedy))
                 continue
             for name in names:
                 start = checked.starts[name]
@@ -49,4 +55,8 @@ def check_navigation(checked: CheckedFile, scenes_dir: Path) -> list[DataProblem
                     tally.add("error", "unreachable", "the goal cannot be reached from the start", _SCENE, name)
     finally:
         simulator.close()
+    if skipped:
+        what = f"navigation was not checked in {len(skipped)} of its {len(by_scene)} scenes, whose scans are missing: "
+        remedy = "Get the scans and check again."
+        problems.append(DataProblem("note", "not navigated", path, what + some(skipped), remedy))
     return problems + tally.problems(path, len(checked.starts))

@@ -15,6 +15,7 @@ from streamvln_gym.episodes import Episode, not_found
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.vlnce.index import EpisodeIndex, as_record, ground_truth_path, read_index, stem_of
 from streamvln_gym.vlnce.json_files import write_atomically
+from streamvln_gym.vlnce.layouts import scan_path
 from streamvln_gym.vlnce.records import record_problem, to_episode, to_record, truth_problem
 
 
@@ -128,11 +129,7 @@ class VLNCEDataset:
 
     def scene_path(self, scene_id: str) -> Path:
         """The scene's GLB (which may be missing); HM3D's plain `.glb` where its `.basis.glb` is not there."""
-        path = self.scenes_dir / scene_id
-        if scene_id.endswith(".basis.glb") and not path.exists():
-            plain = path.with_name(f"{path.name.removesuffix('.basis.glb')}.glb")
-            return plain if plain.exists() else path
-        return path
+        return scan_path(self.scenes_dir, scene_id)
 
     def episode(self, episode_id: str) -> Episode:
         """An episode.

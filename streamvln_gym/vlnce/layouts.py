@@ -6,6 +6,7 @@ Sources: the READMEs of VLN-CE (https://github.com/jacobkrantz/VLN-CE), its data
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,17 +134,32 @@ ENVDROP_BEFORE_V1_3 = 146_413
 
 
 def layout_of(path: Path) -> Layout | None:
-    """The dataset that an episode file belongs to, by the names of its folders; None if they say nothing."""
-    parts = path.absolute().parts
+    """The dataset that an episode file belongs to, by the names of its folders; None if they say nothing.
+
+    Only folders below the last `datasets` count, as a project may have any name (~/r2r/data/datasets/rxr); without a
+    `datasets` all do. The innermost that has a dataset's name decides.
+    """
+    parts = Path(os.path.normpath(path.absolute())).parts[:-1]
+    if "datasets" in parts:
+        parts = parts[len(parts) - parts[::-1].index("datasets") :]
     stem = path.name.removesuffix(".gz").removesuffix(".json")
     if stem in LAYOUTS["envdrop"].only:
         return LAYOUTS["envdrop"]
-    for layout in LAYOUTS.values():
-        for folder in layout.folders:
-            names = tuple(folder.split("/"))
-            if any(parts[k : k + len(names)] == names for k in range(len(parts) - len(names))):
+    for end in range(len(parts), 0, -1):
+        for layout in LAYOUTS.values():
+            names = [tuple(folder.split("/")) for folder in layout.folders]
+            if any(parts[:end][-len(name) :] == name for name in names):
                 return layout
     return LAYOUTS["rxr"] if stem.endswith(tuple(f"_{role}" for role in ROLES)) else None
+
+
+def scan_path(scenes_dir: Path, scene_id: str) -> Path:
+    """A scene's GLB (which may be missing); HM3D's plain `.glb` where its `.basis.glb` is not there."""
+    path = scenes_dir / scene_id
+    if scene_id.endswith(".basis.glb") and not path.is_file():
+        plain = path.with_name(f"{path.name.removesuffix('.basis.glb')}.glb")
+        return plain if plain.is_file() else path
+    return path
 
 
 def split_and_role(path: Path) -> tuple[str, str]:

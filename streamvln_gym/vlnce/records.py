@@ -174,7 +174,7 @@ def _path_problem(record: Mapping[str, Any]) -> str | None:
     for index, goal in enumerate(record.get("goals") or ()):
         if not isinstance(goal, dict) or not _is_vector(goal.get("position"), 3):
             return f"the field 'goals[{index}].position' must hold 3 finite numbers, got {goal!r}"
-        if not isinstance(goal.get("radius"), (int, float, type(None))):
+        if not _is_number_or_none(goal.get("radius")):
             return f"the field 'goals[{index}].radius' must be a number, got {goal['radius']!r}"
     for index, point in enumerate(record.get("reference_path") or ()):
         if not _is_vector(point, 3):
@@ -182,7 +182,7 @@ def _path_problem(record: Mapping[str, Any]) -> str | None:
     info = record.get("info") or {}
     if not isinstance(info, dict):
         return f"the field 'info' must be an object, got {info!r}"
-    if not isinstance(info.get("geodesic_distance"), (int, float, type(None))):
+    if not _is_number_or_none(info.get("geodesic_distance")):
         return f"the field 'info.geodesic_distance' must be a number, got {info['geodesic_distance']!r}"
     via = info.get("via") or ()
     if not isinstance(via, (list, tuple)):
@@ -196,11 +196,20 @@ def _path_problem(record: Mapping[str, Any]) -> str | None:
 
 
 def _is_vector(value: Any, length: int) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == length
-        and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
-    )
+    if not isinstance(value, (list, tuple)) or len(value) != length:
+        return False
+    try:
+        return all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
+    except OverflowError:  # JSON's integers have no end, floats have
+        return False
+
+
+def _is_number_or_none(value: Any) -> bool:
+    """Whether it is None or a number that a float can hold."""
+    try:
+        return value is None or (isinstance(value, (int, float)) and isinstance(float(value), float))
+    except OverflowError:
+        return False
 
 
 def _are_points(points: list[Any]) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import pytest
 
 from streamvln_gym.cli import main
 from streamvln_gym.data_check import check_data
-from streamvln_gym.data_check.report import DataReport
+from streamvln_gym.data_check.episode_file import LANGUAGES, _check_ids
+from streamvln_gym.data_check.report import DataReport, Tally
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.errors import DatasetError, StreamVLNGymError
 from streamvln_gym.selection import open_dataset
@@ -86,6 +89,9 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
     "a list": (lambda root: write_json(root / VAL, [1, 2]), "error", "unreadable", "no list 'episodes'"),
     "missing field": (episode(start_position=None), "error", "record", "'start_position' is missing"),
     "not a number": (episode(start_position=[1.0, float("nan"), 2.0]), "error", "record", "3 finite numbers"),
+    "huge integer": (episode(start_position=[10**400, 0, 0]), "error", "record", "'start_position' must hold 3 finite"),
+    "huge radius": (episode(goals=[{"position": GOAL, "radius": 10**400}]), "error", "record", "[0].radius' must be"),
+    "huge distance": (episode(info={"geodesic_distance": -(10**400)}), "error", "record", "geodesic_distance' must be"),
     "text radius": (episode(goals=[{"position": START, "radius": "3m"}]), "error", "record", "must be a number"),
     "goals no list": (episode(goals={"position": START}), "error", "record", "'goals' must be a list"),
     "tokens no list": (episode(instruction=instruction("Go.", 7)), "error", "record", "must be a list"),  # type: ignore[arg-type]
@@ -280,6 +286,19 @@ def test_navigation_finds_starts_off_the_mesh_and_goals_out_of_reach(tmp_path: P
     assert problems["scans"].where.endswith("eee.glb")
 
 
+def test_navigation_takes_the_plain_scan_and_counts_missing_ones(tmp_path: Path, tiny_flats: TinyFlats) -> None:
+    """HM3D's ids end in .basis.glb where ScaleVLN's scans are plain."""
+    write_r2r(tmp_path, tiny=tiny_flats.scenes_dir / "flats/tiny_a/tiny_a.glb")
+    basis: dict[str, Any] = {"scene_id": "mp3d/ccc/ccc.basis.glb"}
+    far = record(32, "ccc", start_position=[500.0, 0.2, 3.0], **basis)
+    gone = [record(k, scan) for k, scan in enumerate(("fff", "ggg"), 33)]
+    write_split(tmp_path / VAL, [record(31, "ccc", **basis), far, *gone], with_truth=False)
+    problems = {p.kind: p for p in check_data(tmp_path / VAL, navigation=True).problems}
+    assert "32 (1 of 4)" in problems["start"].what and "unreachable" not in problems
+    assert problems["not navigated"].severity == "note"
+    assert "2 of its 3 scenes, whose scans are missing: mp3d/fff/fff.glb" in problems["not navigated"].what
+
+
 def test_releases_of_training_splits_are_not_mixed_unsaid(tmp_path: Path) -> None:
     write_r2r(tmp_path, "vln/mp3d/r2r/v1")
     write_split(tmp_path / f"datasets/{R2R}/envdrop/envdrop.json.gz", [record(1, "bbb")])
@@ -309,6 +328,68 @@ def test_a_part_of_a_folder_and_a_file(tmp_path: Path) -> None:
     assert file.episodes == 3
     with pytest.raises(DatasetError, match="there is nothing at"):
         check_data(tmp_path / "moon")
+
+
+@pytest.mark.parametrize("part", ["", f"datasets/{R2R}", f"datasets/{R2R}/val_unseen", VAL])
+def test_a_data_folder_may_lie_below_a_folder_called_datasets(tmp_path: Path, part: str) -> None:
+    data = tmp_path / "datasets/vln/data"
+    write_r2r(data)
+    report = check_data(data / part)
+    assert report.ok and report.files, report.lines()
+
+
+def test_folders_that_only_have_the_name_datasets_are_no_data_folder(tmp_path: Path) -> None:
+    """Loose episodes below one are looked at by themselves; a published folder in one is in its place without scans."""
+    loose = write_split(tmp_path / "datasets/loose/r2r/val_unseen/val_unseen.json.gz", [record(31, "ccc")]).parents[2]
+    missing = next(p for p in check_data(loose).problems if p.kind == "missing scans")
+    assert str(loose / "scene_datasets") in missing.what
+    root = write_r2r(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data/scene_datasets")
+    for folder in (root, root.parent):
+        problems = [p for p in check_data(folder).problems if p.severity == "error"]
+        assert {p.kind for p in problems} == {"missing scans"}
+        assert all(str(tmp_path / "data/scene_datasets") in p.what for p in problems)
+
+
+@pytest.mark.parametrize("path", ["val_unseen.json.gz", ".", "..", "../../..", "../../../datasets"])
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    write_r2r(tmp_path)
+    monkeypatch.chdir((tmp_path / VAL).parent)
+    report = check_data(Path(path))
+    assert report.ok, report.lines()
+    assert str(tmp_path / VAL) in [file.path for file in report.files]
+
+
+def test_two_dots_after_a_link_lead_where_the_link_leads(tmp_path: Path) -> None:
+    write_r2r(tmp_path / "disk")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/link").symlink_to(tmp_path / "disk/scene_datasets")
+    report = check_data(tmp_path / "data/link/..")
+    assert report.ok and report.root == str(tmp_path / "disk")
+
+
+def test_projects_named_like_a_dataset_do_not_mislead(tmp_path: Path) -> None:
+    data = tmp_path / "r2r/scalevln"
+    write_r2r(data)
+    write_rxr_files(data)
+    for path in (data, data / f"datasets/{R2R}/../RxR_VLNCE_v0"):
+        report = check_data(path)
+        assert report.ok and "rxr" in {file.dataset for file in report.files}, report.lines()
+
+
+def test_ids_used_in_each_language_are_counted_in_linear_time() -> None:
+    spoken = Counter({(str(k), language): 1 for k in range(20_000) for language in LANGUAGES})
+    spoken["7", "hi-IN"] += 1
+    ids: Counter[str] = Counter()
+    for (name, _), count in spoken.items():
+        ids[name] += count
+    tally, begin = Tally(), time.perf_counter()
+    _check_ids(ids, spoken, tally)
+    assert time.perf_counter() - begin < 5.0  # seconds; going through all for each took more than a minute
+    assert {(p.severity, p.what.rpartition("(")[2]) for p in tally.problems("x", 20_000)} == {
+        ("error", "1 of 20,000)"),
+        ("note", "19999 of 20,000)"),
+    }
 
 
 def test_the_command_prints_and_fails_on_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,6 +93,12 @@ def test_memory_and_via_come_from_info(tmp_path: Path) -> None:
     assert hash(episode) == hash(replace(episode))
 
 
+@pytest.mark.parametrize("via", [None, []])
+def test_no_via_may_be_written_out(tmp_path: Path, via: Any) -> None:
+    record = {**RECORD, "info": {"geodesic_distance": 0.0, "via": via}}
+    assert VLNCEDataset.load(write(tmp_path / "v.json.gz", [record])).episode("7").via == ()
+
+
 def test_writing_and_reading_gives_the_same_episodes(tmp_path: Path, tiny_flats) -> None:
     dataset = tiny_flats.dataset
     episodes = [dataset.episode(episode_id) for episode_id in dataset.episode_ids]
@@ -138,6 +144,10 @@ def test_writing_refuses_what_reading_would_refuse(tmp_path: Path, tiny_flats) -
         (without("episode_id"), ["episode number 0", "'episode_id' is missing"]),
         ({**RECORD, "start_position": [1, 2]}, ["episode 7", "'start_position' must hold 3 finite numbers"]),
         ({**RECORD, "start_position": [1, 2, None]}, ["'start_position'"]),
+        ({**RECORD, "start_position": [10**400, 2, 3]}, ["episode 7", "'start_position' must hold 3 finite numbers"]),
+        ({**RECORD, "reference_path": [[0, 0, 10**400]]}, ["'reference_path[0]'"]),
+        ({**RECORD, "goals": [{"position": [0, 0, 0], "radius": 10**400}]}, ["'goals[0].radius' must be a number"]),
+        ({**RECORD, "info": {"geodesic_distance": 10**400}}, ["'info.geodesic_distance' must be a number"]),
         ({**RECORD, "start_rotation": [0, 0, 0, 3]}, ["'start_rotation' must be a unit quaternion"]),
         ({**RECORD, "instruction": {}}, ["'instruction.instruction_text'"]),
         ({**RECORD, "goals": [{"radius": 3}]}, ["'goals[0].position'"]),

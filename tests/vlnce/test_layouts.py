@@ -137,10 +137,17 @@ def test_a_file_says_its_dataset_split_and_role() -> None:
         ("data/datasets/vln/mp3d/r2r/v1/train/train.json.gz", "r2r"),
         ("elsewhere/val_unseen_guide.json.gz", "rxr"),
         ("data/datasets/scalevln/scalevln_subset_150k.json.gz", "scalevln"),
+        ("r2r/data/datasets/rxr/val_unseen/val_unseen_guide.json.gz", "rxr"),
+        ("envdrop/scalevln/data/datasets/r2r/val_unseen/val_unseen.json.gz", "r2r"),
+        ("data/datasets/r2r/../rxr/val_unseen/val_unseen_guide.json.gz", "rxr"),
+        (f"rxr/datasets/vln/data/datasets/r2r/{R2R}/train/train.json.gz", "r2r"),
+        ("r2r/mine/rxr/val_unseen/val_unseen_guide.json.gz", "rxr"),
+        ("rxr/R2R_VLNCE_v1-3/val_unseen/val_unseen.json.gz", "r2r"),
     ):
         layout = layout_of(Path(path))
         assert layout is not None and layout.name == name
     assert layout_of(Path("mine/my_episodes.json")) is None
+    assert layout_of(Path("r2r/data/datasets/mine/my_episodes.json")) is None
 
 
 def test_nothing_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
