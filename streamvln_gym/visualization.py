@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -199,13 +201,16 @@ class EpisodeFrame:
         return np.asarray(frame).copy()
 
     def _write_instruction(self, draw: ImageDraw.ImageDraw) -> None:
-        """The instruction, in the largest size that fits."""
+        """The instruction, in the largest size that fits; what does not fit in the smallest one is left out."""
         x0, y0, x1, y1 = _TEXT
         for size in (26, 22, 19, 16, 14, 12, 10):
             text, font = writable(self._episode.instruction.text, size)
             lines = _wrapped(text, font, x1 - x0)
-            if len(lines) * size * 1.3 <= y1 - y0 - 24:
+            pitch = font.getbbox("A")[3] + size * 0.3  # as Pillow sets lines; fonts differ in it
+            most = int((y1 - y0 - 24) // pitch)
+            if len(lines) <= most:
                 break
+        lines = _cut(lines, most, font, x1 - x0)
         draw.multiline_text((x0, y0), "\n".join(lines), fill=INK, font=font, spacing=size * 0.3)
         kind = f"   needs memory: {self._episode.needs_memory}" if self._episode.needs_memory else ""
         caption = f"{self._episode.scene_id}   episode {self._episode.episode_id}{kind}"
@@ -241,7 +246,12 @@ def _label(text: str) -> Image.Image:
 
 
 def depth_colours(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.uint8]:
-    """Depth in metres (H, W) as colours (H, W, 3): near is light yellow, far is dark blue."""
+    """Depth in metres (H, W) as colours (H, W, 3): near is light yellow, far is dark blue.
+
+    Without a limit (infinite `max_depth`) the farthest finite depth of the picture is the darkest.
+    """
+    if not np.isfinite(max_depth):
+        max_depth = float(depth[np.isfinite(depth)].max(initial=0.0)) or 1.0
     near = 255.0 * (1.0 - np.clip(depth / max_depth, 0.0, 1.0))
     return _depth_palette()[near.astype(np.uint8)]
 
@@ -264,7 +274,7 @@ def _paste(frame: Image.Image, picture: Image.Image, box: tuple[int, int, int, i
 
 
 def _wrapped(text: str, font: Any, width: int) -> list[str]:
-    """The text in lines no wider than `width` pixels."""
+    """The text in lines no wider than `width` pixels; words that are wider (Chinese has no spaces) are broken."""
     lines: list[str] = []
     line = ""
     for word in text.split():
@@ -272,5 +282,27 @@ def _wrapped(text: str, font: Any, width: int) -> list[str]:
         if line and font.getlength(longer) > width:
             lines.append(line)
             longer = word
+        while font.getlength(longer) > width and (fitting := _fitting(longer, font, width)) < len(longer):
+            lines.append(longer[:fitting])
+            longer = longer[fitting:]
         line = longer
     return [*lines, line]
+
+
+def _fitting(word: str, font: Any, width: int) -> int:
+    """How many characters of a word fit into `width` pixels, at least one; no accent is parted from its letter."""
+    longest = min(len(word), width)  # measuring a text takes its length, and few characters are narrower than a pixel
+    count = max(1, bisect_right(range(1, longest + 1), width, key=lambda k: font.getlength(word[:k])))
+    while 1 < count < len(word) and unicodedata.category(word[count]).startswith("M"):
+        count -= 1
+    return count
+
+
+def _cut(lines: list[str], most: int, font: Any, width: int) -> list[str]:
+    """The first `most` lines, with an ellipsis at the end where there are more."""
+    if len(lines) <= most:
+        return lines
+    last = lines[most - 1]
+    while last and font.getlength(f"{last.rstrip()}…") > width:
+        last = last[:-1]
+    return [*lines[: most - 1], f"{last.rstrip()}…"]

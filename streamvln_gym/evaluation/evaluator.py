@@ -15,7 +15,7 @@ from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation.config import EvaluationConfig
 from streamvln_gym.evaluation.engines import ranks
 from streamvln_gym.evaluation.identity import identity_of
-from streamvln_gym.evaluation.run_folder import RunFolder
+from streamvln_gym.evaluation.run_folder import RunFolder, video_file
 from streamvln_gym.evaluation.shards import Line
 from streamvln_gym.evaluation.summary import summarize_run
 from streamvln_gym.evaluation.work import Group, make_groups
@@ -151,7 +151,7 @@ def begun(config: EvaluationConfig) -> Iterator[Evaluation]:
     Raises:
         StreamVLNGymError: see `evaluate`.
     """
-    from streamvln_gym.evaluation.player import VIDEOS, open_environment
+    from streamvln_gym.evaluation.player import open_environment
 
     if config.agent == "streamvln":
         # The actors of a Ray cluster have devices of their own.
@@ -178,7 +178,7 @@ def begun(config: EvaluationConfig) -> Iterator[Evaluation]:
                 "this evaluation another folder with --out"
             )
         films = in_turn if config.videos == "all" else in_turn[: config.videos]
-        missing = [e for e in films if not (config.out / VIDEOS / f"{e}.mp4").exists()]
+        missing = [e for e in films if not video_file(config.out, e).exists()]
         groups = make_groups(dataset, wanted, config.batch, done, missing)
         title = f"{config.agent} on {dataset.name}/{dataset.split}"
         with tqdm(total=len(wanted), initial=len(done), desc=title, unit="episode", smoothing=0.05) as bar:

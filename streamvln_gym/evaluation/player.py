@@ -16,12 +16,11 @@ from streamvln_gym.episode_run import EpisodeRun, needs_picture
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.evaluation.config import EvaluationConfig
 from streamvln_gym.evaluation.failures import failure_kind
+from streamvln_gym.evaluation.run_folder import video_file
 from streamvln_gym.evaluation.shards import encode
 from streamvln_gym.evaluation.work import Group
 from streamvln_gym.geometry import wrap_angle
 from streamvln_gym.rollout import env_options, episode_record, make_agent, random_agent
-
-VIDEOS = "videos"
 
 
 class Played(NamedTuple):
@@ -87,7 +86,7 @@ class Player:
         with one_torch_thread(network), ExitStack() as films:  # the thread: sums come out the same in every process
             runs = []
             for env, episode_id in zip(self._envs, group.episode_ids, strict=False):
-                film = self.config.out / VIDEOS / f"{episode_id}.mp4" if episode_id in group.filmed else None
+                film = video_file(self.config.out, episode_id) if episode_id in group.filmed else None
                 runs.append(films.enter_context(EpisodeRun(env, episode_id, film, self._label)))
             if self.config.agent == "random":  # drawn anew for every episode, so that its company does not matter
                 self._agent = random_agent(self.config.seed, group.episode_ids[0])
@@ -125,6 +124,8 @@ class Player:
             "via": [_millimetres(point) for point in episode.via],
             "geodesic_distance": episode.geodesic_distance,
         }
+        if episode.instruction.language:
+            record["language"] = episode.instruction.language
         if self._label:
             record["note"] = self._label
         graph = getattr(run.base.simulator, "scene_graph", None)

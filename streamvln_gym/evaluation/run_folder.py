@@ -6,13 +6,14 @@ RUN/
   episodes.jsonl           all results in the dataset's order; written at the end, atomically
   timings.jsonl            likewise; what may differ from run to run
   summary.json             see `summary`
-  videos/<episode_id>.mp4
+  videos/<episode_id>.mp4  see `video_file`
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ from streamvln_gym.vlnce.json_files import write_atomically
 RUN = "run.json"
 SUMMARY = "summary.json"
 SHARDS = "shards"
+VIDEOS = "videos"
 _LOCK = ".lock"
+_UNSAFE = re.compile(r'[%/\\:*?"<>|\x00-\x1f]')  # the first keeps two ids from getting one name
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,12 @@ class RunFolder:
             write_atomically(self.path / name, content)
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+
+def video_file(folder: Path, episode_id: str) -> Path:
+    """Where a run has an episode's film; what no file's name may have in it is written as in an address ("%2F")."""
+    name = _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", episode_id)
+    return folder / VIDEOS / f"{name}.mp4"
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:

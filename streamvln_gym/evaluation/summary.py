@@ -1,4 +1,4 @@
-"""What a run's records say together: means with intervals, by scene, length and memory, and kinds of failure."""
+"""What a run's records say together: means with intervals, by scene, length, memory, language; kinds of failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from streamvln_gym.evaluation.failures import FAILURE_KINDS
 from streamvln_gym.geometry import path_length
-from streamvln_gym.metrics import METRICS, count_path_references, summarize
+from streamvln_gym.metrics import METRICS, UNKNOWN, count_path_references, summarize
 from streamvln_gym.statistics import bootstrap_mean, wilson_interval
 
 Record = Mapping[str, Any]
@@ -30,8 +30,9 @@ def summarize_run(records: Sequence[Record], seed: int = 0) -> dict[str, Any]:
     Returns:
         `episodes`, `scenes`, `unreachable` (goals; their navigation error is no part of its mean); `metrics`: see
         `estimates`; `path_reference`: episodes by what nDTW, SDTW and CLS compare with; `failures`: episodes by kind;
-        `by_scene`, `by_length`, `by_memory`: see `subset`, the kind of an episode that needs no memory being "none".
-        `note` where the agent has one.
+        `by_scene`, `by_length` (of episodes with a described path), `by_memory`: see `subset`, the kind of an episode
+        that needs no memory being "none". `by_language`, likewise, where there are several; `UNKNOWN` is the language
+        of records that do not say, as of runs begun by an older release. `note` where the agent has one.
     """
     means = summarize(records)
     found: dict[str, Any] = {
@@ -45,6 +46,8 @@ def summarize_run(records: Sequence[Record], seed: int = 0) -> dict[str, Any]:
         "by_length": _split(records, length_class),
         "by_memory": _split(records, lambda record: record["needs_memory"] or "none"),
     }
+    if len({record["language"] for record in records if record.get("language")}) > 1:
+        found["by_language"] = _split(records, lambda record: record.get("language") or UNKNOWN)
     if "note" in records[0]:
         found["note"] = records[0]["note"]
     return found
@@ -93,8 +96,10 @@ def subset(records: Sequence[Record]) -> dict[str, Any]:
     return means
 
 
-def length_class(record: Record) -> str:
-    """The class of a path's length, such as "5-10 m"."""
+def length_class(record: Record) -> str | None:
+    """The class of a described path's length, such as "5-10 m"; None without a path (goals alone)."""
+    if not record["reference_path"]:
+        return None
     length = path_length(record["reference_path"])
     for low, high in pairwise(LENGTHS):
         if length < high:
@@ -102,11 +107,13 @@ def length_class(record: Record) -> str:
     raise ValueError(f"the path of episode {record['episode_id']!r} has a length of {length} m")
 
 
-def _split(records: Sequence[Record], kind: Callable[[Record], str]) -> dict[str, dict[str, Any]]:
-    """The records by kind, summarised; kinds in natural order."""
+def _split(records: Sequence[Record], kind: Callable[[Record], str | None]) -> dict[str, dict[str, Any]]:
+    """The records by kind, summarised; kinds in natural order. Records of no kind (None) are left out."""
     parts: dict[str, list[Record]] = {}
     for record in records:
-        parts.setdefault(kind(record), []).append(record)
+        name = kind(record)
+        if name is not None:
+            parts.setdefault(name, []).append(record)
     return {name: subset(parts[name]) for name in sorted(parts, key=_natural)}
 
 

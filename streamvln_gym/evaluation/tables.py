@@ -14,7 +14,7 @@ from streamvln_gym.episodes import scene_name
 from streamvln_gym.evaluation.comparison import Comparison
 from streamvln_gym.metrics import METRICS, SHORT_NAMES, path_reference_note
 
-_SUBSETS = {"by_memory": "memory needed", "by_length": "path", "by_scene": "scene"}
+_SUBSETS = {"by_memory": "memory needed", "by_language": "language", "by_length": "path", "by_scene": "scene"}
 _MOST_SCENES = 12
 
 
@@ -42,7 +42,7 @@ def print_run(summary: Mapping[str, Any], console: Console | None = None) -> Non
     if failures:
         console.print(f"failures: {', '.join(failures)}")
     for key, heading in _SUBSETS.items():
-        parts = summary[key]
+        parts = summary.get(key, {})  # there is no by_language of a single language
         if len(parts) > 1 and (key != "by_scene" or len(parts) <= _MOST_SCENES):
             _print_subsets(console, heading, parts)
 

@@ -1,6 +1,9 @@
 import json
 import os
+import re
 import shutil
+from dataclasses import replace
+from functools import partial
 
 import imageio
 import pytest
@@ -12,6 +15,8 @@ from streamvln_gym.evaluation import evaluate, read_run
 from streamvln_gym.evaluation.failures import FAILURE_KINDS
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.rollout import UNTRAINED, RolloutConfig, rollout
+from streamvln_gym.vlnce import write_dataset
+from tests.conftest import copy_of
 from tests.evaluation.conftest import lines_of
 
 
@@ -97,6 +102,38 @@ def test_a_killed_run_goes_on(config, tmp_path):
     assert len((out / "timings.jsonl").read_text().splitlines()) == 7
 
 
+@pytest.fixture
+def spoken(config, tiny_flats, tmp_path):
+    """Makes configurations, as `config`, over the tiny flats in two languages, of the first episode in none."""
+    data, dataset = shutil.copytree(tiny_flats.root, tmp_path / "data"), tiny_flats.dataset
+    episodes = [dataset.episode(episode_id) for episode_id in dataset.episode_ids]
+    languages = [None, *["hi-IN", "en-US"] * 3]
+    told = [replace(e.instruction, language=spoken) for e, spoken in zip(episodes, languages, strict=True)]
+    path = data / tiny_flats.episodes_path.relative_to(tiny_flats.root)
+    write_dataset(path, [replace(e, instruction=i) for e, i in zip(episodes, told, strict=True)])
+    return partial(config, data=path, data_dir=data)
+
+
+def test_records_say_the_language(spoken):
+    result = evaluate(spoken())
+    assert [record.get("language") for record in result.records] == [None, *["hi-IN", "en-US"] * 3]
+    assert "language" not in result.records[0]
+    counts = {name: part["episodes"] for name, part in result.summary["by_language"].items()}
+    assert counts == {"en-US": 3, "hi-IN": 3, "unknown": 1}
+
+
+def test_a_run_whose_records_lack_the_language_goes_on(spoken, tmp_path):
+    """As an older release wrote them."""
+    shard, _ = half_done(spoken, tmp_path)
+    lines = shard.read_bytes().splitlines(keepends=True)[:4]
+    shard.write_bytes(b"".join(re.sub(rb',"language":"[^"]*"', b"", line) for line in lines))
+    assert b"language" not in shard.read_bytes()
+    result = evaluate(spoken(report=True))
+    assert [record.get("language") for record in result.records] == [None] * 4 + ["en-US", "hi-IN", "en-US"]
+    assert read_run(tmp_path / "run").records == result.records
+    assert result.summary["by_language"]["unknown"]["episodes"] == 4
+
+
 def test_a_damaged_result_is_named(config, tmp_path):
     shard, _ = half_done(config, tmp_path)
     lines = shard.read_bytes().splitlines(keepends=True)
@@ -164,10 +201,6 @@ def test_device_and_checkpoint_are_looked_for_before_anything_is_written(
 
 
 def test_other_episodes_under_the_same_name_are_refused(config, tiny_flats, tmp_path):
-    from dataclasses import replace
-
-    from streamvln_gym.vlnce import write_dataset
-
     path = tiny_flats.root / "datasets" / "changed" / "tiny.json.gz"
     episodes = [tiny_flats.dataset.episode(episode_id) for episode_id in tiny_flats.dataset.episode_ids]
     write_dataset(path, episodes)
@@ -210,6 +243,16 @@ def test_films_show_the_first_episodes_and_change_no_result(config, tmp_path):
     assert lines_of(tmp_path / "run") == before
 
 
+def test_films_of_ids_that_are_no_file_names(config, tiny_flats, tmp_path):
+    episode = replace(tiny_flats.dataset.episode("10"), episode_id="a/b")
+    data = copy_of(tiny_flats, tmp_path, episode).episodes_path
+    for _ in range(2):  # the second time, the film is found
+        evaluate(config(data=data, max_steps=2, videos="all", report=True))
+        assert [path.name for path in (tmp_path / "run/videos").iterdir()] == ["a%2Fb.mp4"]
+        assert '"video":"videos/a%252Fb.mp4"' in (tmp_path / "run/report.html").read_text()
+    assert len(list((tmp_path / "run/shards").glob("timings-*"))) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -242,8 +285,6 @@ def test_a_folder_that_cannot_be_written_is_named(config, tmp_path):
 
 
 def test_a_scene_that_is_missing_is_an_error_of_the_run_in_any_worker(config, tiny_flats, tmp_path):
-    from tests.conftest import copy_of
-
     copied = copy_of(tiny_flats, tmp_path, *(tiny_flats.dataset.episode(e) for e in ("10", "40")))
     data = {"data": copied.episodes_path, "split": "x"}
     for workers in (1, 2):

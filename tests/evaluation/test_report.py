@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from streamvln_gym.evaluation.report import ReportConfig, canvas, charts, write_
 from streamvln_gym.evaluation.report.measures import MEASURES
 from streamvln_gym.evaluation.report.run_files import read_reported_run
 from streamvln_gym.evaluation.report.scene_maps import SceneFolders, scene_map
+from streamvln_gym.evaluation.run_folder import video_file
 from streamvln_gym.evaluation.summary import summarize_run
 from streamvln_gym.metrics import METRICS
 from streamvln_gym.statistics import bootstrap_mean
@@ -125,6 +128,48 @@ def test_a_failure_without_a_path_has_no_kind(tmp_path, records):
     assert "Success by path length" not in page
 
 
+def test_some_episodes_without_a_path_are_in_no_class_of_length(tmp_path, records):
+    some = [{**record, "reference_path": [], "failure": None} for record in records[:10]]
+    page = page_of(write_run(tmp_path / "run", [*some, *records[10:]]))
+    assert "Success by path length" in page
+    table = page.split("<summary>Described path</summary>")[1].split("</table>")[0]
+    assert sum(map(int, re.findall(r'</th><td class="num">(\d+)</td>', table))) == 30
+
+
+LANGUAGES = ("en-US", "en-IN", "hi-IN", "te-IN")
+TOLD = ("Go & stop.", "Go on.", "दरवाज़े से निकलकर रुकें।", "తలుపు నుండి బయటకు వెళ్ళండి")
+
+
+def spoken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records as of RxR: with languages and instruction ids."""
+    return [
+        {**record, "instruction": TOLD[k % 4], "language": LANGUAGES[k % 4], "key": [*record["key"][:2], str(1000 + k)]}
+        for k, record in enumerate(records)
+    ]
+
+
+def test_episodes_are_named_as_the_dataset_names_them(tmp_path, records):
+    page = page_of(write_run(tmp_path / "run", spoken(records)))
+    name = records[3]["episode_id"]
+    assert f'id="row-{name}"' in page and f'<a href="#episode={name}">{name}</a>' in page
+    assert f"{name}.1003" not in page and "instruction 1003</span>" in page
+
+
+def test_languages_are_shown_where_there_are_several(tmp_path, records):
+    page = page_of(write_run(tmp_path / "run", spoken(records)))
+    table = page.split("<summary>Language</summary>")[1].split("</table>")[0]
+    assert re.findall(r'<th scope="row">([^<]+)</th><td class="num">(\d+)<', table) == [
+        (language, "10") for language in sorted(LANGUAGES)
+    ]
+    for language, told in zip(LANGUAGES, TOLD, strict=True):
+        shown = f'<p lang="{language}">{html.escape(told)}</p>'
+        assert page.count(shown) == page.count(f'<span class="tag">{language}</span>') == 10
+    page = page_of(write_run(tmp_path / "one", [{**record, "language": "hi-IN"} for record in records]))
+    assert "<summary>Language</summary>" not in page and '<span class="tag">hi-IN' not in page
+    assert page.count('<p lang="hi-IN">') == len(records)
+    assert "lang=" not in page_of(write_run(tmp_path / "older", records)).split("<body>")[1].split("<script")[0]
+
+
 def test_paths_and_calls_are_kept_to_the_centimetre(run, records):
     data = data_of(page_of(run))
     for record, shown in zip(records, data["episodes"], strict=True):
@@ -144,14 +189,6 @@ def test_instructions_are_text_whatever_is_in_them(tmp_path, records):
     page = page_of(write_run(tmp_path / "run", [{**records[0], "instruction": nasty, "scene_id": "</script>x.glb"}]))
     assert "alert(1)</script>" not in page and "<img" not in page
     assert "&lt;script&gt;alert(1)" in page
-
-
-def test_languages_and_instruction_ids(tmp_path, records):
-    hindi = {**records[0], "instruction": "दरवाज़े से निकलकर रुकें।", "language": "hi-IN"}
-    hindi["key"] = [*hindi["key"][:2], 31]
-    page = page_of(write_run(tmp_path / "run", [hindi, records[0]]))
-    assert '<p lang="hi-IN">दरवाज़े से निकलकर रुकें।</p>' in page
-    assert 'href="#episode=7000.31"' in page and 'href="#episode=7000"' in page
 
 
 def test_a_split_without_goals(tmp_path, records):
@@ -238,6 +275,18 @@ def test_videos_are_linked_where_they_are(run, tmp_path, records):
     taken = data_of(page_of(run, out=tmp_path / "mail", videos=True))["episodes"][0]["video"]
     assert taken == f"videos/{first}.mp4" and (tmp_path / "mail" / taken).read_bytes() == b"film"
     assert data_of(page_of(run, videos=True))["episodes"][0]["video"] == f"videos/{first}.mp4"  # they are there already
+
+
+def test_videos_of_ids_that_are_no_file_names_are_found(tmp_path, records):
+    folder = write_run(tmp_path / "run", [{**records[0], "episode_id": "a/b 50%"}])
+    file = video_file(folder, "a/b 50%")
+    assert file == folder / "videos" / "a%2Fb 50%25.mp4"
+    file.parent.mkdir()
+    file.write_bytes(b"film")
+    address = data_of(page_of(folder))["episodes"][0]["video"]
+    assert folder / unquote(address) == file
+    address = data_of(page_of(folder, out=tmp_path / "mail", videos=True))["episodes"][0]["video"]
+    assert (tmp_path / "mail" / unquote(address)).read_bytes() == b"film"
 
 
 def test_500_episodes_are_small(tmp_path):

@@ -39,6 +39,29 @@ def test_subsets():
     assert (scene["success_low"], scene["success_high"]) == (wilson.low, wilson.high)
 
 
+def test_languages_are_told_apart_where_there_are_several():
+    spoken = [record(n, float(n < 2), 4.0, language=("hi-IN", "en-US", "hi-IN")[n]) for n in range(3)]
+    summary = summarize_run(spoken)
+    assert [(name, part["success"], part["spl"]) for name, part in summary["by_language"].items()] == [
+        ("en-US", 1.0, 1.0),
+        ("hi-IN", 0.5, 0.5),
+    ]
+    lines = [line.split() for line in printed(summary).splitlines()]
+    assert next(line for line in lines if line[:1] == ["hi-IN"])[1:3] == ["2", "0.500"]
+    older = record(3, 0.0, 4.0)  # of a run that an older release began
+    assert list(summarize_run([*spoken, older])["by_language"]) == ["en-US", "hi-IN", "unknown"]
+    for few in ([older], [older, spoken[0]], [spoken[0], spoken[2]]):
+        assert "by_language" not in summarize_run(few) and "hi-IN" not in printed(summarize_run(few))
+
+
+def test_episodes_without_a_described_path_have_no_class_of_length():
+    records = [record(0, 1.0, 7.0), record(1, 0.0, 12.0), record(2, 1.0, 0.0, reference_path=[])]
+    summary = summarize_run(records)
+    assert {name: part["episodes"] for name, part in summary["by_length"].items()} == {"5-10 m": 1, "10-15 m": 1}
+    assert summary["episodes"] == 3 and "0-5 m" not in printed(summary)
+    assert summarize_run(records[2:])["by_length"] == {}
+
+
 def test_one_goal_out_of_reach_is_counted_and_spoils_nothing():
     records = [record(0, 0.0, 4.0, navigation_error=math.inf), record(1, 1.0, 6.0)]
     summary = summarize_run(records)

@@ -22,8 +22,8 @@ class EpisodeRow:
     """A line of the list.
 
     Attributes:
-        anchor: names the episode in the page's address; the same in every report of the dataset.
-        episode_id: the dataset's.
+        episode_id: the dataset's, in which it is unique; names the episode in the page's address as well.
+        instruction_id: RxR's, "" where the dataset has none.
         scene: short name.
         instruction: text.
         language: of the instruction, "" if the record does not say.
@@ -34,8 +34,8 @@ class EpisodeRow:
         length: metres of the described path, None without one.
     """
 
-    anchor: str
     episode_id: str
+    instruction_id: str
     scene: str
     instruction: str
     language: str
@@ -63,10 +63,10 @@ def episode_row(record: Record, outcome: str) -> EpisodeRow:
         if name in values:
             values[name] = f"{record[name]:.0f}"
     finite = {name: float(record[name]) for name in values}
-    _, episode, instruction = key_of(record)
+    _, _, instruction_id = key_of(record)
     return EpisodeRow(
-        episode if instruction == "0" else f"{episode}.{instruction}",
-        str(record["episode_id"]),
+        record["episode_id"],
+        "" if instruction_id == "0" else instruction_id,
         scene_name(record["scene_id"]),
         record["instruction"],
         record.get("language") or "",

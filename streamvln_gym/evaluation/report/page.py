@@ -62,15 +62,13 @@ def page_values(run: ReportedRun, scenes_dir: Path | None, videos: Mapping[str, 
     outcomes = [outcome_of(record) for record in records]
     rows = [episode_row(record, outcome) for record, outcome in zip(records, outcomes, strict=True)]
     data = [
-        episode_data(record, run.timings.get(key_of(record)), videos.get(str(record["episode_id"])))
-        for record in records
+        episode_data(record, run.timings.get(key_of(record)), videos.get(record["episode_id"])) for record in records
     ]
     maps = {scene_id: folders.map(scene_id) for scene_id in dict.fromkeys(r["scene_id"] for r in records)}
     counts = Counter(outcomes)
     summary = summarize_run(records)
-    described = any(row.length is not None for row in rows)
     plots = [
-        charts.success_by_length(summary["by_length"]) if described else None,
+        charts.success_by_length(summary["by_length"]),
         charts.error_histogram(records),
         charts.call_profile(run.timings.values()),
     ]
@@ -83,7 +81,7 @@ def page_values(run: ReportedRun, scenes_dir: Path | None, videos: Mapping[str, 
         "summary": summary,
         "path_reference": path_reference_note(summary["path_reference"]),
         "charts": [plot for plot in plots if plot is not None],
-        "breakdowns": _breakdowns(summary, described),
+        "breakdowns": _breakdowns(summary),
         "failures": [(kind, meaning, counts[kind]) for kind, meaning in FAILURE_KINDS.items()],
         "failed": sum(counts[kind] for kind in (*FAILURE_KINDS, "failed")),
         "succeeded": counts["success"],
@@ -95,7 +93,8 @@ def page_values(run: ReportedRun, scenes_dir: Path | None, videos: Mapping[str, 
         "memory": sorted({row.needs_memory for row in rows} - {""}),
         "columns": [name for name in _COLUMNS if any(name in row.values for row in rows)],
         "measures": MEASURES,
-        "has_length": described,
+        "has_length": bool(summary["by_length"]),
+        "several_languages": "by_language" in summary,
         "words": _WORDS,
         "data": {
             "radius": round(100 * SUCCESS_DISTANCE),
@@ -153,13 +152,14 @@ class _Folders:
             return {}
 
 
-def _breakdowns(summary: Mapping[str, Any], described: bool) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
+def _breakdowns(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
     """Tables of parts of the episodes: title, and the summary's parts by name; those that tell something."""
     memory = {"no memory needed" if kind == "none" else kind: part for kind, part in summary["by_memory"].items()}
     scenes = {scene_name(scene_id): part for scene_id, part in summary["by_scene"].items()}
     tables = [
         ("Memory needed", memory, 2),
-        ("Described path", summary["by_length"] if described else {}, 1),
+        ("Language", summary.get("by_language", {}), 2),
+        ("Described path", summary["by_length"], 1),
         ("Scene", scenes, 1),
     ]
     return [(title, parts) for title, parts, least in tables if len(parts) >= least]

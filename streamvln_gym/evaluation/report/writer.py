@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from streamvln_gym.errors import EvaluationError
-
-_VIDEOS = "videos"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def write_report(config: ReportConfig) -> Path:
     page = _page_path(config)
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        videos = _place_videos(config, page)
+        videos = _place_videos(config, page, [record["episode_id"] for record in run.records])
         html = render(run, config.scenes_dir, videos)
         write_atomically(page, html.encode())
     except OSError as error:
@@ -62,15 +61,16 @@ def _page_path(config: ReportConfig) -> Path:
     return config.out if config.out.suffix in (".html", ".htm") else config.out / "report.html"
 
 
-def _place_videos(config: ReportConfig, page: Path) -> dict[str, str]:
+def _place_videos(config: ReportConfig, page: Path, episode_ids: Iterable[str]) -> dict[str, str]:
     """The run's videos by episode id, as addresses relative to the page; copied beside it if that is wanted."""
-    folder = config.run / _VIDEOS
-    files = sorted(folder.glob("*.mp4")) if folder.is_dir() else []
-    beside = page.parent / _VIDEOS
+    from streamvln_gym.evaluation.run_folder import VIDEOS, video_file
+
+    files = {e: file for e in episode_ids if (file := video_file(config.run, e)).exists()}
+    folder, beside = config.run / VIDEOS, page.parent / VIDEOS
     if config.videos and files and not (beside.is_dir() and beside.samefile(folder)):
         beside.mkdir(exist_ok=True)
-        for file in files:
+        for file in files.values():
             shutil.copyfile(file, beside / file.name)
         folder = beside
     way = Path(os.path.relpath(folder, page.parent)).as_posix()
-    return {file.stem: f"{quote(way)}/{quote(file.name)}" for file in files}
+    return {episode_id: f"{quote(way)}/{quote(file.name)}" for episode_id, file in files.items()}
