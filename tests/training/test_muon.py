@@ -25,7 +25,7 @@ def test_it_steps_as_torchs():
         first.step()
         second.step()
     for a, b, start in zip(ours, theirs, begun, strict=True):
-        assert (a - b).norm() < 0.05 * (b - start).norm()  # both compute in bfloat16
+        assert (a - b).norm() < 0.05 * (b - start).norm()  # torch computes in bfloat16
 
 
 def test_singular_values_come_near_one():

@@ -99,15 +99,16 @@ def test_memory_and_window_of_other_sizes(config, from_checkpoint, monkeypatch):
         train_online(replace(config, context=context, optimize=replace(config.optimize, updates=6)))
 
 
-@pytest.mark.parametrize(("strategy", "tokens"), [("full", 64), ("temporal_pool", 64), ("none", 0)])
+@pytest.mark.parametrize(("strategy", "tokens"), [("full", 8 * 64), ("temporal_pool", 4 * 64), ("none", 0)])
 def test_memory_of_other_strategies(config, strategy, tokens):
     train_online(replace(config, context=ContextConfig(memory_strategy=strategy)))
     agent = StreamVLNAgent.from_pretrained(config.out / "checkpoint")
     assert agent.model.config.memory_strategy == strategy
-    for _ in range(36):
-        agent.act({"rgb": np.zeros((48, 64, 3), np.uint8), "instruction": "Go."})
-    shown = agent.watch().memory_tokens
-    assert shown % 64 == 0 and (shown > 0) == (tokens > 0)
+    watched = agent.watch()
+    watched.reset()
+    for _ in range(33):
+        watched.act({"rgb": np.zeros((48, 64, 3), np.uint8), "instruction": "Go."})
+    assert watched.view.memory_tokens == tokens
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_the_learning_rate_falls_over_minutes(config, fast_clock, monkeypatch):
     """A call that goes by the clock: no number of updates ends it or measures its progress."""
     optimize = replace(config.optimize, updates=2, warmup=2)
     config = replace(
-        config, minutes=0.1, decay_minutes=0.1, evaluate_every=100_000, save_every=100_000, optimize=optimize
+        config, minutes=0.02, decay_minutes=0.02, evaluate_every=100_000, save_every=100_000, optimize=optimize
     )
     progress, rates = [], []
     decide, update = trainer.Collector.decide, trainer.Learner.update
@@ -139,10 +140,10 @@ def test_the_learning_rate_falls_over_minutes(config, fast_clock, monkeypatch):
     records = train_online(config)
     assert records[-1]["updates"] > 2
     assert records[-1]["learning_rate"] < 0.1 * optimize.learning_rate
-    assert progress == sorted(progress) and progress[0] < 0.1 and 0.8 < progress[-1] <= 1.0
+    assert progress == sorted(progress) and progress[0] < 0.2 and 0.8 < progress[-1] <= 1.0
     made = len(rates)
     train_online(config)
-    assert rates[made] < 0.6 * optimize.learning_rate < rates[made + 1], "the next call warms up anew"
+    assert rates[made] < rates[made + 1] > rates[-1], "the next call warms up anew"
     assert optimize.rate(50, 0.0) == optimize.learning_rate
     assert optimize.rate(50, 1.5) == pytest.approx(0.02 * optimize.learning_rate)
     assert optimize.rate(50, 0.5) == pytest.approx(0.51 * optimize.learning_rate)
@@ -453,14 +454,16 @@ def test_a_scene_that_was_passed_over_comes_as_soon_as_it_is_there(monkeypatch):
     supply.ready = there.__contains__
     assert [supply.next(10).scene_id for _ in range(3)] == ["a", "c", "d"]
     there.add("b")
-    assert [supply.next(10).scene_id for _ in range(3)] == ["e", "b", "f"], "one is always there ahead"
-    there.remove("a")  # it is never built again
+    assert [supply.next(10).scene_id for _ in range(4)] == ["e", "b", "f", "a"], "one is always there ahead"
+    there.remove("a")  # and never built again
     monkeypatch.setattr(streams, "_LAPS", 2)
-    seen = [supply.next(10).scene_id for _ in range(12)]
-    assert set(seen) == set("bcdef")
-    there.add("a")
-    assert "a" not in [supply.next(10).scene_id for _ in range(3)], "it went to the end of the line"
-    assert "a" in [supply.next(10).scene_id for _ in range(6)]
+    assert {supply.next(10).scene_id for _ in range(12)} == set("bcdef")
+    while supply._coming[0] != "a":
+        supply.next(10)
+    for _ in range(2):
+        assert supply._coming[0] == "a"
+        supply.next(10)
+    assert supply._coming[0] != "a", "it went to the end of the line"
 
 
 def test_the_supply_keeps_to_short_demonstrations(tiny_flats):
