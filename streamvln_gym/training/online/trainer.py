@@ -148,7 +148,8 @@ class _OnlineRun:
         self._check_update()  # waits for the last update; what comes before need not
         self.collector.decide(shown, learner.model, self.progress)
         rows = self.collector.drawable()
-        if len(rows) < LEAST_EPISODES and buffer.written > 2 * buffer.capacity:
+        # Free episodes that ended too long ago are whole, too.
+        if buffer.written > 2 * buffer.capacity and max(len(rows), len(buffer.whole)) < LEAST_EPISODES:
             raise TrainingError(
                 f"episodes of {self.collector.pool.streams} streams are overwritten before they end: a buffer of "
                 f"{buffer.capacity} frames is too small, raise optimize.buffer_frames or lower collect.streams"
