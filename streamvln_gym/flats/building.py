@@ -58,10 +58,11 @@ def build_scene(root: Path, split: str, seed: int) -> None:
     if is_built(root, split, seed):
         return
     folder = scene_folder(root, seed)
-    if scene_is_whole(root, seed):
-        _write_episodes(root, split, seed, folder)
-        return
-    shutil.rmtree(folder, ignore_errors=True)  # a flat appears whole: somebody has lost a file of it
+    if folder.exists():  # this first: another process may publish it at any moment, whole
+        if scene_is_whole(root, seed):
+            _write_episodes(root, split, seed, folder)
+            return
+        shutil.rmtree(folder, ignore_errors=True)  # somebody has lost a file of it
     make_writable(folder.parent)
     problem: SceneError | None = None
     next_attempt = 0

@@ -29,10 +29,8 @@ from streamvln_gym.training.online.workers import WorkerPool
 MAX_TURNS = 128
 INSTRUCTION_TOKENS = 256
 _MOST_COPIES = 2  # of a free episode in a batch, on average
-_LEAST_FRAMES, _FRAMES_PER_STREAM = (
-    30_000,
-    300,
-)  # of a buffer: the longest episodes have to fit in, and stay for a while
+_LEAST_FRAMES = 30_000  # of a buffer
+_FRAMES_PER_STREAM = 300  # the longest episodes have to fit in, and stay for a while
 _MOVES, _MOVE_SHARES = np.array([1, 2, 3], dtype=np.int8), (0.5, 0.25, 0.25)
 
 
