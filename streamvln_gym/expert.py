@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 WAYPOINT_RADIUS = 0.5
 """Geodesic metres at which a way-point counts as visited, unless told otherwise."""
 
+_APART = 0.05  # metres on the floor between two positions that a direction needs to mean something
+
 
 @dataclass(frozen=True)
 class Demonstration:
@@ -68,6 +70,7 @@ class GeodesicFollower:
         self._best_turns = getattr(simulator, "best_turns", None) or partial(best_turns, simulator)
         self._index = 0
         self._measured: tuple[tuple[float, ...], float] = ((), math.nan)
+        self._found: tuple[tuple[float, ...], NDArray[np.float64] | None] = ((), None)
 
     @property
     def waypoint(self) -> NDArray[np.float64]:
@@ -85,22 +88,29 @@ class GeodesicFollower:
 
     def bearing(self, state: AgentState) -> float:
         """Where the way leads, in radians from the heading of `state`, left positive; 0 at the way-point itself."""
-        path = self._simulator.shortest_path(state.position, self.waypoint)
-        ahead = self.waypoint if path is None else next((p for p in path if _apart(p, state.position)), self.waypoint)
-        if not _apart(ahead, state.position):
-            return 0.0
-        east, _, south = ahead - state.position
-        return wrap_angle(math.atan2(-east, -south) - state.yaw)
+        path = self._path(state)
+        corners = [self.waypoint.tolist()] if path is None else [*path.tolist(), self.waypoint.tolist()]
+        x, _, z = state.position.tolist()
+        for corner in corners:
+            east, south = corner[0] - x, corner[2] - z
+            if math.hypot(east, south) > _APART:
+                return wrap_angle(math.atan2(-east, -south) - state.yaw)
+        return 0.0
 
-    def points_ahead(self, state: AgentState, spacing: float) -> Iterator[NDArray[np.float64]]:
-        """Points (3,) on the way from `state` over the way-points, every so many metres."""
+    def points_ahead(self, state: AgentState, spacing: float) -> Iterator[tuple[float, float, float]]:
+        """Points (x, y, z) on the way from `state` over the way-points, every so many metres."""
         place = state.position
-        for waypoint in self._waypoints[self._index :]:
-            path = self._simulator.shortest_path(place, waypoint)
-            corners = np.stack([place, waypoint]) if path is None else path
+        for number in range(self._index, len(self._waypoints)):
+            waypoint = self._waypoints[number]
+            first = number == self._index
+            path = self._path(state) if first else self._simulator.shortest_path(place, waypoint)
+            corners = [place.tolist(), waypoint.tolist()] if path is None else path.tolist()
             for begin, end in pairwise(corners):
                 steps = max(int(math.dist(begin, end) / spacing), 1)
-                yield from (begin + (end - begin) * (k / steps) for k in range(1, steps + 1))
+                (x, y, z), (dx, dy, dz) = begin, (b - a for a, b in zip(begin, end, strict=True))
+                for k in range(1, steps + 1):
+                    share = k / steps
+                    yield x + dx * share, y + dy * share, z + dz * share
             place = waypoint
 
     @cached_property
@@ -179,10 +189,12 @@ class GeodesicFollower:
             self._measured = asked, self._simulator.geodesic_distance(state.position, self.waypoint)
         return self._measured[1]
 
-
-def _apart(place: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Whether two positions lie far enough apart on the floor for a direction to mean something."""
-    return math.hypot(place[0] - other[0], place[2] - other[2]) > 0.05
+    def _path(self, state: AgentState) -> NDArray[np.float64] | None:
+        """Corners of the shortest path to the way-point in turn; the last answer is kept."""
+        asked = (*state.position.tolist(), self._index)
+        if self._found[0] != asked:
+            self._found = asked, self._simulator.shortest_path(state.position, self.waypoint)
+        return self._found[1]
 
 
 def expert_for(

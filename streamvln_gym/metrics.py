@@ -218,13 +218,14 @@ class EpisodeMetrics:
         self._path_length = 0.0
         self._steps = 0
         self._collisions = 0
-        self._position = np.asarray(start, dtype=np.float64)
+        self._position = np.array(start, dtype=np.float64)
         self._reference, self.path_reference = _reference(episode)
         if self._reference is not None:
             self._reference_length = path_length(self._reference)
             self._dtw = RunningDTW(self._reference)
             self._nearest = np.full(len(self._reference), np.inf)
             self._likeness: tuple[float, float] | None = None  # to it, at the present position
+            self._uncompared: list[NDArray[np.float64]] = []  # positions; training never asks for the likeness
         self._visit()
 
     def update(self, position: ArrayLike, distance_to_goal: float | None, collided: bool, stopped: bool) -> None:
@@ -236,12 +237,12 @@ class EpisodeMetrics:
             collided: whether a forward step was blocked.
             stopped: whether the action was STOP.
         """
-        position = np.asarray(position, dtype=np.float64)
+        position = np.array(position, dtype=np.float64)
         self._steps += 1
         self._collisions += int(collided)
         self._stopped = stopped
         self._distance = distance_to_goal
-        step = math.dist(position, self._position)
+        step = math.dist(position.tolist(), self._position.tolist())
         if step > 0.0:
             self._path_length += step
             self._position = position
@@ -299,13 +300,9 @@ class EpisodeMetrics:
             self._via.pop(0)
             self._legs.pop(0)
         self._oracle_success = self._oracle_success or self._arrived
-        if self._reference is None:
-            return
-        offsets = self._reference - self._position
-        distances = np.sqrt(np.einsum("ij,ij->i", offsets, offsets))
-        self._dtw.add(distances)
-        np.minimum(self._nearest, distances, out=self._nearest)
-        self._likeness = None
+        if self._reference is not None:
+            self._uncompared.append(self._position)
+            self._likeness = None
 
     def _legs_of(self, episode: Episode) -> list[float]:
         """From each via position on, over the later ones to the nearest goal, metres."""
@@ -318,7 +315,13 @@ class EpisodeMetrics:
         return legs
 
     def _compare(self, reference: NDArray[np.float64]) -> tuple[float, float]:
-        """nDTW and CLS of the path so far. Training, which plays most episodes, asks at their end only."""
+        """nDTW and CLS of the path so far."""
+        for position in self._uncompared:
+            offsets = reference - position
+            distances = np.sqrt(np.einsum("ij,ij->i", offsets, offsets))
+            self._dtw.add(distances)
+            np.minimum(self._nearest, distances, out=self._nearest)
+        self._uncompared.clear()
         ndtw = math.exp(-self._dtw.value / (len(reference) * SUCCESS_DISTANCE))
         return ndtw, coverage_score(self._nearest, self._reference_length, self._path_length)
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.expert import GeodesicFollower
 from streamvln_gym.flats.room_types import ROOM_TYPES
-from streamvln_gym.geometry import yaw_matrix
 from streamvln_gym.scene_graph import SceneGraph
 from streamvln_gym.simulators.base import AgentState
 from streamvln_gym.simulators.embedded.semantics import CLASS_NAMES
@@ -132,9 +131,11 @@ def patch_centres(size: tuple[int, int], patches_per_side: int) -> tuple[NDArray
 def pose_targets(follower: GeodesicFollower, state: AgentState, start: AgentState) -> NDArray[np.float32]:
     """`Privileged.pose` in `state` of an episode that began at `start`."""
     bearing = follower.bearing(state)
-    to_start = yaw_matrix(-state.yaw) @ (start.position - state.position)
-    values = [math.sin(bearing), math.cos(bearing), follower.remaining(state) / 10.0]
-    return np.array([*values, -to_start[2] / 10.0, to_start[0] / 10.0], dtype=np.float32)
+    east, _, south = (start.position - state.position).tolist()
+    c, s = math.cos(state.yaw), math.sin(state.yaw)
+    ahead, right = -(s * east + c * south), c * east - s * south
+    way = (math.sin(bearing), math.cos(bearing), follower.remaining(state) / 10.0)
+    return np.array([*way, ahead / 10.0, right / 10.0], dtype=np.float32)
 
 
 def room_targets(graph: SceneGraph | None, follower: GeodesicFollower, state: AgentState) -> NDArray[np.uint8]:
@@ -144,7 +145,7 @@ def room_targets(graph: SceneGraph | None, follower: GeodesicFollower, state: Ag
     here = graph.room_at(float(state.position[0]), float(state.position[2]))
     ahead = here
     for point in follower.points_ahead(state, _SPACING):
-        room = graph.room_at(float(point[0]), float(point[2]))
+        room = graph.room_at(point[0], point[2])
         if room is not None and room != here:
             ahead = room
             break

@@ -25,9 +25,9 @@ class FlatBuilders:
 
     def __init__(self, root: Path, split: str, seeds: Sequence[int], count: int) -> None:
         context = multiprocessing.get_context("spawn")
-        taken = context.Value("q", 0)
+        self._taken = context.Value("q", 0)  # kept: without it here, its lock is gone before a slow process has it
         self._processes = [
-            context.Process(target=_build, args=(root, split, seeds, taken), daemon=True) for _ in range(count)
+            context.Process(target=_build, args=(root, split, seeds, self._taken), daemon=True) for _ in range(count)
         ]
         for process in self._processes:
             process.start()

@@ -36,7 +36,8 @@ class StreamArrays:
         executed, labels: int8 (streams, chunk), -1 where there is none; of the chunk before the present frame.
         finished: bool (streams,), the episode before the present frame is over.
         progress: float32 (streams,), metres by which the chunk made the way shorter; of free streams.
-        results: float32 (streams, 7), see `RESULTS`; of an episode that was evaluated, or that ended in a free stream.
+        results: float32 (streams, 7), see `RESULTS`, of an episode that was evaluated; of one that ended in a free
+            stream its success only.
     """
 
     def __init__(self, streams: int, size: int, patches: int, chunk: int, memory: SharedMemory | None = None) -> None:

@@ -78,23 +78,35 @@ class EpisodeSupply:
         self._shelf: deque[list[tuple[Episode, _Failures]]] = deque()
         for _ in range(min(config.shelf, len(scenes))):
             self._put(self._coming[0])
+        self._list_shelf()
         self._left = self._plays * len(self._shelf[0])
 
     def next(self, longest: int) -> Episode:
         """The next episode: with a demonstration of at most `longest` actions, or one of the shortest there are."""
-        shelved = [entry for scene in self._shelf for entry in scene]
-        lengths = np.array([len(episode.gt_actions or ()) for episode, _ in shelved])
-        suitable = np.flatnonzero(lengths <= max(longest, int(np.sort(lengths)[:_FEW][-1])))
+        shelved, lengths = self._shelved, self._lengths
+        suitable = np.flatnonzero(lengths <= max(longest, self._short))
         self._left -= 1
         if self._left <= 0:
             self._change_scene()
-        rates = np.array([shelved[number][1].rate for number in suitable])
-        weights = self._failing_share * rates / rates.sum() + (1.0 - self._failing_share) / len(rates)
+        weights = np.full(len(suitable), 1.0 / len(suitable))
+        if self._failing_share > 0.0:
+            rates = np.array([shelved[number][1].rate for number in suitable])
+            weights = self._failing_share * rates / rates.sum() + (1.0 - self._failing_share) * weights
         return shelved[int(self._rng.choice(suitable, p=weights))][0]
 
     def note(self, episode: Episode, success: bool) -> None:
         """Takes in how an agent that nobody helped did in an episode."""
         self._failures_of(episode).add(not success)
+
+    @property
+    def coming(self) -> str | None:
+        """The scene that comes next; None while none of the next ones is there."""
+        # A few are looked at: one that is built late, or that cannot be built, must not hold up the others.
+        return next((scene for scene in islice(self._coming, _LOOKED_AT) if self.ready(scene)), None)
+
+    def episode_of(self, scene: str) -> Episode:
+        """An episode in a scene."""
+        return self._dataset.episode(self._ids[scene][0])
 
     def _failures_of(self, episode: Episode) -> _Failures:
         """What is known of the episode's kind: what has to be remembered, and how much the instruction says."""
@@ -102,15 +114,15 @@ class EpisodeSupply:
         return self._failures.setdefault((episode.needs_memory, length), _Failures())
 
     def _change_scene(self) -> None:
-        # A few are looked at: one that is built late, or that cannot be built, must not hold up the others.
-        looked_at = list(islice(self._coming, _LOOKED_AT))
-        ready = next((scene for scene in looked_at if self.ready(scene)), None)
+        ready = self.coming
         if ready is None:
             return
+        passed_over = list(islice(self._coming, self._coming.index(ready)))
         self._shelf.popleft()
         self._put(ready)
+        self._list_shelf()
         self._left = self._plays * len(self._shelf[0])
-        for scene in looked_at[: looked_at.index(ready)]:
+        for scene in passed_over:
             self._passed[scene] += 1
             if self._passed[scene] >= _LAPS:
                 self._to_the_end(scene)
@@ -119,6 +131,11 @@ class EpisodeSupply:
         episodes = [self._dataset.episode(episode_id) for episode_id in self._ids[scene]]
         self._shelf.append([(episode, self._failures_of(episode)) for episode in episodes])
         self._to_the_end(scene)
+
+    def _list_shelf(self) -> None:
+        self._shelved = [entry for scene in self._shelf for entry in scene]
+        self._lengths = np.array([len(episode.gt_actions or ()) for episode, _ in self._shelved])
+        self._short = int(np.sort(self._lengths)[:_FEW][-1])
 
     def _to_the_end(self, scene: str) -> None:
         self._passed.pop(scene, None)
@@ -224,17 +241,20 @@ class Stream:
             Executed actions (STOP included), by how many metres the expert's way became shorter, and whether the
             episode is over; `metrics` has its result.
         """
+        assert self.episode is not None
         self.enter()
-        left = self.follower.remaining(self.state)
+        follower = self.follower
+        left = follower.remaining(self.state)
         executed: list[int] = []
         over = False
         for wanted in actions:
             done, over = self.play([wanted])
             executed += done
-            self.follower.advance(self.state)
+            if follower.visited < len(self.episode.via):
+                follower.advance(self.state)
             if over:
                 break
-        return executed, left - self.follower.remaining(self.state), over or self.steps >= self._limit
+        return executed, left - follower.remaining(self.state), over or self.steps >= self._limit
 
     def _needs_rescue(self) -> bool:
         """Whether the agent has gone astray or makes no headway; then the expert drives until that is made up."""

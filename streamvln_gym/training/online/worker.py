@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,7 @@ class DrawableScene:
 
 
 class Worker:
-    """Serves `WorkerPool`'s messages `train`, `turn` and `evaluate`.
+    """Serves `WorkerPool`'s messages `train`, `turn` and `evaluate`; between them, `prepare`.
 
     Args:
         spec: what it needs to know.
@@ -111,6 +112,7 @@ class Worker:
         if spec.config.builders and isinstance(self._dataset, FlatsDataset):
             self._supply.ready = self._dataset.is_built
         self._training = True
+        self._prepared: str | None = None  # scene that has been read ahead
         self._rng = rng
         self._mirrored = np.zeros(spec.streams, dtype=bool)  # whose present episode is played in the mirror
         self._handed_over: dict[str, DrawableScene | None] = {}  # scenes that streams are in; None where it was done
@@ -135,6 +137,14 @@ class Worker:
         coming = [scene for name, scene in self._handed_over.items() if name in present and scene is not None]
         self._handed_over = {name: None for name in self._handed_over if name in present}
         return coming
+
+    def prepare(self) -> None:
+        """Reads the scene that will be played in next, so that no turn has to wait for it."""
+        scene = self._supply.coming if self._training else None
+        if scene is None or scene == self._prepared:
+            return
+        self._simulator.load_scene(Path(self._dataset.scene_path(self._supply.episode_of(scene).scene_id)))
+        self._prepared = scene
 
     def turn(self, longest: int) -> None:
         self._longest = longest
@@ -170,8 +180,9 @@ class Worker:
         arrays.finished[row] = over
         if over:
             assert stream.episode is not None
-            self._note_result(row, stream)
-            self._supply.note(stream.episode, stream.metrics.result["success"] > 0.5)
+            succeeded = stream.metrics.succeeded
+            arrays.results[row, RESULTS.index("success")] = succeeded
+            self._supply.note(stream.episode, succeeded)
             self._begin(row, stream)
         else:
             self._show(row, stream, started=False)

@@ -133,6 +133,8 @@ def _serve(spec: StreamsSpec, connection: Connection, memory: str, streams: int)
     try:
         worker = Worker(spec, arrays)
         while True:
+            if not connection.poll():
+                worker.prepare()
             message = connection.recv()
             if message[0] == "quit":
                 return

@@ -5,9 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from streamvln_gym.simulators.embedded import simulator
 from streamvln_gym.training.online import streams
 from streamvln_gym.training.online.config import CollectConfig
+from streamvln_gym.training.online.stream_arrays import EXPERT, StreamArrays
 from streamvln_gym.training.online.streams import EpisodeSupply
+from streamvln_gym.training.online.worker import StreamsSpec, Worker
 
 
 def test_the_supply_draws_from_scenes_in_turn(tiny_flats):
@@ -106,3 +109,26 @@ def test_the_supply_draws_evenly_before_anything_is_known(tiny_flats):
         supply = EpisodeSupply(dataset, scenes, config, np.random.default_rng(0))
         drawn[share] = [supply.next(1000).episode_id for _ in range(50)]
     assert drawn[0.0] == drawn[1.0]
+
+
+def test_the_scene_that_comes_next_is_read_between_the_turns(tiny_flats, monkeypatch):
+    dataset, streams_count = tiny_flats.dataset, 2
+    scenes = tuple(dict.fromkeys(dataset.scene_of(episode_id) for episode_id in dataset.episode_ids))
+    collect = CollectConfig(shelf=1, plays=1, supersampling=1, drawn_by="gpu")
+    data = str(tiny_flats.episodes_path)
+    spec = StreamsSpec(data, "train", None, scenes, 0, streams_count, 112, 8, 4, (0,), collect)
+    arrays = StreamArrays(streams_count, 112, 64, 4)
+    worker, read = Worker(spec, arrays), []
+    load = simulator._load
+    monkeypatch.setattr(simulator, "_load", lambda path: read.append(path.parent.name) or load(path))
+    worker.prepare()
+    assert read == ["tiny_b"], "tiny_a is on the shelf"
+    worker.train(1000)
+    assert read == ["tiny_b", "tiny_a"]
+    for _ in range(60):
+        worker.prepare()
+        arrays.driver[:] = EXPERT
+        worker.turn(1000)
+    assert {stream.episode.scene_id.split("/")[1] for stream in worker._streams} <= {"tiny_a", "tiny_b"}
+    assert read == ["tiny_b", "tiny_a"], "nothing is read twice, nor in a turn"
+    arrays.close()

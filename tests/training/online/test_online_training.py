@@ -106,9 +106,11 @@ def test_memory_of_other_strategies(config, strategy, tokens):
     assert agent.model.config.memory_strategy == strategy
     watched = agent.watch()
     watched.reset()
-    for _ in range(33):
+    seen = set()
+    for _ in range(40):  # a STOP within an answer shifts the calls that come later
         watched.act({"rgb": np.zeros((48, 64, 3), np.uint8), "instruction": "Go."})
-    assert watched.view.memory_tokens == tokens
+        seen.add(watched.view.memory_tokens)
+    assert seen == {0, tokens}
 
 
 @pytest.fixture
