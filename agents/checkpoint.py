@@ -31,7 +31,7 @@ class LoadOptions:
         revision: commit, tag or branch of a hub id.
         attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that is installed.
         device_map: spreads the network over devices (accelerate), in place of `device`.
-        quantization_config: e.g. a `BitsAndBytesConfig`; needs a GPU.
+        quantization_config: e.g. a `BitsAndBytesConfig`.
     """
 
     tokenizer: str | Path | None = None

@@ -26,7 +26,8 @@ from streamvln_gym.agents.stream import Call, Moment, Stream, StreamStats
 from streamvln_gym.agents.stream_pool import StreamPool
 from streamvln_gym.agents.view import WatchedAgent
 from streamvln_gym.arguments import is_finite, is_whole
-from streamvln_gym.devices import choose_device
+from streamvln_gym.devices import choose_device, device_of
+from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models.batched_streaming import BatchedStreamingSession
 from streamvln_gym.models.decoding import LogitsProcessor
 from streamvln_gym.models.dialogue import ConjunctionPicker, DialogueBuilder
@@ -34,7 +35,7 @@ from streamvln_gym.models.fast_streaming import FastSession, why_not_fast
 from streamvln_gym.models.frame_encoder import DeviceFrameEncoder, FrameEncoder
 from streamvln_gym.models.memory_strategies import make_strategy
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
-from streamvln_gym.models.packed_language import all_plain
+from streamvln_gym.models.packed_language import all_plain, is_adapted
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.models.saving import changed
 from streamvln_gym.models.shipped import SHIPPED_NAME
@@ -246,7 +247,15 @@ class StreamVLNAgent:
 
         The configuration has this agent's own memory, window, chunks and prompts; conjunctions, limits and a camera
         are to be given again.
+
+        Raises:
+            CheckpointError: the network has adapters, which would not be found again.
         """
+        if any(map(is_adapted, self.model.modules())):
+            raise CheckpointError(
+                "the network has adapters, which an agent's folder cannot hold: put them into the weights first "
+                "(peft's merge_and_unload), or save them alone with peft's save_pretrained"
+            )
         own = {name: self._setting(name) for name in _CONFIGURED}
         pruning = self.config.voxel_pruning
         penalty = self.config.repetition_penalty
@@ -263,7 +272,7 @@ class StreamVLNAgent:
 
     @property
     def device(self) -> torch.device:
-        return self.model.lm_head.weight.device
+        return device_of(self.model.lm_head)
 
     @property
     def chunk_size(self) -> int:

@@ -46,6 +46,16 @@ def _works(name: str) -> bool:
     return name != "meta"
 
 
+def device_of(module: Any) -> Any:
+    """The device that a module computes on: its weight's, or where accelerate brings a weight that is offloaded."""
+    import torch
+
+    device = module.weight.device
+    if device.type != "meta":
+        return device
+    return torch.device(getattr(getattr(module, "_hf_hook", None), "execution_device", None) or "cpu")
+
+
 def current_device(device: Any) -> AbstractContextManager[Any]:
     """Makes `device` CUDA's current one, if it is a GPU: Triton starts kernels there, wherever their tensors lie."""
     import torch

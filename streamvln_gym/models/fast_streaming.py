@@ -122,13 +122,19 @@ class FastSession:
         self.carried_ids: list[list[int]] = [[] for _ in range(slots)]
         self.calls = RecordedCalls(False)
         self._max_length = max_length
-        self._device = model.device
-        on_gpu = self._device.type == "cuda"
-        self._ops = ops or _default_ops(on_gpu)
-        self._record = on_gpu and not isinstance(self._ops, TorchOps) if record is None else record
+        self._chosen_ops, self._chosen_record = ops, record
+        self._settle()
         self._depth = depth
         self._language: PackedLanguageModel | None = None
         self._rules: _Rules | None = None
+
+    def _settle(self) -> None:
+        """Takes what suits the device that the network is on."""
+        self._device = self.model.device
+        on_gpu = self._device.type == "cuda"
+        self._ops = self._chosen_ops or _default_ops(on_gpu)
+        own = on_gpu and not isinstance(self._ops, TorchOps)
+        self._record = own if self._chosen_record is None else self._chosen_record
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made again at the next answer: functions over the weights, and recordings."""
@@ -160,6 +166,7 @@ class FastSession:
         Raises:
             ValueError: two turns are of one dialogue, special positions and features do not match, or the rules are
                 none that `why_not_fast` allows. After this or any other error, `restart` the dialogues of these turns.
+            RuntimeError: the network was moved or cast within a dialogue.
         """
         if not turns:
             return []
@@ -195,6 +202,7 @@ class FastSession:
     def _ready(self, turns: Sequence[Turn], lengths: list[int], rules: _Rules) -> StreamCache:
         """Makes, or remakes, what passes work with; the cache has space for the turns then."""
         if self._language is None or self._language.place != weights_place(self.model):
+            self._follow()
             self._language = PackedLanguageModel(self.model, self._ops)
             self.calls.clear()
         held = self.kv_lengths
@@ -210,6 +218,16 @@ class FastSession:
             self._rules = rules
             self._make_state(self.cache, rules)
         return self.cache
+
+    def _follow(self) -> None:
+        """Goes where the network has been moved or cast to; the cache holds nothing then."""
+        memory = None if self.cache is None else self.cache.memory
+        if memory is None or (memory.device, memory.dtype) == (self.model.device, self.model.dtype):
+            return
+        if any(self.kv_lengths):
+            raise RuntimeError("the network was moved or cast within a dialogue: call agent.reset() first")
+        self.cache = None
+        self._settle()
 
     def _make_state(self, cache: StreamCache, rules: _Rules) -> None:
         """Per slot: what has been decided of its answer."""
@@ -304,9 +322,11 @@ class FastSession:
         return (taken.choices,)
 
     def _pack(self, counts: list[int], slots: list[int], tree: MoveTree, recorded: bool) -> PackedArrays:
-        config = self.model.language_model.config
-        group = config.num_attention_heads // cast(StreamCache, self.cache).kv_heads
-        return pack_rows(counts, slots, self.slots, tree, group, recorded)
+        cache = cast(StreamCache, self.cache)
+        group = self.model.language_model.config.num_attention_heads // cache.kv_heads
+        # In float32 and with long heads, a larger tile fits into the shared memory of data centres' cards alone.
+        most = 64 if cache.memory.dtype == torch.float32 and cache.head_dim > 64 else 128
+        return pack_rows(counts, slots, self.slots, tree, group, recorded, most)
 
     def _embed(self, ids: NDArray[np.int64], turns: Sequence[Turn]) -> Tensor:
         """(tokens, hidden) with features where `ids` has special positions."""

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from streamvln_gym.devices import device_of
 from streamvln_gym.models import pil_bicubic
+from streamvln_gym.models.packed_language import adapters_on, is_adapted
 from streamvln_gym.models.pooling import pooling_matrix
 from streamvln_gym.models.processing_streamvln import LEVELS
 from streamvln_gym.models.recorded_calls import RecordedCalls
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 # Frames up to which a pass of the tower is recorded; more keep the device busy while it is launched.
 RECORDED_FRAMES = 4
+# Picture sizes that passes are recorded for, the first ones: each recording holds memory.
+RECORDED_SIZES = 8
 
 
 class FrameEncoder:
@@ -45,7 +49,7 @@ class FrameEncoder:
             (frames, patches, hidden), and pooled (frames, tokens_per_frame, hidden).
         """
         pixels = torch.from_numpy(self.processor.images(pictures))
-        patches = self.model.encode_patches(pixels.to(self.model.lm_head.weight.device, self.model.dtype))
+        patches = self.model.encode_patches(pixels.to(device_of(self.model.lm_head), self.model.dtype))
         return patches, self.model.pool(patches)
 
 
@@ -69,6 +73,7 @@ class DeviceFrameEncoder(FrameEncoder):
         super().__init__(model, processor)
         self.calls = RecordedCalls(model.device.type == "cuda" if record is None else record)
         self._place: object = None
+        self._sizes: dict[tuple[int, ...], object] = {}  # that are recorded, with what recordings read besides weights
         with torch.inference_mode(False):
             self._levels = torch.from_numpy(LEVELS).to(model.device, model.dtype)
             config = model.config
@@ -82,7 +87,7 @@ class DeviceFrameEncoder(FrameEncoder):
         groups = {shape: [n for n, own in enumerate(shapes) if own == shape] for shape in dict.fromkeys(shapes)}
         sent = [self._send([pictures[number] for number in group]) for group in groups.values()]
         if len(sent) == 1:
-            key = ("frames", *sent[0].shape) if len(pictures) <= RECORDED_FRAMES else None
+            key = ("frames", *sent[0].shape) if len(pictures) <= RECORDED_FRAMES and self._keep(shapes[0]) else None
             patches, pooled = self.calls(key, self._encode, sent[0])
             # A replay overwrites them, and a caller may go on with the frames of an earlier one.
             return (patches, pooled) if key is None or not self.calls.record else (patches.clone(), pooled.clone())
@@ -90,6 +95,16 @@ class DeviceFrameEncoder(FrameEncoder):
         resized = torch.cat([pil_bicubic.resize(part, size) for part in sent])
         order = [number for group in groups.values() for number in group]
         return self._tower(resized[torch.from_numpy(np.argsort(order)).to(resized.device)])
+
+    def _keep(self, shape: tuple[int, ...]) -> bool:
+        """Whether passes over pictures of this shape are recorded; their matrices are kept from then on."""
+        if shape not in self._sizes:
+            if len(self._sizes) >= RECORDED_SIZES:
+                return False
+            self._sizes[shape] = pil_bicubic.matrices(
+                shape[0], shape[1], self.model.config.image_size, self.model.device
+            )
+        return True
 
     def _encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         return self._tower(pil_bicubic.resize(pictures, self.model.config.image_size))
@@ -108,12 +123,16 @@ class DeviceFrameEncoder(FrameEncoder):
         return tensor.to(device, non_blocking=True)
 
     def _check_place(self) -> None:
-        """Forgets the recordings where the weights have moved."""
+        """Forgets the recordings where the weights have moved, or other adapters count."""
         tower: Any = self.model.vision_tower
         parts = tower.embeddings.patch_embedding, tower.encoder.layers[-1].mlp.fc2, self.model.projector.linear_2
-        place = [(type(part), part.weight.data_ptr()) for part in parts]
+        place: list[object] = [(type(part), part.weight.data_ptr()) for part in parts]
+        layers = [part for layer in tower.encoder.layers for part in (layer.self_attn, layer.mlp)]
+        linears = [part for group in (self.model.projector, *layers) for part in group.children()]
+        place += [(id(part), adapters_on(part)) for part in linears if is_adapted(part)]
         if place != self._place:
             self._place = place
             self.calls.clear()
+            self._sizes.clear()
             self._levels = self._levels.to(self.model.device, self.model.dtype)
             self._pooling = None if self._pooling is None else self._pooling.to(self.model.device)

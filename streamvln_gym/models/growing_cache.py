@@ -41,7 +41,10 @@ class GrowingLayer(DynamicLayer):
         """Appends keys and values (batch, kv_heads, length, head_dim); returns all of them."""
         held = self.get_seq_length()
         length = held + key_states.shape[2]
-        if self._buffers is None or length > self._buffers[0].shape[2]:
+        # Who reorders or repeats rows replaces the views.
+        old = self.keys if held else None
+        replaced = self._buffers is not None and old is not None and old.data_ptr() != self._buffers[0].data_ptr()
+        if self._buffers is None or replaced or length > self._buffers[0].shape[2]:
             given = (self.keys, key_states), (self.values, value_states)
             keys, values = (self._enlarged(old, new, held, length) for old, new in given)
             self._buffers = keys, values

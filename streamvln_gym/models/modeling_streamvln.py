@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.siglip import modeling_siglip
 
+from streamvln_gym.devices import device_of
 from streamvln_gym.models.branches import branch_mask, branch_positions
 from streamvln_gym.models.configuration_streamvln import (
     IGNORE_LABEL,
@@ -29,6 +30,7 @@ from streamvln_gym.models.pooling import pool_patches
 # Earlier releases of transformers 5 wrap the tower's layers once more (SiglipVisionModel.vision_model) and call the
 # KV cache `past_key_values`. The inner class and the name in use keep weights and calls the same across releases.
 VisionTower = getattr(modeling_siglip, "SiglipVisionTransformer", modeling_siglip.SiglipVisionModel)
+_HISTORY = ("memory_frames", "memory_steps", "memory_points")
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(Qwen2Model.forward).parameters else "past_key_values"
 
 
@@ -164,7 +166,7 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ValueError: special positions and features do not match.
         """
         table = cast(nn.Embedding, self.get_input_embeddings())
-        ids = torch.as_tensor(input_ids, dtype=torch.long, device=table.weight.device)
+        ids = torch.as_tensor(input_ids, dtype=torch.long, device=device_of(table))
         ids = expand_special_ids(ids, image_features, memory_features)
         embeddings = table(ids.clamp(min=0))
         # Out of place: with frozen embeddings and gradient checkpointing, this is a leaf that requires gradients.
@@ -186,7 +188,11 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Returns:
             (batch, hidden); with branches (1 + branches, hidden): after the last embedding before them, and after each.
+
+        Raises:
+            ValueError: in training mode with gradient checkpointing, with which some releases of transformers drop it.
         """
+        self.check_cache()
         given: dict[str, Any] = {}
         if branches:
             sizes = int(cache.get_seq_length()), inputs_embeds.shape[1], branches
@@ -195,6 +201,11 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
             given["position_ids"] = branch_positions(*sizes, inputs_embeds.device)
         output = self.language_model(inputs_embeds=inputs_embeds, use_cache=True, **given, **{CACHE_ARGUMENT: cache})
         return output.last_hidden_state[:, -1 - branches :].flatten(0, 1)
+
+    def check_cache(self) -> None:
+        """Raises ValueError where the language model would leave its KV cache empty."""
+        if self.language_model.training and self.language_model.gradient_checkpointing:
+            raise ValueError("gradient checkpointing leaves no KV cache in training mode: call model.eval() first")
 
     def forward(
         self,
@@ -225,7 +236,8 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 the memory strategy "voxel" reads them.
             memory_points: (all_history_frames, tokens_per_frame, 3) their patches in metres (see
                 `voxel_pruning.patch_points`), for the same strategy.
-            attention_mask: (batch, length) 1 for tokens, 0 for padding (length as `input_ids` or `inputs_embeds`).
+            attention_mask: (batch, length) 1 for tokens, 0 for padding (length as `input_ids` or `inputs_embeds`). With
+                a cache, also for its positions, before these; of `input_ids` without, they all count as tokens.
             position_ids: positions of `inputs_embeds`; by default they count on from the cache.
             past_key_values: KV cache to go on from (earlier name of `cache`).
             inputs_embeds: (batch, length, hidden) instead of `input_ids`.
@@ -242,11 +254,16 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds")
+        state = cache if cache is not None else past_key_values
         if input_ids is not None:
+            past = None
+            if pixel_values is not None and state is not None and (held := int(state.get_seq_length())):
+                past, attention_mask = _split_mask(attention_mask, held, input_ids)
             inputs_embeds, attention_mask, labels = self._embed_batch(
                 input_ids, pixel_values, (memory_frames, memory_steps, memory_points), attention_mask, labels
             )
-        state = cache if cache is not None else past_key_values
+            if past is not None and attention_mask is not None:
+                attention_mask = torch.cat([past.to(attention_mask), attention_mask], 1)
         output = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -273,6 +290,49 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attentions=output.attentions,
             **{CACHE_ARGUMENT: output.get(CACHE_ARGUMENT)},
         )
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """transformers' `generate`; dialogues with frames are embedded first.
+
+        Args:
+            inputs: (batch, length) token ids, as `input_ids` of `forward`.
+            *args: as transformers'.
+            **kwargs: as transformers', and `pixel_values`, `memory_frames`, `memory_steps`, `memory_points` as in
+                `forward`.
+
+        Returns:
+            What transformers gives; for dialogues with frames the new tokens alone.
+        """
+        pictures = {name: kwargs.pop(name, None) for name in ("pixel_values", *_HISTORY)}
+        if pictures["pixel_values"] is None:
+            return super().generate(inputs, *args, **kwargs)
+        ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        if ids is None:
+            raise ValueError("pass input_ids, whose special positions say where the frames belong")
+        pixels, *history = pictures.values()
+        embeddings, mask, _ = self._embed_batch(
+            ids, pixels, (history[0], history[1], history[2]), kwargs.pop("attention_mask", None), None
+        )
+        assert mask is not None
+        short = (mask == 0).sum(1).tolist()  # what is generated follows the last column: padding moves to the left
+        given = {
+            "inputs_embeds": torch.stack([row.roll(n, 0) for row, n in zip(embeddings, short, strict=True)]),
+            "attention_mask": torch.stack([row.roll(n, 0) for row, n in zip(mask, short, strict=True)]),
+        }
+        return super().generate(None, *args, **given, **kwargs)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As torch's, which casts and moves, but positions keep their precision: rounded they would be others."""
+        exact = {name: buffer for name, buffer in self.named_buffers() if name.endswith("inv_freq")}
+        super()._apply(fn, recurse)
+        for name, before in exact.items():
+            owner, _, own = name.rpartition(".")
+            module = self.get_submodule(owner)
+            after = getattr(module, own)
+            if after.dtype != before.dtype and not before.is_meta and not after.is_meta:
+                setattr(module, own, before.to(after.device))
+        return self
 
     def _embed_batch(
         self,
@@ -335,6 +395,19 @@ def _unpadded(rows: Tensor, attention_mask: Tensor | None) -> list[Tensor]:
     if attention_mask is None:
         return list(rows)
     return [row[kept.bool()] for row, kept in zip(rows, attention_mask, strict=True)]
+
+
+def _split_mask(attention_mask: Tensor | None, held: int, input_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The mask of the `held` positions of a cache, and that of the new ids, from one of both or of these alone."""
+    rows, length = input_ids.shape
+    if attention_mask is not None and attention_mask.shape[1] == held + length:
+        return attention_mask[:, :held], attention_mask[:, held:]
+    if attention_mask is not None and attention_mask.shape[1] != length:
+        raise ValueError(
+            f"attention_mask must have the length of input_ids, {length}, or of cache and input_ids, {held + length}; "
+            f"got {attention_mask.shape[1]}"
+        )
+    return torch.ones((rows, held), dtype=torch.long, device=input_ids.device), attention_mask
 
 
 def expand_special_ids(ids: Tensor, image_features: Tensor | None, memory_features: Tensor | None) -> Tensor:

@@ -41,7 +41,6 @@ class PackedPlan(NamedTuple):
         tile_row: (tiles,) which row a part of the attention's work is of; -1: none.
         tile_block: (tiles,) which part of that row.
         tile: queries of a part; an embedding has as many queries as query heads share one key head.
-        longest: embeddings of the longest row.
     """
 
     row: Tensor
@@ -57,7 +56,6 @@ class PackedPlan(NamedTuple):
     tile_row: Tensor
     tile_block: Tensor
     tile: int
-    longest: int
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,11 @@ class PackedArrays:
         numbers: (total,) int64.
         sizes: of the parts, in the order of the plan's fields.
         tile: see `PackedPlan`.
-        longest: see `PackedPlan`.
     """
 
     numbers: NDArray[np.int64]
     sizes: tuple[int, ...]
     tile: int
-    longest: int
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -85,11 +81,17 @@ class PackedArrays:
         """The plan as views of `numbers`, a tensor with the same content."""
         spaces = numbers.split([_aligned(size) for size in self.sizes])
         parts = [space[:size] for space, size in zip(spaces, self.sizes, strict=True)]
-        return PackedPlan._make([*parts, self.tile, self.longest])
+        return PackedPlan._make([*parts, self.tile])
 
 
 def pack_rows(
-    counts: Sequence[int], slots: Sequence[int], no_slot: int, tree: MoveTree, group: int, recorded: bool
+    counts: Sequence[int],
+    slots: Sequence[int],
+    no_slot: int,
+    tree: MoveTree,
+    group: int,
+    recorded: bool,
+    most: int = 128,
 ) -> PackedArrays:
     """Lays rows out one after another.
 
@@ -100,6 +102,7 @@ def pack_rows(
         tree: behind each row.
         group: query heads that share one key head.
         recorded: round the number of embeddings up, so that few shapes come up.
+        most: queries of a part of the attention's work, at most.
     """
     known = np.asarray(counts, np.int64)
     rows, nodes = len(known), tree.nodes
@@ -118,8 +121,7 @@ def pack_rows(
         sees[leaves] = known[:, None]
         bits[leaves] = np.array(tree.ancestors())
     kept = np.concatenate([(start + known - 1)[:, None], leaves], 1)
-    longest = int(total.max())
-    tile = _tile(longest * group, tokens * group)
+    tile = min(_tile(int(total.max()) * group, tokens * group), most)
     blocks = -(-total * group // tile)
     tiles = -(-padded * group // tile) + rows if recorded else int(blocks.sum())
     tile_row, tile_block = np.full(tiles, -1, np.int64), np.zeros(tiles, np.int64)
@@ -128,7 +130,7 @@ def pack_rows(
     parts = [row, position, place, sees, bits, np.array([*slots, no_slot]), start, known, total, kept.ravel()]
     parts += [tile_row, tile_block]
     numbers = np.concatenate([np.pad(part, (0, _aligned(len(part)) - len(part))) for part in parts])
-    return PackedArrays(numbers, tuple(map(len, parts)), tile, longest)
+    return PackedArrays(numbers, tuple(map(len, parts)), tile)
 
 
 def _aligned(size: int) -> int:

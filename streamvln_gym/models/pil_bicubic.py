@@ -51,9 +51,14 @@ def resize(pictures: Tensor, size: int) -> Tensor:
     return torch.cat([_resize(part, size) for part in pictures.split(_AT_ONCE)])
 
 
+def matrices(height: int, width: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What `resize` reads for pictures of this size; a CUDA graph of it needs them to stay where they are."""
+    return _matrix(width, size, device), _matrix(height, size, device)
+
+
 def _resize(pictures: Tensor, size: int) -> Tensor:
     _, height, width, _ = pictures.shape
-    rows, columns = (_matrix(side, size, pictures.device) for side in (width, height))
+    rows, columns = matrices(height, width, size, pictures.device)
     planes = pictures.permute(0, 3, 1, 2)
     if width != size:
         planes = _round(planes.double() @ rows.T)

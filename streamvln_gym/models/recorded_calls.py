@@ -38,6 +38,10 @@ class RecordedCalls:
         self._recordings: dict[Hashable, _Recording] = {}
         self._pool: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the recordings, which can neither be copied nor pickled."""
+        return {**self.__dict__, "_recordings": {}, "_pool": None}
+
     def __len__(self) -> int:
         return len(self._recordings)
 

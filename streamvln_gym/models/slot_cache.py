@@ -197,14 +197,12 @@ class SlotCache:
                 f"embeddings has {rows} rows, but there are {self.slots if slots is None else len(slots)} slots"
                 + (f" and {len(counts)} counts" if counts is not None else "")
             )
-        network = self.model.language_model
-        attention = network.config._attn_implementation
+        attention = self.model.language_model.config._attn_implementation
         if attention not in ATTENTIONS:
             raise ValueError(
                 f"streams cannot be batched with attn_implementation={attention!r}: use {' or '.join(ATTENTIONS)}"
             )
-        if network.training and network.gradient_checkpointing:
-            raise ValueError("gradient checkpointing leaves no KV cache in training mode: call model.eval() first")
+        self.model.check_cache()
 
     def _buffers(self) -> list[Tensor]:
         return [self._buffer() for _ in range(self._layers)]

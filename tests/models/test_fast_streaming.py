@@ -1,9 +1,12 @@
 """The fast path gives what the eager one gives; recorded on a GPU (marked gpu), with plain calls elsewhere."""
 
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 
@@ -15,11 +18,13 @@ from PIL import Image
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.models import ActionGrammar, AnswerRules
 from streamvln_gym.models.fast_streaming import FastSession, why_not_fast
+from streamvln_gym.models.frame_encoder import RECORDED_SIZES, DeviceFrameEncoder
 from streamvln_gym.models.look_ahead import MoveTree
 from streamvln_gym.models.packed_language import PackedLanguageModel, all_plain
 from streamvln_gym.models.packed_ops import TorchOps
 from streamvln_gym.models.packed_plan import pack_rows
 from streamvln_gym.models.pil_bicubic import resize
+from streamvln_gym.models.recorded_calls import RecordedCalls
 from streamvln_gym.models.stream_cache import StreamCache
 from tests.agents.test_act_batch import check_against_singles, observe
 from tests.packed_ops_cases import CASES, LARGER_CASES, check_ops
@@ -360,6 +365,13 @@ class TestOnAGPU:
         check_against_singles(gpu_parts, 6, 60)
         assert len(made[0].batch.session.calls) > 0
 
+    def test_copies(self, gpu_parts):
+        agent = StreamVLNAgent(*gpu_parts, fast=True)
+        agent.predict_chunk(observe(0, 0, 0))
+        for other in (copy.deepcopy(agent), pickle.loads(pickle.dumps(agent))):
+            other.reset()
+            assert other.predict_chunk(observe(0, 0, 0)) == StreamVLNAgent(*gpu_parts).predict_chunk(observe(0, 0, 0))
+
     def test_resizing_is_pillows(self):
         picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         ours = resize(torch.from_numpy(picture)[None].cuda(), 384)[0].permute(1, 2, 0).cpu().numpy()
@@ -387,3 +399,53 @@ def test_adapters_that_come_later_or_are_switched_count(targets):
         without = answers(StreamVLNAgent(model, processor, fast=False))
         assert answers(agent) == without != with_adapters
     assert answers(agent) == with_adapters
+
+
+def test_a_network_that_is_cast_between_episodes():
+    model, processor = thin_parts(SPREAD, narrow=True)
+    agent = StreamVLNAgent(model, processor, fast=True)
+    agent.predict_chunk(observe(0, 0, 0))
+    model.double()
+    with pytest.raises(RuntimeError, match=r"agent\.reset"):
+        agent.predict_chunk(observe(0, 0, 4), 4)
+    agent.reset()
+    eager = StreamVLNAgent(model, processor, fast=False)
+    for step in (0, 4, 8):
+        executed = 4 if step else None
+        assert agent.predict_chunk(observe(0, 0, step), executed) == eager.predict_chunk(observe(0, 0, step), executed)
+
+
+def test_adapters_of_the_tower_and_new_sizes_of_pictures():
+    """What recordings of the tower depend on; recordings themselves need a GPU."""
+    peft = pytest.importorskip("peft")
+    model, processor = thin_parts(SPREAD, narrow=True)
+    encoder = DeviceFrameEncoder(model, processor)
+    kept = [encoder._keep((60 + number, 80, 3)) for number in range(RECORDED_SIZES + 2)]
+    assert kept == [True] * RECORDED_SIZES + [False, False]
+    assert encoder._keep((60, 80, 3))
+    encoder._check_place()
+    assert not encoder._sizes, "a first look forgets what was recorded elsewhere"
+    places = [encoder._place]
+    peft.get_peft_model(model, peft.LoraConfig(target_modules=r"vision_tower.*\.q_proj", init_lora_weights=False))
+    encoder._check_place()
+    places.append(encoder._place)
+    adapted = next(part for part in model.modules() if "base_layer" in part._modules)
+    adapted.enable_adapters(False)
+    encoder._check_place()
+    places.append(encoder._place)
+    assert places[0] != places[1] != places[2]
+
+
+def test_recordings_are_left_out_of_copies():
+    calls = RecordedCalls(True)
+    calls._recordings["key"] = threading.Lock()  # cannot be copied either
+    assert len(copy.deepcopy(calls)) == 0
+    assert len(pickle.loads(pickle.dumps(calls))) == 0
+
+
+def test_parts_of_the_attention_can_be_held_small():
+    lengths, tree = [400] * 8, MoveTree(3, 1)
+    assert pack_rows(lengths, range(8), 8, tree, 7, False).tile == 128
+    small = pack_rows(lengths, range(8), 8, tree, 7, False, most=64)
+    assert small.tile == 64
+    assert small.sizes[-1] > pack_rows(lengths, range(8), 8, tree, 7, False).sizes[-1]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from transformers import Qwen2Config
-from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from streamvln_gym.models.growing_cache import GROWTH, GrowingLayer, growing_cache
 
@@ -70,3 +70,16 @@ def test_sliding_layers_stay_transformers_own():
     )
     kinds = [type(layer) for layer in growing_cache(config).layers]
     assert kinds == [GrowingLayer, DynamicSlidingWindowLayer]
+
+
+def test_goes_on_after_rows_were_reordered_or_repeated():
+    ours, theirs = GrowingLayer(), DynamicLayer()
+    for layer in (ours, theirs):
+        layer.update(*new_states(5, 0))
+        layer.reorder_cache(torch.tensor([0]))
+        layer.update(*new_states(2, 1))
+        layer.batch_repeat_interleave(2)
+        keys, values = new_states(3, 2)
+        layer.update(keys.repeat_interleave(2, 0), values.repeat_interleave(2, 0))
+    assert torch.equal(ours.keys, theirs.keys)
+    assert torch.equal(ours.values, theirs.values)

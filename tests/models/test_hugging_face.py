@@ -1,11 +1,14 @@
 """The network as a Hugging Face model: Auto classes, attention, dtypes, checkpointing, LoRA, quantisation."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models import StreamVLNConfig, StreamVLNForConditionalGeneration, StreamVLNProcessor
 
 IMAGE, MEMORY = -200, -300
@@ -78,6 +81,85 @@ def test_gradient_checkpointing_gives_the_same_gradients(batch):
         model(**batch).loss.backward()
         gradients.append(model.projector.linear_1.weight.grad)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_a_later_turn_with_pictures_goes_on_from_the_cache(model, batch):
+    pixels = batch["pixel_values"]
+    first, second = torch.tensor([[3, IMAGE, 4]]), torch.tensor([[5, IMAGE, 6, 7]])
+    whole = model(input_ids=torch.cat([first, second], 1), pixel_values=pixels[:2]).logits[:, -4:]
+    for covered in ("nothing", "the ids", "all"):
+        cache = model.new_cache()
+        model(input_ids=first, pixel_values=pixels[:1], cache=cache, use_cache=True)
+        length = 4 if covered == "the ids" else cache.get_seq_length() + 4
+        mask = None if covered == "nothing" else torch.ones((1, length), dtype=torch.long)
+        with pytest.raises(ValueError, match="length of input_ids"):
+            model(input_ids=second, pixel_values=pixels[1:2], attention_mask=torch.ones((1, 2)), cache=cache)
+        later = model(input_ids=second, pixel_values=pixels[1:2], attention_mask=mask, cache=cache).logits[:, -4:]
+        torch.testing.assert_close(later, whole, rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_generate_takes_dialogues_with_pictures(model, batch):
+    pixels, rules = batch["pixel_values"], {"max_new_tokens": 6, "do_sample": False}
+    long, short = [3, MEMORY, 4, IMAGE, 5, 6], [3, IMAGE, 8]
+    alone = [
+        model.generate(torch.tensor([long]), pixel_values=pixels, memory_frames=torch.tensor([2]), **rules),
+        model.generate(input_ids=torch.tensor([short]), pixel_values=pixels[:1], **rules),
+    ]
+    embedded = model.embed(short, model.encode_images(pixels[:1]))
+    assert torch.equal(alone[1], model.generate(inputs_embeds=embedded, **rules))
+    both = model.generate(
+        torch.tensor([long, [*short, 0, 0, 0]]),
+        attention_mask=torch.tensor([[1] * 6, [1, 1, 1, 0, 0, 0]]),
+        pixel_values=torch.cat([pixels, pixels[:1]]),
+        memory_frames=torch.tensor([2, 0]),
+        **rules,
+    )
+    assert torch.equal(both, torch.cat(alone))
+    with pytest.raises(ValueError, match="input_ids"):
+        model.generate(pixel_values=pixels)
+
+
+def test_positions_keep_their_precision_when_weights_are_cast(model):
+    exact = model.language_model.rotary_emb.inv_freq.clone()
+    cast = copy.deepcopy(model).to(torch.bfloat16)
+    assert cast.lm_head.weight.dtype == torch.bfloat16
+    assert torch.equal(cast.language_model.rotary_emb.inv_freq, exact)
+
+
+def test_weights_that_accelerate_offloads(tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    config = copy.deepcopy(StreamVLNProcessor.tiny().config)
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    untied, processor = StreamVLNForConditionalGeneration.from_seed(config, seed=3), StreamVLNProcessor.tiny()
+    expected = StreamVLNAgent(copy.deepcopy(untied), processor).predict_chunk(OBSERVATION)
+    places = dict.fromkeys(("vision_tower", "projector", "language_model"), "cpu") | {"lm_head": "disk"}
+    offloaded = accelerate.dispatch_model(untied, places, main_device="cpu", offload_dir=tmp_path)
+    assert offloaded.lm_head.weight.device.type == "meta"
+    agent = StreamVLNAgent(offloaded, processor)
+    assert agent.device.type == "cpu"
+    assert agent.predict_chunk(OBSERVATION) == expected
+
+
+def test_training_mode_with_gradient_checkpointing_streams_nothing(model):
+    training = copy.deepcopy(model)
+    training.gradient_checkpointing_enable()
+    agent = StreamVLNAgent(training, StreamVLNProcessor.tiny())
+    agent.act(OBSERVATION)
+    training.train()
+    agent.reset()
+    with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+        agent.act(OBSERVATION)
+
+
+def test_an_agent_with_adapters_is_not_saved_as_a_folder_that_cannot_be_read(model, tmp_path):
+    peft = pytest.importorskip("peft")
+    adapted = copy.deepcopy(model)
+    peft.get_peft_model(adapted, peft.LoraConfig(target_modules=LORA_TARGETS))
+    with pytest.raises(CheckpointError, match="merge_and_unload"):
+        StreamVLNAgent(adapted, StreamVLNProcessor.tiny()).save_pretrained(tmp_path / "agent")
+    assert not (tmp_path / "agent").exists()
 
 
 def test_lora_on_language_model_and_projector(batch, tmp_path):
