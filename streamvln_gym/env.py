@@ -242,6 +242,15 @@ class VLNEnv(gym.Env[dict[str, Any], int]):
         """
         return self._running.trajectory
 
+    @property
+    def remaining(self) -> float | None:
+        """Geodesic metres left to go: over the via positions not yet visited to the goal; None without a goal.
+
+        Raises:
+            ResetNeeded: there is no episode yet.
+        """
+        return self._running.metrics.remaining
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:

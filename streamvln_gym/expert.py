@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamvln_gym.errors import NavigationError
 from streamvln_gym.geometry import wrap_angle
+from streamvln_gym.metrics import SUCCESS_DISTANCE
 from streamvln_gym.simulators.base import Action, AgentState, Simulator
 from streamvln_gym.simulators.heading import best_turns
 
@@ -41,16 +43,39 @@ class Demonstration:
     yaws: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Lenience:
+    """Lets way-points count as visited that a driver other than the expert came near and has moved away from.
+
+    Without it, whoever cuts a corner is told to go back for it, and whoever turns round in front of a place that the
+    metrics count as visited (`EpisodeMetrics`) is sent there again.
+
+    Attributes:
+        required: numbers of the way-points that the episode asks to visit; with one, all before it are visited. Of
+            such a one it is enough to turn one's back on it.
+        required_near: geodesic metres at which such a one is near, as for the metrics.
+        near: likewise for the others.
+        away: metres by which the agent is farther away than it has been.
+    """
+
+    required: tuple[int, ...] = ()
+    required_near: float = SUCCESS_DISTANCE
+    near: float = 2.0
+    away: float = 1.0
+
+
 class GeodesicFollower:
     """Visits way-points in order by the headings that lower the geodesic distance fastest, and stops at the last.
 
-    The way-point in turn is the only state: a caller may execute other actions and ask again from wherever it stands.
+    The way-point in turn is the only state (with `lenience`, also how near the agent came to it): a caller may execute
+    other actions and ask again from wherever it stands.
 
     Args:
         simulator: gives steps and geodesic distances; its agent is not moved.
         waypoints: (N, 3) metres, N >= 1, in the order in which they are to be visited.
         goal_radius: geodesic distance in metres to the last way-point at which the follower says STOP.
         waypoint_radius: geodesic distance in metres at which an earlier way-point counts as visited.
+        lenience: for agents that somebody else drives.
     """
 
     def __init__(
@@ -59,6 +84,7 @@ class GeodesicFollower:
         waypoints: Sequence[Sequence[float]] | NDArray,
         goal_radius: float = 0.25,
         waypoint_radius: float = WAYPOINT_RADIUS,
+        lenience: Lenience | None = None,
     ) -> None:
         self._simulator = simulator
         self._waypoints = np.asarray(waypoints, dtype=np.float64).reshape(-1, 3)
@@ -66,6 +92,8 @@ class GeodesicFollower:
             raise ValueError("GeodesicFollower needs at least one way-point")
         self._goal_radius = goal_radius
         self._waypoint_radius = waypoint_radius
+        self._lenience = lenience
+        self._closest: dict[int, float] = {}  # metres, by way-point
         # The embedded simulator has the rule compiled.
         self._best_turns = getattr(simulator, "best_turns", None) or partial(best_turns, simulator)
         self._index = 0
@@ -88,14 +116,7 @@ class GeodesicFollower:
 
     def bearing(self, state: AgentState) -> float:
         """Where the way leads, in radians from the heading of `state`, left positive; 0 at the way-point itself."""
-        path = self._path(state)
-        corners = [self.waypoint.tolist()] if path is None else [*path.tolist(), self.waypoint.tolist()]
-        x, _, z = state.position.tolist()
-        for corner in corners:
-            east, south = corner[0] - x, corner[2] - z
-            if math.hypot(east, south) > _APART:
-                return wrap_angle(math.atan2(-east, -south) - state.yaw)
-        return 0.0
+        return _bearing(state, self._path(state), self.waypoint)
 
     def points_ahead(self, state: AgentState, spacing: float) -> Iterator[tuple[float, float, float]]:
         """Points (x, y, z) on the way from `state` over the way-points, every so many metres."""
@@ -135,14 +156,13 @@ class GeodesicFollower:
 
     def next_actions(self, state: AgentState, count: int) -> list[int]:
         """The expert's next `count` actions from `state`, fewer if they end in STOP; the follower's state is kept."""
-        index = self._index
         actions: list[int] = []
-        while len(actions) < count:
-            actions.append(self.next_action(state))
-            if actions[-1] == Action.STOP:
-                break
-            state, _ = self._simulator.try_step(state, actions[-1])
-        self._index = index
+        with self._kept():
+            while len(actions) < count:
+                actions.append(self.next_action(state))
+                if actions[-1] == Action.STOP:
+                    break
+                state, _ = self._simulator.try_step(state, actions[-1])
         return actions
 
     def steps_to_waypoint(self, state: AgentState, limit: int = 500) -> int:
@@ -155,13 +175,20 @@ class GeodesicFollower:
         """
         index = self._index
         steps = 0
-        try:
+        with self._kept():
             while steps < limit and (action := self.next_action(state)) != Action.STOP and self._index == index:
                 state, _ = self._simulator.try_step(state, action)
                 steps += 1
-        finally:
-            self._index = index
         return steps
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What is visited meanwhile is visited in thought only."""
+        index, closest = self._index, dict(self._closest)
+        try:
+            yield
+        finally:
+            self._index, self._closest = index, closest
 
     def advance(self, state: AgentState) -> float:
         """Passes the way-points that are reached in `state`; returns the geodesic metres to the one in turn.
@@ -171,6 +198,8 @@ class GeodesicFollower:
         Raises:
             NavigationError: the way-point cannot be reached from `state`.
         """
+        if self._lenience is not None:
+            self._pass_by(state, self._lenience)
         while True:
             distance = self._distance(state)
             if not math.isfinite(distance):
@@ -181,6 +210,32 @@ class GeodesicFollower:
             if self._index == len(self._waypoints) - 1 or distance > self._waypoint_radius:
                 return distance
             self._index += 1
+
+    def _pass_by(self, state: AgentState, lenience: Lenience) -> None:
+        """Passes the way-points that the agent has been near and moved away from."""
+        required = [number for number in lenience.required if number >= self._index]
+        watched = {self._index: lenience.near, **dict.fromkeys(required[:1], lenience.required_near)}
+        for number, near in watched.items():
+            if number == len(self._waypoints) - 1:
+                continue
+            own = number == self._index
+            waypoint = self._waypoints[number]
+            metres = self._distance(state) if own else self._simulator.geodesic_distance(state.position, waypoint)
+            closest = self._closest[number] = min(self._closest.get(number, math.inf), metres)
+            if closest >= near:
+                continue
+            # The metrics count a required one wherever it is near. Who turns round there must not have to walk first:
+            # an expert that takes over would turn them back.
+            turned = not own or number in lenience.required
+            if metres > closest + lenience.away or (turned and self._faces_away(state, waypoint)):
+                self._index = number + 1
+
+    def _faces_away(self, state: AgentState, waypoint: NDArray[np.float64]) -> bool:
+        """Whether the ways to the way-point in turn and to this one both lie behind the agent."""
+        if abs(self.bearing(state)) <= math.pi / 2:
+            return False
+        path = self._simulator.shortest_path(state.position, waypoint)
+        return abs(_bearing(state, path, waypoint)) > math.pi / 2
 
     def _distance(self, state: AgentState) -> float:
         """Geodesic metres to the way-point in turn; the last answer is kept, for a turn does not change it."""
@@ -197,8 +252,22 @@ class GeodesicFollower:
         return self._found[1]
 
 
+def _bearing(state: AgentState, path: NDArray[np.float64] | None, end: NDArray[np.float64]) -> float:
+    """Radians from the heading of `state` to where the path to `end` begins, left positive; 0 at its end."""
+    x, _, z = state.position.tolist()
+    for corner in [*([] if path is None else path.tolist()), end.tolist()]:
+        east, south = corner[0] - x, corner[2] - z
+        if math.hypot(east, south) > _APART:
+            return wrap_angle(math.atan2(-east, -south) - state.yaw)
+    return 0.0
+
+
 def expert_for(
-    simulator: Simulator, episode: Episode, along_reference: bool = True, waypoint_radius: float = WAYPOINT_RADIUS
+    simulator: Simulator,
+    episode: Episode,
+    along_reference: bool = True,
+    waypoint_radius: float = WAYPOINT_RADIUS,
+    lenient: bool = False,
 ) -> GeodesicFollower:
     """The expert of an episode.
 
@@ -208,6 +277,7 @@ def expert_for(
         along_reference: follow `episode.reference_path`; otherwise take the shortest way to the goal, by way of
             `episode.via` where the episode asks for it.
         waypoint_radius: geodesic distance in metres at which a point on the way counts as visited.
+        lenient: somebody else drives, see `Lenience`.
 
     Raises:
         NavigationError: the episode has no goal (the splits without ground truth).
@@ -216,7 +286,19 @@ def expert_for(
         raise NavigationError(f"episode {episode.episode_id} has no goal, so no expert can be had for it")
     goal = episode.goals[0].position
     path = episode.reference_path[1:-1] if along_reference else episode.via
-    return GeodesicFollower(simulator, [*path, goal], waypoint_radius=waypoint_radius)
+    lenience = Lenience(_numbers_of(episode.via, path)) if lenient else None
+    return GeodesicFollower(simulator, [*path, goal], waypoint_radius=waypoint_radius, lenience=lenience)
+
+
+def _numbers_of(places: Sequence[Sequence[float]], path: Sequence[Sequence[float]]) -> tuple[int, ...]:
+    """The number of the path's point that is nearest to each place, in order."""
+    numbers: list[int] = []
+    for place in places:
+        begin = numbers[-1] if numbers else 0
+        metres = [math.dist(place, point) for point in path[begin:]]
+        if metres:
+            numbers.append(begin + metres.index(min(metres)))
+    return tuple(numbers)
 
 
 def demonstrate(

@@ -6,7 +6,7 @@ import pytest
 
 from streamvln_gym.agents import OracleAgent
 from streamvln_gym.errors import NavigationError
-from streamvln_gym.expert import GeodesicFollower, demonstrate, expert_for
+from streamvln_gym.expert import GeodesicFollower, Lenience, demonstrate, expert_for
 from streamvln_gym.simulators.base import Action, AgentState
 
 
@@ -62,6 +62,39 @@ def test_the_straight_way_leads_by_way_of_what_the_episode_asks_for(env):
     nearest = min(env.simulator.geodesic_distance(place, env.episode.via[0]) for place in run.positions)
     assert nearest <= 0.3
     assert env.simulator.geodesic_distance(run.positions[-1], env.episode.goals[0].position) <= 0.25
+
+
+def test_leniency_changes_nothing_for_who_goes_the_experts_way(env):
+    for episode_id in env.dataset.episode_ids:
+        env.reset(options={"episode_id": episode_id})
+        start = env.simulator.state
+        runs = [
+            demonstrate(env.simulator, start, expert_for(env.simulator, env.episode, lenient=lenient))
+            for lenient in (False, True)
+        ]
+        assert runs[0].actions == runs[1].actions
+
+
+def test_who_cuts_a_corner_is_not_sent_back_to_it(env):
+    env.reset(options={"episode_id": "10"})
+    simulator = env.simulator
+    start, goal = simulator.state, env.episode.goals[0].position
+    walked = demonstrate(simulator, start, GeodesicFollower(simulator, [goal]))
+    middle = walked.positions[len(walked.positions) // 2]
+    beside = simulator.snap_point(middle + [0.0, 0.0, 1.0])
+    assert 0.6 < simulator.geodesic_distance(middle, beside) < 1.5
+    way = [beside, goal]
+    strict, lenient = GeodesicFollower(simulator, way), GeodesicFollower(simulator, way, lenience=Lenience())
+    far = GeodesicFollower(simulator, way, lenience=Lenience(near=0.5))
+    for position, yaw in zip(walked.positions, walked.yaws, strict=True):
+        for follower in (strict, lenient, far):
+            follower.advance(AgentState(position, yaw))
+        before = lenient.visited
+        lenient.next_actions(AgentState(position, yaw), 8)
+        assert lenient.visited == before, "what is done in thought only does not count"
+    assert [strict.visited, lenient.visited, far.visited] == [0, 1, 0]
+    at_the_goal = AgentState(walked.positions[-1], walked.yaws[-1])
+    assert lenient.next_action(at_the_goal) == Action.STOP != strict.next_action(at_the_goal)
 
 
 @pytest.mark.parametrize("radius", [0.3, 1.0])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from streamvln_gym.devices import choose_device, cores
+from streamvln_gym.devices import choose_device
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.evaluation import EvaluationConfig, evaluate
@@ -25,7 +25,7 @@ from streamvln_gym.training.dagger_config import FREE_FIELDS, DAggerConfig
 from streamvln_gym.training.dagger_table import read_row, write_json, write_row, write_table
 from streamvln_gym.training.folder_lock import only_process
 from streamvln_gym.training.recorder import identity_of, make_folder, record_scenes
-from streamvln_gym.training.scene_workers import scenes_by_size
+from streamvln_gym.training.scene_workers import default_workers, scenes_by_size
 from streamvln_gym.training.settings_files import with_contents
 from streamvln_gym.training.trajectories import MIN_ACTIONS, load_trajectories
 from streamvln_gym.training.trajectory_writer import read_notes
@@ -161,7 +161,8 @@ class Round:
         title = f"round {self.number} on {playable.name}/{playable.split}"
         with tqdm(total=len(chosen), desc=title, unit="episode") as bar:
             make = partial(_policy_recorder, job)
-            record_scenes(folder, identity, make, scenes, config.rollout.workers or cores(), bar)
+            workers = config.rollout.workers or default_workers("streamvln", self._policy, config.rollout.device)
+            record_scenes(folder, identity, make, scenes, workers, bar)
         kept = load_trajectories(folder)
         notes = read_notes(folder, NOTES)
         steps = sum(note["steps"] for note in notes)
@@ -202,7 +203,16 @@ class Round:
                 **recipe,
             )
         )
+        _free_gpu()  # for the processes that play
         return {"optimiser_steps": result.steps, "loss": result.eval_loss}
+
+
+def _free_gpu() -> None:
+    """Gives back what torch holds of a GPU's memory for later use."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def round_folder(out: Path, number: int) -> Path:
@@ -251,6 +261,12 @@ def _check(config: DAggerConfig) -> EpisodeDataset:
     for source in sources:
         StreamVLNWindows(source.folder, processor, privileged=config.train.auxiliary is not None).check()
     evaluation, rollout = config.evaluation, config.rollout
+    if evaluation.data is None and Path(rollout.data).is_file():
+        raise ValueError(
+            f"the policy would be evaluated on the episodes it is trained on: {rollout.data} is one file, and "
+            "evaluation.split says nothing about it. Set evaluation.data (--evaluation.data), to the same file if that "
+            "is wanted, or write {split} in the path"
+        )
     languages = rollout.languages or None
     open_dataset(evaluation.data or rollout.data, evaluation.split, rollout.data_dir, languages=languages)
     return open_dataset(rollout.data, rollout.split, rollout.data_dir, rollout.scenes, languages=languages)
@@ -370,7 +386,7 @@ def _evaluate(config: DAggerConfig, checkpoint: str, folder: Path) -> dict[str, 
             episodes=settings.episodes,
             max_steps=settings.max_steps,
             device=rollout.device,
-            workers=rollout.workers or cores(),
+            workers=rollout.workers,
             envs_per_worker=rollout.batch,
             width=pictures.width,
             height=pictures.height,

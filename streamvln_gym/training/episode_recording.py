@@ -30,6 +30,7 @@ class EpisodeRecording:
         executed: what was executed there.
         info: the environment's, of the last step.
         finished: whether the episode is over.
+        shortest: geodesic metres of the whole way, from the start.
 
     Raises:
         NavigationError: the episode starts off the navigation mesh.
@@ -41,7 +42,9 @@ class EpisodeRecording:
         self._writer = writer
         _, self.info = env.reset(options={"episode_id": episode.episode_id})
         self._intrinsics = self.info["intrinsics"]
-        self.expert = expert_for(env.simulator, episode, config.along_reference, config.waypoint_radius)
+        lenient = config.driver != "expert"
+        self.expert = expert_for(env.simulator, episode, config.along_reference, config.waypoint_radius, lenient)
+        self.shortest = self.remaining
         self.labels: list[int] = []
         self.executed: list[int] = []
         self.finished = False
@@ -50,6 +53,12 @@ class EpisodeRecording:
     def state(self) -> AgentState:
         """Where the agent stands."""
         return self._env.trajectory[-1]
+
+    @property
+    def remaining(self) -> float:
+        """Geodesic metres left to go, by the metrics' rules."""
+        assert self._env.remaining is not None, "an episode that is recorded has a goal"
+        return self._env.remaining
 
     def look(self) -> dict[str, Any]:
         """The observation (with `intrinsics`) of a new state; notes the expert's action there and writes the frame.

@@ -12,6 +12,7 @@ import numpy as np
 
 from streamvln_gym.agents.streamvln import StreamVLNAgent
 from streamvln_gym.devices import one_torch_thread
+from streamvln_gym.digests import episodes_digest
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.episodes import Episode
 from streamvln_gym.errors import NavigationError
@@ -95,16 +96,23 @@ class PolicyRecorder:
         with one_torch_thread(True):
             for begin in range(0, len(episodes), self.config.batch):
                 group = episodes[begin : begin + self.config.batch]
-                names = [trajectory_name(dataset, episode) for episode in group]
-                if not all(is_recorded(self.config.record.out, name) for name in names):
+                if not all([self._is_recorded(episode) for episode in group]):  # all are looked at
                     self._record([episode for episode in group if self._has_instruction(episode)])
                 count(len(group))
+
+    def _is_recorded(self, episode: Episode) -> bool:
+        name = trajectory_name(self._dataset, episode)
+        return is_recorded(self.config.record.out, name, episodes_digest([episode]))
+
+    def _skip(self, episode: Episode, reason: str, notes: dict[str, Any] | None = None) -> None:
+        name, origin = trajectory_name(self._dataset, episode), episodes_digest([episode])
+        mark_skipped(self.config.record.out, name, reason, notes, origin)
 
     def _has_instruction(self, episode: Episode) -> bool:
         check_has_goal(self._dataset, episode)
         if episode.instruction.text.strip():
             return True
-        mark_skipped(self.config.record.out, trajectory_name(self._dataset, episode), "its instruction is empty")
+        self._skip(episode, "its instruction is empty")
         return False
 
     def _record(self, group: Sequence[Episode]) -> None:
@@ -116,10 +124,10 @@ class PolicyRecorder:
                 try:
                     recording = EpisodeRecording(record, env, episode, writer)
                 except NavigationError as error:
-                    mark_skipped(record.out, name, str(error))
+                    self._skip(episode, str(error))
                     continue
                 helm = self._helm(episode)
-                driven = DrivenEpisode(recording, helm, chunk_size_of(self._policy), bool(episode.via))
+                driven = DrivenEpisode(recording, helm, chunk_size_of(self._policy))
                 played.append((driven, episode, env, writer))
             play_together(self._policy, [driven for driven, *_ in played])
             for driven, episode, env, writer in played:
@@ -131,17 +139,18 @@ class PolicyRecorder:
         return make_helm(config.beta, config.per, config.take_over, np.random.default_rng(seed))
 
     def _publish(self, driven: DrivenEpisode, episode: Episode, env: VLNEnv, writer: TrajectoryWriter) -> None:
-        folder, recording, helm = self.config.record.out, driven.recording, driven.helm
-        if is_recorded(folder, writer.name):
+        recording, helm = driven.recording, driven.helm
+        if self._is_recorded(episode):
             return
         if driven.error:
-            mark_skipped(folder, writer.name, driven.error)
+            self._skip(episode, driven.error)
             return
         counts = {"expert_steps": helm.expert_steps, "take_overs": helm.take_overs}
         notes = {NOTES: {"steps": len(recording.executed), **counts}}
-        reference = path_length(episode.reference_path) if episode.reference_path else None
+        path = episode.reference_path
+        reference = path_length(path) if len(path) > 1 else recording.shortest
         if reason := self.config.keep.why_not(driven.distance, recording.info["path_length"], reference):
-            mark_skipped(folder, writer.name, reason, notes)
+            self._skip(episode, reason, notes)
             return
         writer.publish(
             plain_id(episode.episode_id),
@@ -150,6 +159,7 @@ class PolicyRecorder:
             recording.executed,
             env.camera.intrinsics if self.config.record.depth else None,
             notes,
+            episodes_digest([episode]),
         )
 
 
@@ -163,27 +173,23 @@ class DrivenEpisode:
         recording: at its start.
         helm: decides who drives.
         chunk_size: actions of one full answer.
-        has_via: the episode asks to visit other places before the goal.
 
     Attributes:
         error: why the episode cannot be used, "" if it can.
     """
 
-    def __init__(self, recording: EpisodeRecording, helm: Helm, chunk_size: int, has_via: bool = False) -> None:
+    def __init__(self, recording: EpisodeRecording, helm: Helm, chunk_size: int) -> None:
         self.recording = recording
         self.helm = helm
         self.finished = False
         self.n_executed = 0
         self.error = ""
         self._chunk_size = chunk_size
-        self._has_via = has_via
 
     @property
     def distance(self) -> float:
-        """Geodesic metres to the goal; where other places come first, all of the expert's remaining way."""
-        if self._has_via:
-            return self.recording.expert.remaining(self.recording.state)
-        return float(self.recording.info["distance_to_goal"])
+        """Geodesic metres to the goal, over the places that are to be visited before."""
+        return self.recording.remaining
 
     @property
     def asks_policy(self) -> bool:

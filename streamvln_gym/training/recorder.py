@@ -17,16 +17,15 @@ from tqdm import tqdm
 
 from streamvln_gym import __version__
 from streamvln_gym.cache import make_writable
-from streamvln_gym.devices import cores
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.evaluation.identity import differences
 from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.rollout import check_network
-from streamvln_gym.selection import open_dataset
+from streamvln_gym.selection import open_dataset, source_of
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.training.folder_lock import only_process
-from streamvln_gym.training.scene_workers import SceneWorker, process_scenes, scenes_by_size
+from streamvln_gym.training.scene_workers import SceneWorker, default_workers, process_scenes, scenes_by_size
 from streamvln_gym.training.trajectories import ANNOTATIONS
 from streamvln_gym.training.trajectory_writer import EPISODES, merge_annotations, remove_unfinished, write_atomically
 
@@ -145,7 +144,7 @@ def record(config: RecordConfig) -> RecordSummary:
     dataset = open_dataset(
         config.data, config.split, config.data_dir, config.scenes, languages=config.languages or None
     )
-    workers = config.workers or cores()
+    workers = config.workers or default_workers(config.driver, config.checkpoint, config.device)
 
     def prepare() -> None:
         if hasattr(dataset, "build"):
@@ -218,6 +217,7 @@ def identity_of(config: RecordConfig, dataset: EpisodeDataset) -> dict[str, Any]
         "version": __version__,
         "dataset": dataset.name,
         "split": dataset.split,
+        "source": source_of(dataset),
         "simulator": "embedded",
         "driver": config.driver,
         "max_steps": config.max_steps,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from streamvln_gym.devices import choose_device, one_torch_thread
+from streamvln_gym.digests import episodes_digest
 from streamvln_gym.episodes import Episode
 from streamvln_gym.errors import NavigationError
 from streamvln_gym.simulators.base import Action
@@ -32,6 +34,11 @@ class Unit:
 
     name: str
     episodes: tuple[Episode, ...]
+
+    @cached_property
+    def origin(self) -> str:
+        """Digest of the episodes."""
+        return episodes_digest(self.episodes)
 
 
 class SceneRecorder:
@@ -67,7 +74,7 @@ class SceneRecorder:
         units = self.units(scene_id)
         with one_torch_thread(self.config.driver == "streamvln"):
             for unit in units[: self.config.per_scene or None]:
-                if not is_recorded(self.config.out, unit.name):
+                if not is_recorded(self.config.out, unit.name, unit.origin):
                     self._record(unit)
                 count(len(unit.episodes))
 
@@ -84,13 +91,13 @@ class SceneRecorder:
         check_has_goal(self._env.dataset, episode)
         texts = [member.instruction.text for member in unit.episodes if member.instruction.text.strip()]
         if not texts:
-            mark_skipped(self.config.out, unit.name, "its instruction is empty")
+            mark_skipped(self.config.out, unit.name, "its instruction is empty", origin=unit.origin)
             return
         with TrajectoryWriter(self.config.out, unit.name, self.config.quality) as writer:
             try:
                 labels, executed = self._play(episode, writer)
             except NavigationError as error:
-                mark_skipped(self.config.out, unit.name, str(error))
+                mark_skipped(self.config.out, unit.name, str(error), origin=unit.origin)
                 return
             writer.publish(
                 plain_id(episode.episode_id),
@@ -98,6 +105,7 @@ class SceneRecorder:
                 labels,
                 None if self._driver is None else executed,
                 self.config.camera.intrinsics if self.config.depth else None,
+                origin=unit.origin,
             )
 
     def _play(self, episode: Episode, writer: TrajectoryWriter) -> tuple[list[int], list[int]]:

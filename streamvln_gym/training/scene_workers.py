@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from streamvln_gym.devices import choose_device, cores
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError
 
@@ -72,6 +73,23 @@ def process_scenes(make: Callable[[], SceneWorker], scenes: Sequence[str], worke
             worker.process(scene, bar.update)
     finally:
         worker.close()
+
+
+def default_workers(driver: str, checkpoint: str | None, device: str) -> int:
+    """Processes that record: one for each core, but on a GPU no more than that has space for.
+
+    Args:
+        driver: who acts.
+        checkpoint: of a StreamVLN driver; None is the shipped one.
+        device: of a StreamVLN driver, as `choose_device` takes it.
+    """
+    name = choose_device(device) if driver == "streamvln" else "cpu"
+    if not name.startswith("cuda"):
+        return cores()
+    from streamvln_gym.evaluation.engines.local import is_small_checkpoint, small_processes
+
+    gpu = int(name.partition(":")[2] or 0)
+    return small_processes([gpu]) if is_small_checkpoint(checkpoint) else 1
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers

@@ -59,17 +59,17 @@ class KeepConfig:
             if value is not None and not value >= 0.0:
                 raise ValueError(f"KeepConfig.{name} must not be negative, got {value}")
 
-    def why_not(self, distance: float, path_length: float, reference_length: float | None) -> str | None:
+    def why_not(self, distance: float, path_length: float, reference_length: float) -> str | None:
         """Why an episode is dropped; None if it is kept.
 
         Args:
             distance: geodesic metres to the goal at the end.
             path_length: metres walked.
-            reference_length: metres of the reference path; None if the episode has none.
+            reference_length: metres of the reference path, or of the shortest way where there is none.
         """
         if self.distance is not None and not distance <= self.distance:
             return f"dropped: it ended {distance:.2f} m from the goal, more than {self.distance:g} m"
-        if self.path_ratio is not None and reference_length is not None:
+        if self.path_ratio is not None:
             longest = self.path_ratio * reference_length
             if path_length > longest:
                 return f"dropped: its path of {path_length:.2f} m is longer than {longest:.2f} m"

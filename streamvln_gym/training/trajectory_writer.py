@@ -34,6 +34,7 @@ PRIVILEGED_FILE = "privileged.npz"
 _STAGING = ".staging"
 _MILLIMETRES = 1000.0
 _SKIPPED = "skipped"
+_ORIGIN = "origin"  # digest of the episodes that were played; kept out of the annotations
 
 
 class TrajectoryWriter:
@@ -57,6 +58,7 @@ class TrajectoryWriter:
         self.name = name
         self._quality = quality
         self._count = 0
+        self._depth_pictures = 0
         self._poses: list[list[list[float]]] = []
         self._privileged: list[Privileged] = []
         self._stage = folder / _STAGING / f"{name}.{os.getpid()}"
@@ -84,7 +86,7 @@ class TrajectoryWriter:
         Args:
             rgb: (H, W, 3).
             depth: (H, W, 1) or (H, W) metres.
-            pose: (4, 4) camera to episode frame.
+            pose: (4, 4) camera to episode frame; wherever there is depth.
             privileged: targets of auxiliary losses.
 
         Raises:
@@ -99,6 +101,7 @@ class TrajectoryWriter:
                 (self._stage / "depth").mkdir(exist_ok=True)
                 millimetres = np.rint(depth.reshape(rgb.shape[:2]) * _MILLIMETRES).clip(0, 65535).astype(np.uint16)
                 (self._stage / "depth" / f"{number}.png").write_bytes(_encoded(millimetres, "PNG"))
+                self._depth_pictures += 1
         if pose is not None:
             self._poses.append(pose.tolist())
         if privileged is not None:
@@ -113,6 +116,7 @@ class TrajectoryWriter:
         executed: Sequence[int] | None = None,
         intrinsics: NDArray[np.floating] | None = None,
         notes: Mapping[str, Any] | None = None,
+        origin: str | None = None,
     ) -> None:
         """Moves the episode into the folder; it replaces one of the same name.
 
@@ -123,16 +127,23 @@ class TrajectoryWriter:
             executed: what was executed at each picture, if somebody else than the expert drove.
             intrinsics: (3, 3), where poses were given.
             notes: further keys of the annotation, as JSON values; readers ignore them.
+            origin: what `is_recorded` will be asked with.
 
         Raises:
             DatasetError: a file cannot be written.
-            ValueError: the numbers of frames and actions differ.
+            ValueError: the numbers of frames and actions differ, or depth lacks poses or intrinsics.
         """
         counts = {"actions": len(actions), "executed actions": len(actions if executed is None else executed)}
-        optional = {"poses": len(self._poses), "auxiliary targets": len(self._privileged)}
+        optional = {
+            "depth pictures": self._depth_pictures,
+            "poses": len(self._poses),
+            "auxiliary targets": len(self._privileged),
+        }
         counts |= {name: count for name, count in optional.items() if count}
         if wrong := {name: count for name, count in counts.items() if count != self._count}:
             raise ValueError(f"episode {self.name} has {self._count} pictures, but {wrong}")
+        if self._depth_pictures and not self._poses:
+            raise ValueError(f"episode {self.name} has depth without poses: who reads it needs both")
         if executed is None and (not actions or actions[-1] != STOP):
             raise ValueError(f"episode {self.name} does not end with STOP: pass `executed` if the expert did not drive")
         with _writing(self._stage):
@@ -149,6 +160,7 @@ class TrajectoryWriter:
             "instructions": list(instructions),
             **_file_actions(actions, executed),
             **(notes or {}),
+            **({} if origin is None else {_ORIGIN: origin}),
         }
         self._move()
         _write_episode(self.folder, self.name, entry)
@@ -167,9 +179,11 @@ class TrajectoryWriter:
                 os.rename(self._stage, target)
 
 
-def mark_skipped(folder: Path, name: str, reason: str, notes: Mapping[str, Any] | None = None) -> None:
+def mark_skipped(
+    folder: Path, name: str, reason: str, notes: Mapping[str, Any] | None = None, origin: str | None = None
+) -> None:
     """Says that an episode is not recorded, and why, so that no later run tries again; it gets no annotation."""
-    _write_episode(folder, name, {_SKIPPED: reason, **(notes or {})})
+    _write_episode(folder, name, {_SKIPPED: reason, **(notes or {}), **({} if origin is None else {_ORIGIN: origin})})
 
 
 def read_notes(folder: Path, key: str) -> list[Any]:
@@ -182,16 +196,26 @@ def read_notes(folder: Path, key: str) -> list[Any]:
     return [entry[key] for entry in entries if key in entry]
 
 
-def is_recorded(folder: Path, name: str) -> bool:
+def is_recorded(folder: Path, name: str, origin: str | None = None) -> bool:
     """Whether the episode `name` is complete, or marked as skipped.
 
+    Args:
+        folder: the trajectory folder.
+        name: of the episode.
+        origin: digest of what would be played; None does not ask.
+
     Raises:
-        DatasetError: its annotation is damaged.
+        DatasetError: its annotation is damaged, or it is of another episode with the same id.
     """
     path = folder / EPISODES / f"{name}.json"
     if not path.exists():
         return False
     entry = _read_episode(path)
+    if origin is not None and entry.get(_ORIGIN, origin) != origin:
+        raise DatasetError(
+            f"{path} was recorded from other data: its episode has the same id, but another instruction, start or "
+            "path. Record into another folder"
+        )
     if _SKIPPED in entry:
         return True
     pictures = folder / IMAGES / name / "rgb"
@@ -209,7 +233,9 @@ def merge_annotations(folder: Path) -> list[dict[str, Any]]:
         DatasetError: an annotation is damaged, or the file cannot be written.
     """
     entries = [_read_episode(path) for path in sorted((folder / EPISODES).glob("*.json"))]
-    entries = [entry for entry in entries if _SKIPPED not in entry]
+    entries = [
+        {key: value for key, value in entry.items() if key != _ORIGIN} for entry in entries if _SKIPPED not in entry
+    ]
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     write_atomically(folder, ANNOTATIONS, f"[\n{lines}\n]\n")
     return entries

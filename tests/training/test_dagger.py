@@ -73,7 +73,7 @@ def configured(data, checkpoint, **settings):
             optimiser=OptimiserConfig(learning_rate=2e-3),
             report=ReportConfig(quiet=True, save_every=2),
         ),
-        "evaluation": EvaluateConfig(split="tiny", episodes=3, max_steps=20),
+        "evaluation": EvaluateConfig(data=str(data), split="tiny", episodes=3, max_steps=20),
     }
     return DAggerConfig(**{**given, **settings})
 
@@ -247,7 +247,7 @@ def test_with_demonstrations_from_the_first_network(files, tmp_path, monkeypatch
         take_over=TakeOverConfig(differing_steps=None, waypoint_share=None, stop_distance=None),
         rollout={"episodes": 1, "max_steps": 8},
         train=TrainRecipe(max_steps=1, batch=BatchConfig(batch_size=1), report=ReportConfig(quiet=True)),
-        evaluation=EvaluateConfig(split="tiny", episodes=1, max_steps=4),
+        evaluation=EvaluateConfig(data=str(files[0]), split="tiny", episodes=1, max_steps=4),
     )
     result = dagger(config)
     (row,) = result.rows
@@ -275,7 +275,7 @@ def test_it_helps(files, tiny_flats, tmp_path, monkeypatch):
             optimiser=OptimiserConfig(learning_rate=5e-3),
             report=ReportConfig(quiet=True),
         ),
-        evaluation=EvaluateConfig(split="x", episodes=0, max_steps=60),
+        evaluation=EvaluateConfig(data=str(flats.episodes_path), split="x", episodes=0, max_steps=60),
     )
     first, cloned, helped = dagger(config).rows
     assert cloned["expert_share"] > 0.9 > 0.5 > helped["expert_share"]
@@ -418,6 +418,7 @@ def test_nonsense_is_refused_at_once(settings, message):
         ({"train": TrainRecipe(machine=MachineConfig(attention="no such"))}, TrainingError, "attention no such cannot"),
         ({"train": TrainRecipe(report=ReportConfig(report_to=("foo",)))}, TrainingError, "report_to foo is no integ"),
         ({"pictures": PictureConfig(privileged=True, patches=5), **AUXILIARY}, ValueError, "set pictures.patches=8"),
+        ({"evaluation": EvaluateConfig()}, ValueError, "evaluated on the episodes it is trained on"),
         ({"evaluation": EvaluateConfig(data="absent.json.gz")}, DatasetError, r"absent\.json\.gz"),
     ],
 )
@@ -522,7 +523,8 @@ def test_the_command(finished, tmp_path, monkeypatch, capsys):
         f"dagger --out out --rounds 2 --checkpoint {checkpoint} --rollout.data {data} --rollout.split tiny "
         "--rollout.episodes 4 --rollout.max-steps 60 --rollout.batch 2 --rollout.workers 1 --pictures.width 32 "
         "--pictures.height 24 --mixing.beta 0.5 --train.max-steps 4 --batch-size 2 --learning-rate 2e-3 --quiet True "
-        "--save-every 2 --evaluation.split tiny --evaluation.episodes 3 --evaluation.max-steps 20".split()
+        f"--save-every 2 --evaluation.data {data} --evaluation.split tiny --evaluation.episodes 3 "
+        "--evaluation.max-steps 20".split()
     )
     printed = capsys.readouterr().out
     assert "DAgger, evaluated on tiny/tiny (3 episodes), simulator embedded" in printed
@@ -530,4 +532,4 @@ def test_the_command(finished, tmp_path, monkeypatch, capsys):
     assert "rollout --agent streamvln --checkpoint out/round_001/training/model" in printed
     with pytest.raises(SystemExit, match=r"streamvln-gym: out holds a DAgger run with other settings: .*seed was 0"):
         main(f"dagger --out out --checkpoint {checkpoint} --rollout.data {data} --rollout.split tiny "
-             "--evaluation.split tiny --seed 4".split())  # fmt: skip
+             f"--evaluation.data {data} --evaluation.split tiny --seed 4".split())  # fmt: skip

@@ -116,6 +116,34 @@ def test_what_counts_as_recorded(tmp_path):
     assert is_recorded(tmp_path, "b")
 
 
+def test_another_episode_of_the_same_id_is_not_taken_for_done(tmp_path):
+    with TrajectoryWriter(tmp_path, "a") as writer:
+        for step in range(4):
+            writer.add(picture(step))
+        writer.publish(1, ["Go."], [1, 1, 1, 0], origin="one")
+    mark_skipped(tmp_path, "b", "why", origin="one")
+    for name in ("a", "b"):
+        assert is_recorded(tmp_path, name, "one")
+        assert is_recorded(tmp_path, name)
+        with pytest.raises(DatasetError, match="recorded from other data"):
+            is_recorded(tmp_path, name, "other")
+    (entry,) = merge_annotations(tmp_path)
+    assert "origin" not in entry
+
+
+def test_depth_comes_with_poses_and_of_every_picture(tmp_path):
+    with TrajectoryWriter(tmp_path, "a") as writer:
+        for step in range(4):
+            writer.add(picture(step), depth=np.ones((*picture(step).shape[:2], 1), np.float32))
+        with pytest.raises(ValueError, match="depth without poses"):
+            writer.publish(1, ["Go."], [1, 1, 1, 0])
+    with TrajectoryWriter(tmp_path, "b") as writer:
+        writer.add(picture(0), depth=np.ones((*picture(0).shape[:2], 1), np.float32), pose=np.eye(4))
+        writer.add(picture(1), pose=np.eye(4))
+        with pytest.raises(ValueError, match="depth pictures"):
+            writer.publish(1, ["Go."], [1, 0], intrinsics=np.eye(3))
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"id": 1}'])
 def test_a_damaged_annotation_is_named(tmp_path, text):
     write(tmp_path, "a", [1, 1, 1, 0])

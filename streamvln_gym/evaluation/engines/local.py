@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -153,19 +153,25 @@ def _default_workers(config: EvaluationConfig) -> int:
         import torch
 
         gpus = max(torch.cuda.device_count(), 1)
-        if not _is_small(config.checkpoint or SHIPPED_NAME):
-            return gpus
-        room = sum(torch.cuda.mem_get_info(gpu)[0] // _PROCESS_BYTES for gpu in range(gpus))
-        return max(gpus, min(cores(), room))
+        return gpus if not is_small_checkpoint(config.checkpoint) else small_processes(range(gpus))
     return 1 if config.agent == "streamvln" and config.device.startswith("cuda:") else cores()
 
 
-def _is_small(checkpoint: str) -> bool:
-    """Whether its network is small, by the headers of its files."""
+def small_processes(gpus: Sequence[int]) -> int:
+    """Processes with a small network that these GPUs have space for: one for each core at most, one for each GPU."""
+    import torch
+
+    room = sum(torch.cuda.mem_get_info(gpu)[0] // _PROCESS_BYTES for gpu in gpus)
+    return max(len(gpus), min(cores(), room))
+
+
+def is_small_checkpoint(checkpoint: str | None) -> bool:
+    """Whether its network is small, by the headers of its files; None is the shipped one."""
     from streamvln_gym.agents.checkpoint import find_folder
     from streamvln_gym.models.tensor_files import find_tensors
 
-    return sum(prod(tensor.shape) for tensor in find_tensors(find_folder(checkpoint)).values()) <= SMALL_NETWORK
+    tensors = find_tensors(find_folder(checkpoint or SHIPPED_NAME)).values()
+    return sum(prod(tensor.shape) for tensor in tensors) <= SMALL_NETWORK
 
 
 def _play_here(run: Evaluation) -> None:
