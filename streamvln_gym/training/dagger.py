@@ -150,16 +150,19 @@ class Round:
 
     def _record(self, playable: EpisodeDataset) -> dict[str, Any]:
         """Plays the round's episodes; returns how many of what."""
-        from streamvln_gym.training.policy_recorder import NOTES
+        from streamvln_gym.training.policy_recorder import NOTES, is_played
 
         config, folder = self.config, self._folder / "data"
         record = config.recording(folder, self._policy)
         chosen = episodes_of_round(playable, config.rollout.episodes, self.number, config.seed)
         job = _policy_record_config(config, self.number, self.beta, self._policy, chosen)
         identity = identity_of(record, playable) | {"round": self.number, "beta": self.beta}
-        scenes = scenes_by_size(playable, chosen)
+        missing = [name for name in chosen if not is_played(folder, playable, playable.episode(name))]
+        open_scenes = {playable.scene_of(name) for name in missing}  # without any, no network need be loaded
+        scenes = [scene for scene in scenes_by_size(playable, chosen) if scene in open_scenes]
+        done = sum(playable.scene_of(name) not in open_scenes for name in chosen)
         title = f"round {self.number} on {playable.name}/{playable.split}"
-        with tqdm(total=len(chosen), desc=title, unit="episode") as bar:
+        with tqdm(total=len(chosen), initial=done, desc=title, unit="episode") as bar:
             make = partial(_policy_recorder, job)
             workers = config.rollout.workers or default_workers("streamvln", self._policy, config.rollout.device)
             record_scenes(folder, identity, make, scenes, workers, bar)

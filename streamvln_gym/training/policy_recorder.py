@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from streamvln_gym.agents.streamvln import StreamVLNAgent
 from streamvln_gym.devices import one_torch_thread
 from streamvln_gym.digests import episodes_digest
 from streamvln_gym.env import VLNEnv
-from streamvln_gym.episodes import Episode
+from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.errors import NavigationError
 from streamvln_gym.geometry import path_length
 from streamvln_gym.training.episode_recording import (
@@ -96,13 +97,9 @@ class PolicyRecorder:
         with one_torch_thread(True):
             for begin in range(0, len(episodes), self.config.batch):
                 group = episodes[begin : begin + self.config.batch]
-                if not all([self._is_recorded(episode) for episode in group]):  # all are looked at
+                if not all([is_played(self.config.record.out, dataset, episode) for episode in group]):  # looks at all
                     self._record([episode for episode in group if self._has_instruction(episode)])
                 count(len(group))
-
-    def _is_recorded(self, episode: Episode) -> bool:
-        name = trajectory_name(self._dataset, episode)
-        return is_recorded(self.config.record.out, name, episodes_digest([episode]))
 
     def _skip(self, episode: Episode, reason: str, notes: dict[str, Any] | None = None) -> None:
         name, origin = trajectory_name(self._dataset, episode), episodes_digest([episode])
@@ -140,7 +137,7 @@ class PolicyRecorder:
 
     def _publish(self, driven: DrivenEpisode, episode: Episode, env: VLNEnv, writer: TrajectoryWriter) -> None:
         recording, helm = driven.recording, driven.helm
-        if self._is_recorded(episode):
+        if is_played(self.config.record.out, self._dataset, episode):
             return
         if driven.error:
             self._skip(episode, driven.error)
@@ -161,6 +158,15 @@ class PolicyRecorder:
             notes,
             episodes_digest([episode]),
         )
+
+
+def is_played(folder: Path, dataset: EpisodeDataset, episode: Episode) -> bool:
+    """Whether a folder has the episode already, or says why not.
+
+    Raises:
+        DatasetError: its annotation is damaged, or it is of another episode with the same id.
+    """
+    return is_recorded(folder, trajectory_name(dataset, episode), episodes_digest([episode]))
 
 
 class DrivenEpisode:

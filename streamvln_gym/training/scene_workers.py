@@ -64,6 +64,8 @@ def process_scenes(make: Callable[[], SceneWorker], scenes: Sequence[str], worke
         DatasetError: a worker process was killed.
         Exception: the first error of a worker; no further scene is begun then.
     """
+    if not scenes:
+        return
     if min(workers, len(scenes)) > 1:
         _process_in_parallel(make, scenes, min(workers, len(scenes)), bar, doing)
         return

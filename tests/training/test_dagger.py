@@ -24,7 +24,7 @@ from streamvln_gym.cli import main
 from streamvln_gym.errors import CheckpointError, DatasetError, TrainingError
 from streamvln_gym.evaluation import read_run
 from streamvln_gym.expert import expert_for
-from streamvln_gym.training import RecordConfig, load_trajectories, record
+from streamvln_gym.training import RecordConfig, load_trajectories, policy_recorder, record
 from streamvln_gym.training.config import (
     BatchConfig,
     LoraSettings,
@@ -207,6 +207,17 @@ def test_done_is_done(finished, monkeypatch):
     assert again.rows == result.rows
     changed = {path.name for path, when in before.items() if path.stat().st_mtime_ns != when}
     assert changed <= {"table.json"}
+
+
+def test_what_is_recorded_needs_no_policy(finished, tmp_path, monkeypatch):
+    """A run that was interrupted after the recording goes on without loading the network that played."""
+    out, _ = finished
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "out" / "round_001" / "round.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(policy_recorder, "load_policy", None)
+    dagger(configured(*settings_of(out)))
+    equal(tmp_path / "out", finished)
 
 
 def settings_of(out):
