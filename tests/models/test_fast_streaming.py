@@ -234,7 +234,7 @@ def check_draws(model, processor, streams: int = 1500) -> None:
 
 
 def test_draws_follow_the_same_probabilities():
-    check_draws(*thin_parts(0.1))
+    check_draws(*thin_parts(0.1), streams=700)
 
 
 def test_best_actions_after_drawn_ones(parts):

@@ -115,9 +115,9 @@ def test_memory_of_other_strategies(config, strategy, tokens):
 
 @pytest.fixture
 def fast_clock(monkeypatch):
-    """The trainer's clock advances by 50 ms whenever it is read, however fast the machine is."""
+    """The trainer's clock advances by 70 ms whenever it is read, however fast the machine is."""
     ticks = itertools.count()
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: 0.05 * next(ticks)))
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: 0.07 * next(ticks)))
 
 
 def test_the_learning_rate_falls_over_minutes(config, fast_clock, monkeypatch):

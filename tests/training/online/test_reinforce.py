@@ -130,7 +130,7 @@ def test_what_an_episode_earned(parts):
 def test_updates_make_what_paid_more_likely():
     torch.set_num_threads(1)
     reinforce = replace(FREE, progress_reward=0.0, success_reward=5.0, discount=1.0, trace=1.0)
-    learner, buffer, experience, _ = play(small_network(), (6, 6), reinforce, (1.0, 0.0))
+    learner, buffer, experience, _ = play(small_network(), (6, 6), reinforce, (1.0, 0.0), frames_per_update=16)
     for row, advantage in ((0, 1.0), (1, -1.0)):
         experience.advantages[torch.from_numpy(buffer.frames_of(np.array([row])))] = advantage
     before = {row: likelihood(learner, buffer, experience, row) for row in (0, 1)}
