@@ -226,8 +226,8 @@ class GeodesicFollower:
                 continue
             # The metrics count a required one wherever it is near. Who turns round there must not have to walk first:
             # an expert that takes over would turn them back.
-            turned = not own or number in lenience.required
-            if metres > closest + lenience.away or (turned and self._faces_away(state, waypoint)):
+            enough = number in lenience.required and self._faces_away(state, waypoint)
+            if enough or metres > closest + lenience.away:
                 self._index = number + 1
 
     def _faces_away(self, state: AgentState, waypoint: NDArray[np.float64]) -> bool:

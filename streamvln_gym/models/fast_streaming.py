@@ -221,13 +221,13 @@ class FastSession:
 
     def _follow(self) -> None:
         """Goes where the network has been moved or cast to; the cache holds nothing then."""
-        memory = None if self.cache is None else self.cache.memory
-        if memory is None or (memory.device, memory.dtype) == (self.model.device, self.model.dtype):
-            return
-        if any(self.kv_lengths):
-            raise RuntimeError("the network was moved or cast within a dialogue: call agent.reset() first")
-        self.cache = None
-        self._settle()
+        there = (self.model.device, self.model.dtype)
+        if self.cache is not None and (self.cache.memory.device, self.cache.memory.dtype) != there:
+            if any(self.kv_lengths):
+                raise RuntimeError("the network was moved or cast within a dialogue: call agent.reset() first")
+            self.cache = None
+        if self._device != self.model.device:
+            self._settle()
 
     def _make_state(self, cache: StreamCache, rules: _Rules) -> None:
         """Per slot: what has been decided of its answer."""

@@ -236,8 +236,8 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 the memory strategy "voxel" reads them.
             memory_points: (all_history_frames, tokens_per_frame, 3) their patches in metres (see
                 `voxel_pruning.patch_points`), for the same strategy.
-            attention_mask: (batch, length) 1 for tokens, 0 for padding (length as `input_ids` or `inputs_embeds`). With
-                a cache, also for its positions, before these; of `input_ids` without, they all count as tokens.
+            attention_mask: (batch, length) 1 for tokens, 0 for padding (length as `input_ids` or `inputs_embeds`, with
+                a cache that of both; with pictures also of the ids alone, then all that is cached counts).
             position_ids: positions of `inputs_embeds`; by default they count on from the cache.
             past_key_values: KV cache to go on from (earlier name of `cache`).
             inputs_embeds: (batch, length, hidden) instead of `input_ids`.
