@@ -122,7 +122,7 @@ class FastSession:
         self.carried_ids: list[list[int]] = [[] for _ in range(slots)]
         self.calls = RecordedCalls(False)
         self._max_length = max_length
-        self._chosen_ops, self._chosen_record = ops, record
+        self._given_ops, self._given_record = ops, record
         self._settle()
         self._depth = depth
         self._language: PackedLanguageModel | None = None
@@ -132,9 +132,9 @@ class FastSession:
         """Takes what suits the device that the network is on."""
         self._device = self.model.device
         on_gpu = self._device.type == "cuda"
-        self._ops = self._chosen_ops or _default_ops(on_gpu)
+        self._ops = self._given_ops or _default_ops(on_gpu)
         own = on_gpu and not isinstance(self._ops, TorchOps)
-        self._record = own if self._chosen_record is None else self._chosen_record
+        self._record = own if self._given_record is None else self._given_record
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made again at the next answer: functions over the weights, and recordings."""

@@ -87,10 +87,10 @@ class DeviceFrameEncoder(FrameEncoder):
         groups = {shape: [n for n, own in enumerate(shapes) if own == shape] for shape in dict.fromkeys(shapes)}
         sent = [self._send([pictures[number] for number in group]) for group in groups.values()]
         if len(sent) == 1:
-            key = ("frames", *sent[0].shape) if len(pictures) <= RECORDED_FRAMES and self._keep(shapes[0]) else None
-            patches, pooled = self.calls(key, self._encode, sent[0])
+            recorded = self.calls.record and len(pictures) <= RECORDED_FRAMES and self._keep(shapes[0])
+            patches, pooled = self.calls(("frames", *sent[0].shape) if recorded else None, self._encode, sent[0])
             # A replay overwrites them, and a caller may go on with the frames of an earlier one.
-            return (patches, pooled) if key is None or not self.calls.record else (patches.clone(), pooled.clone())
+            return (patches.clone(), pooled.clone()) if recorded else (patches, pooled)
         size = self.model.config.image_size
         resized = torch.cat([pil_bicubic.resize(part, size) for part in sent])
         order = [number for group in groups.values() for number in group]

@@ -30,7 +30,6 @@ from streamvln_gym.models.pooling import pool_patches
 # Earlier releases of transformers 5 wrap the tower's layers once more (SiglipVisionModel.vision_model) and call the
 # KV cache `past_key_values`. The inner class and the name in use keep weights and calls the same across releases.
 VisionTower = getattr(modeling_siglip, "SiglipVisionTransformer", modeling_siglip.SiglipVisionModel)
-_HISTORY = ("memory_frames", "memory_steps", "memory_points")
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(Qwen2Model.forward).parameters else "past_key_values"
 
 
@@ -304,16 +303,14 @@ class StreamVLNForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             What transformers gives; for dialogues with frames the new tokens alone.
         """
-        pictures = {name: kwargs.pop(name, None) for name in ("pixel_values", *_HISTORY)}
-        if pictures["pixel_values"] is None:
+        pixel_values = kwargs.pop("pixel_values", None)
+        if pixel_values is None:
             return super().generate(inputs, *args, **kwargs)
+        history = kwargs.pop("memory_frames", None), kwargs.pop("memory_steps", None), kwargs.pop("memory_points", None)
         ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if ids is None:
             raise ValueError("pass input_ids, whose special positions say where the frames belong")
-        pixels, *history = pictures.values()
-        embeddings, mask, _ = self._embed_batch(
-            ids, pixels, (history[0], history[1], history[2]), kwargs.pop("attention_mask", None), None
-        )
+        embeddings, mask, _ = self._embed_batch(ids, pixel_values, history, kwargs.pop("attention_mask", None), None)
         assert mask is not None
         short = (mask == 0).sum(1).tolist()  # what is generated follows the last column: padding moves to the left
         given = {

@@ -99,14 +99,10 @@ class EpisodeSupply:
         self._failures_of(episode).add(not success)
 
     @property
-    def coming(self) -> str | None:
-        """The scene that comes next; None while none of the next ones is there."""
-        # A few are looked at: one that is built late, or that cannot be built, must not hold up the others.
-        return next((scene for scene in islice(self._coming, _LOOKED_AT) if self.ready(scene)), None)
-
-    def episode_of(self, scene: str) -> Episode:
-        """An episode in a scene."""
-        return self._dataset.episode(self._ids[scene][0])
+    def upcoming(self) -> Episode | None:
+        """An episode in the scene that comes next; None while none of the next ones is there."""
+        scene = self._next_scene()
+        return None if scene is None else self._dataset.episode(self._ids[scene][0])
 
     def _failures_of(self, episode: Episode) -> _Failures:
         """What is known of the episode's kind: what has to be remembered, and how much the instruction says."""
@@ -114,7 +110,7 @@ class EpisodeSupply:
         return self._failures.setdefault((episode.needs_memory, length), _Failures())
 
     def _change_scene(self) -> None:
-        ready = self.coming
+        ready = self._next_scene()
         if ready is None:
             return
         passed_over = list(islice(self._coming, self._coming.index(ready)))
@@ -126,6 +122,10 @@ class EpisodeSupply:
             self._passed[scene] += 1
             if self._passed[scene] >= _LAPS:
                 self._to_the_end(scene)
+
+    def _next_scene(self) -> str | None:
+        # A few are looked at: one that is built late, or that cannot be built, must not hold up the others.
+        return next((scene for scene in islice(self._coming, _LOOKED_AT) if self.ready(scene)), None)
 
     def _put(self, scene: str) -> None:
         episodes = [self._dataset.episode(episode_id) for episode_id in self._ids[scene]]

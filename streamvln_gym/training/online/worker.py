@@ -112,7 +112,6 @@ class Worker:
         if spec.config.builders and isinstance(self._dataset, FlatsDataset):
             self._supply.ready = self._dataset.is_built
         self._training = True
-        self._prepared: str | None = None  # scene that has been read ahead
         self._rng = rng
         self._mirrored = np.zeros(spec.streams, dtype=bool)  # whose present episode is played in the mirror
         self._handed_over: dict[str, DrawableScene | None] = {}  # scenes that streams are in; None where it was done
@@ -140,11 +139,9 @@ class Worker:
 
     def prepare(self) -> None:
         """Reads the scene that will be played in next, so that no turn has to wait for it."""
-        scene = self._supply.coming if self._training else None
-        if scene is None or scene == self._prepared:
-            return
-        self._simulator.load_scene(Path(self._dataset.scene_path(self._supply.episode_of(scene).scene_id)))
-        self._prepared = scene
+        episode = self._supply.upcoming if self._training else None
+        if episode is not None:
+            self._simulator.load_scene(Path(self._dataset.scene_path(episode.scene_id)))
 
     def turn(self, longest: int) -> None:
         self._longest = longest
