@@ -26,6 +26,12 @@ SMALL_CAMERA = CameraConfig(width=64, height=48)
 HEIGHT = 0.2  # metres, the mesh over the floor
 
 
+def pytest_configure() -> None:
+    """With `-n 2`, each process on two cores would compute with two threads, and they would wait for each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the large sweeps too (tests marked long)")
 

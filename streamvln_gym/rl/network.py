@@ -13,7 +13,7 @@ from streamvln_gym.agents.streamvln import StreamVLNAgent
 from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
-from streamvln_gym.training.adapters import add_adapters, quiet_peft, require
+from streamvln_gym.training.adapters import add_adapters, attach_adapter
 from streamvln_gym.training.config import PARTS, LoraSettings, Part
 
 BASE_NAME = "streamvln_base.json"
@@ -88,22 +88,13 @@ def read_adapter(network: StreamVLNForConditionalGeneration, folder: str | Path,
     Raises:
         CheckpointError: there is no adapter, or it belongs to another network.
     """
-    require("peft", "lora")
-    import peft
-
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise CheckpointError(f"{folder} holds no adapter (adapter_config.json is missing)")
     note = Path(folder) / BASE_NAME
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("fingerprint") != printed:
         raise CheckpointError(
             f"the adapter in {folder} was trained on other weights than this checkpoint's: pass the checkpoint that it "
             "was trained on"
         )
-    try:
-        with quiet_peft():
-            return peft.PeftModel.from_pretrained(network, str(folder), is_trainable=True)
-    except (RuntimeError, ValueError) as error:  # sizes, or names of layers, that do not fit
-        raise CheckpointError(f"the adapter in {folder} does not fit this network: {error}") from error
+    return attach_adapter(network, folder, learns=True)
 
 
 def write_adapter(trunk: Any, folder: str | Path, printed: str) -> None:

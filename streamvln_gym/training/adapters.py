@@ -42,8 +42,10 @@ def require(package: str, purpose: str) -> None:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Keeps to itself what users can do nothing about: peft asks transformers 5 for what version 6 will not have."""
+    """Keeps to itself what users can do nothing about, or are told as an error."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # see `attach_adapter`
+        # peft asks transformers 5 for what version 6 will not have.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
 
@@ -98,6 +100,43 @@ def quantisation(bf16: bool) -> Any:
     )
 
 
+def attach_adapter(model: StreamVLNForConditionalGeneration, folder: str | Path, learns: bool = False) -> Any:
+    """Reads an adapter onto its network.
+
+    Args:
+        model: that network; it is changed.
+        folder: the adapter's.
+        learns: whether it is to go on learning.
+
+    Returns:
+        The network as a `peft.PeftModel`.
+
+    Raises:
+        CheckpointError: the folder holds no adapter, or one of another network.
+    """
+    require("peft", "an adapter")
+    import peft
+
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise CheckpointError(f"{folder} holds no adapter (adapter_config.json is missing): pass a run's adapter/")
+    problem = f"the adapter in {folder} does not fit this network"
+    try:
+        with quiet_peft():
+            adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=learns)
+        stored = {name for name in peft.load_peft_weights(str(folder), device="cpu") if "lora_" in name}
+    except (RuntimeError, ValueError) as error:  # sizes, or names of layers, that do not fit
+        raise CheckpointError(f"{problem}: {error}") from error
+    # peft passes over what has no place, and leaves as it began what is not there: a network of more or fewer layers.
+    places = {name for name in peft.get_peft_model_state_dict(adapted) if "lora_" in name}
+    for names, what in ((stored - places, "has no place for"), (places - stored, "would also have")):
+        if names:
+            raise CheckpointError(
+                f"{problem}, which {what} {len(names)} matrices ({min(names)} is one): pass the checkpoint that it was "
+                "trained on"
+            )
+    return adapted
+
+
 def write_context(network: StreamVLNConfig, folder: Path) -> None:
     """Writes beside an adapter what the network was shown while the adapter was trained (peft writes none of it)."""
     context = {name: getattr(network, name) for name in _CONTEXT}
@@ -118,17 +157,8 @@ def merge_adapter(model: StreamVLNForConditionalGeneration, folder: str | Path) 
     Raises:
         CheckpointError: the folder holds no adapter, one of another network, or a `context.json` that cannot be read.
     """
-    require("peft", "an adapter")
-    import peft
-
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise CheckpointError(f"{folder} holds no adapter (adapter_config.json is missing): pass a run's adapter/")
     context = _read_context(Path(folder) / CONTEXT_FILE)
-    try:
-        with quiet_peft():
-            adapted = peft.PeftModel.from_pretrained(model, str(folder))
-    except (RuntimeError, ValueError) as error:  # sizes, or names of layers, that do not fit
-        raise CheckpointError(f"the adapter in {folder} does not fit this network: {error}") from error
+    adapted = attach_adapter(model, folder)
     merged: StreamVLNForConditionalGeneration = adapted.merge_and_unload()
     merged.config.trained = True
     for name, value in context.items():

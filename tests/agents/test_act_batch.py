@@ -19,7 +19,7 @@ INTRINSICS = np.array([[40.0, 0, 40], [0, 40.0, 30], [0, 0, 1]])
 
 
 def make_parts() -> tuple[StreamVLNForConditionalGeneration, StreamVLNProcessor]:
-    return thin_parts(0.1)
+    return thin_parts(0.3, narrow=True, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from streamvln_gym.vector import EpisodeStarts
 from streamvln_gym.wrappers import ActionChunk
+from tests.thin_network import thin_parts
 
 ENVS, CALLS, MAX_STEPS = 3, 24, 14
 
@@ -17,15 +17,7 @@ ENVS, CALLS, MAX_STEPS = 3, 24, 14
 @pytest.fixture(scope="module")
 def parts():
     """A network of one thin layer whose answers depend on what it sees."""
-    torch.set_num_threads(1)
-    processor = StreamVLNProcessor.tiny()
-    config = processor.config
-    for part in (config.vision_config, config.text_config):
-        part.num_hidden_layers = 1
-        part.initializer_range = 0.1
-    config.text_config.layer_types = ["full_attention"]
-    config.initializer_range = 0.1
-    return StreamVLNForConditionalGeneration.from_seed(config, seed=2), processor
+    return thin_parts(0.2, narrow=True, layers=1, seed=2)
 
 
 def make_agent(parts) -> StreamVLNAgent:

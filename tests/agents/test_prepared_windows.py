@@ -15,7 +15,7 @@ STEPS = 72
 
 @pytest.fixture(scope="module")
 def parts():
-    return thin_parts(0.2)
+    return thin_parts(0.3, narrow=True, seed=1)
 
 
 def observe(step, seed=0):

@@ -5,19 +5,13 @@ import pytest
 import torch
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from tests.agents.test_streaming_fuzz import IMAGE, MEMORY, PlannedLength, frame_at
+from tests.thin_network import thin_parts
 
 
 @pytest.fixture(scope="module")
 def parts():
-    torch.set_num_threads(1)
-    processor = StreamVLNProcessor.tiny()
-    for part in (processor.config.vision_config, processor.config.text_config):
-        part.num_hidden_layers = 2
-        part.initializer_range = 0.1
-    processor.config.text_config.layer_types = ["full_attention"] * 2
-    return StreamVLNForConditionalGeneration.from_seed(processor.config, seed=0), processor
+    return thin_parts(0.3, narrow=True, seed=1)
 
 
 def make_agent(parts, length=4, **settings):

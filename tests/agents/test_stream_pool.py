@@ -10,7 +10,7 @@ from tests.thin_network import thin_parts
 
 @pytest.fixture(scope="module")
 def parts():
-    return thin_parts(0.1)
+    return thin_parts(0.3, narrow=True, seed=1)
 
 
 def observe(seed: int, step: int) -> dict:

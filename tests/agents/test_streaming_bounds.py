@@ -8,18 +8,13 @@ import pytest
 import torch
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from tests.agents.test_streaming_fuzz import PlannedLength, frame_at
+from tests.thin_network import NARROW, thin_parts
 
 
 @pytest.fixture(scope="module")
 def parts():
-    torch.set_num_threads(1)
-    processor = StreamVLNProcessor.tiny()
-    for part in (processor.config.vision_config, processor.config.text_config):
-        part.num_hidden_layers = 1
-    processor.config.text_config.layer_types = ["full_attention"]
-    return StreamVLNForConditionalGeneration.from_seed(processor.config, seed=0), processor
+    return thin_parts(0.02, narrow=True, layers=1)
 
 
 def make_agent(parts, length=4, **settings):
@@ -56,7 +51,7 @@ def test_history_frames_at_most_31_after_a_window_opens(parts):
     current = 1
     assert max(held[::32]) == 31 + current
     assert max(held) == 35 + current
-    assert agent.stream.memory.nbytes <= 36 * 16 * 256 * 4
+    assert agent.stream.memory.nbytes <= 36 * 16 * NARROW * 4
 
 
 def test_history_beyond_max_steps_spans_the_whole_past(parts):
@@ -88,7 +83,7 @@ def check_growth(parts, steps, settle):
             tensors.append(tensor_bytes())
             resident.append(process.memory_info().rss)
     early = settle // 32
-    frame = 16 * 256 * 4
+    frame = 16 * NARROW * 4
     assert max(tensors[early:]) <= max(tensors[:early]) + 2 * frame
     assert max(resident[early:]) <= max(resident[:early]) + 16 * 2**20
     return agent
@@ -96,11 +91,11 @@ def check_growth(parts, steps, settle):
 
 def test_memory_over_500_steps(parts):
     agent = check_growth(parts, 500, 300)
-    assert agent.stream.memory.nbytes <= 36 * 16 * 256 * 4
+    assert agent.stream.memory.nbytes <= 36 * 16 * NARROW * 4
 
 
 @pytest.mark.long
 def test_memory_over_5000_steps(parts):
     agent = check_growth(parts, 5000, 600)
-    assert agent.stream.memory.nbytes <= 37 * 16 * 256 * 4
+    assert agent.stream.memory.nbytes <= 37 * 16 * NARROW * 4
     assert agent.stats.tower_frames == 1250

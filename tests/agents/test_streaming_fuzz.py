@@ -20,7 +20,7 @@ INSTRUCTION = "Leave the bedroom, go down the hallway and wait by the piano."
 
 @pytest.fixture(scope="module")
 def parts():
-    return thin_parts(0.1)
+    return thin_parts(0.3, narrow=True, seed=1)
 
 
 def frame_at(step: int, seed: int) -> dict:

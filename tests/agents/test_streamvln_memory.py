@@ -6,11 +6,11 @@ import torch
 
 from streamvln_gym.agents import StreamVLNAgent, StreamVLNAgentConfig
 from streamvln_gym.agents.slow_memory import history_steps
-from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import MEMORY_STRATEGIES, MEMORY_TOKEN_ID
 from streamvln_gym.models.voxel_pruning import VoxelPruning, token_centres
 from streamvln_gym.rollout import play
 from streamvln_gym.simulators.base import CameraConfig
+from tests.thin_network import NARROW, thin_parts
 
 INTRINSICS = CameraConfig(width=32, height=24).intrinsics
 EPISODE = 70
@@ -18,14 +18,7 @@ EPISODE = 70
 
 @pytest.fixture(scope="module")
 def parts():
-    torch.set_num_threads(1)
-    processor = StreamVLNProcessor.tiny()
-    config = processor.config
-    for part in (config.vision_config, config.text_config):
-        part.num_hidden_layers = 1
-        part.initializer_range = 0.2
-    config.text_config.layer_types = ["full_attention"]
-    return StreamVLNForConditionalGeneration.from_seed(config, seed=0), processor
+    return thin_parts(0.4, narrow=True, layers=1)
 
 
 def observe(step, depth=2.0):
@@ -120,11 +113,11 @@ def test_chunks_that_miss_the_sampled_steps_encode_history_once(parts):
 def test_memory_stays_bounded(parts, strategy):
     agent = StreamVLNAgent(*parts, memory_strategy=strategy, max_steps=64)
     memory = agent.stream.memory
-    per_frame = {"none": 0, "pooled": 16, "full": 64, "temporal_pool": 64, "voxel": 16}[strategy] * 256 * 4
+    per_frame = {"none": 0, "pooled": 16, "full": 64, "temporal_pool": 64, "voxel": 16}[strategy] * NARROW * 4
     points = 16 * 3 * 4 if strategy == "voxel" else 0
     sizes = []
     for step in range(0, 1200, 4):
-        tokens = torch.zeros(per_frame // 1024, 256)
+        tokens = torch.zeros(per_frame // (NARROW * 4), NARROW)
         geometry = np.zeros((16, 3), dtype=np.float32) if points else None
         memory.add(step, tokens, points=geometry)
         sizes.append(memory.nbytes)

@@ -11,25 +11,17 @@ import pytest
 import torch
 
 from streamvln_gym.agents import StreamVLNAgent
-from streamvln_gym.models import StreamVLNForConditionalGeneration, StreamVLNProcessor
 from tests.conftest import TinyFlats
+from tests.thin_network import thin_parts
 
 pytest.importorskip("stable_baselines3")
 
 
-def make_agent(seed: int = 0, image_size: int = 112, intermediate_size: int = 672) -> StreamVLNAgent:
-    """A network of two thin layers whose answers depend on what it sees."""
-    processor = StreamVLNProcessor.tiny()
-    config = processor.config
-    config.vision_config.image_size = image_size
-    config.text_config.intermediate_size = intermediate_size
-    config.trained = True
-    for part in (config.vision_config, config.text_config):
-        part.num_hidden_layers = 2
-        part.initializer_range = 0.1
-    config.text_config.layer_types = ["full_attention"] * 2
-    config.initializer_range = 0.1
-    return StreamVLNAgent(StreamVLNForConditionalGeneration.from_seed(config, seed), processor)
+def make_agent(seed: int = 1, layers: int = 2, image_size: int = 112) -> StreamVLNAgent:
+    """A thin, narrow network whose answers depend on what it sees, and which counts as trained."""
+    model, processor = thin_parts(0.3, narrow=True, layers=layers, seed=seed, image_size=image_size)
+    processor.config.trained = model.config.trained = True
+    return StreamVLNAgent(model, processor)
 
 
 @pytest.fixture(autouse=True)

@@ -216,7 +216,7 @@ def test_adapters_of_another_base(make_env, make_policy, checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"has the rank 4, but lora says 32: pass lora=\{\}"):
         make_policy(env, lora={"rank": 32}, adapter=tmp_path / "adapter")
     (tmp_path / "adapter" / "streamvln_base.json").unlink()
-    narrow = make_agent(intermediate_size=64)
+    narrow = make_agent(layers=1)
     narrow.save_pretrained(tmp_path / "narrow")
     with pytest.raises(CheckpointError, match="does not fit this network"):
         make_policy(env, checkpoint=tmp_path / "narrow", lora={}, adapter=tmp_path / "adapter")

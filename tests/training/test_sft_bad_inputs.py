@@ -365,6 +365,12 @@ def test_an_adapter_of_another_network(files, tmp_path):
     other = StreamVLNProcessor.tiny().config
     with pytest.raises(CheckpointError, match="does not fit this network"):
         merge_adapter(StreamVLNForConditionalGeneration.from_seed(other), result.adapter)
+    for layers, said in ((1, "has no place for 14 matrices"), (3, "would also have 14 matrices")):
+        config = thin_processor().config
+        config.text_config.num_hidden_layers = layers
+        config.text_config.layer_types = ["full_attention"] * layers
+        with pytest.raises(CheckpointError, match=f"does not fit this network, which {said}"):
+            merge_adapter(StreamVLNForConditionalGeneration.from_seed(config), result.adapter)
     with pytest.raises(CheckpointError, match="holds no adapter"):
         merge_adapter(StreamVLNForConditionalGeneration.from_seed(thin_processor().config), files[1])
     context = json.loads((result.adapter / "context.json").read_text())

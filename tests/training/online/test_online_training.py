@@ -53,7 +53,7 @@ def config(tiny_flats, network, tmp_path):
         save_every=2,
         device="cpu",
         collect=CollectConfig(workers=1, streams=2, shelf=1, short_until=0.0, spare_steps=4, supersampling=1),
-        optimize=OptimizeConfig(updates=4, updates_per_turn=1, frames_per_update=40, buffer_frames=300),
+        optimize=OptimizeConfig(updates=4, updates_per_turn=1, frames_per_update=24, buffer_frames=300),
     )
 
 
