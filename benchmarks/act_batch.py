@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.devices import choose_device
 
 INSTRUCTION = "Walk past the dining table, turn left at the sofa and stop in front of the second door."
 BLOCK, WARM_UP = 32, 96
@@ -55,7 +56,8 @@ class Streams:
 
 def best_rate(act: Callable[[int], None], streams: int, blocks: int, device: str) -> float:
     """Frames per second of the fastest block."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    on_gpu = torch.device(device).type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
     for step in range(WARM_UP):
         act(step)
     seconds = []
@@ -63,8 +65,8 @@ def best_rate(act: Callable[[int], None], streams: int, blocks: int, device: str
         start = clock()
         for step in range(BLOCK):
             act(WARM_UP + block * BLOCK + step)
-        if device != "cpu":
-            torch.cuda.synchronize()
+        if on_gpu:
+            torch.cuda.synchronize(device)
         seconds.append(clock() - start)
     return streams * BLOCK / min(seconds)
 
@@ -81,6 +83,7 @@ def main() -> None:
     if options.device == "cpu" and options.threads > 1:
         parser.error("on a CPU the process's seconds are those of all threads: leave --threads at 1")
     torch.set_num_threads(options.threads)
+    options.device = choose_device(options.device)
     agent = StreamVLNAgent.from_pretrained(device=options.device, dtype=getattr(torch, options.dtype))
     stop, size = agent.processor.action_ids[0], agent.model.config.image_size
 

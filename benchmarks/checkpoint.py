@@ -20,6 +20,8 @@ independent; differences have one from 10,000 bootstrap samples of whole scenes,
 Into `--out` go one JSON line per episode (`<condition>.jsonl`) and `summary.json`, which `tools/write_model_card.py`
 reads. A run that was killed goes on with the episodes that are missing; a folder of another checkpoint, seed or version
 is refused. Conditions can be played one by one into the same folder: the summary has all that are whole.
+For small networks: all episodes of a scene are played in one batch, and decisions are timed on one CPU core
+(`streamvln-gym evaluate` is for any size).
 Networks run in float32, so that a batch decides as single agents do, and any number of workers gives the same results.
 """
 
@@ -56,10 +58,14 @@ from tqdm import tqdm
 
 from streamvln_gym import __version__
 from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.digests import episodes_digest
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import StreamVLNGymError
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.rollout import UNTRAINED, choose_episodes
+from streamvln_gym.selection import source_of
+from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.simulators.choice import resolve_simulator
 
 LATENCY_EPISODES, LATENCY_STEPS = 5, 160  # steps of an episode: five windows of 32
 
@@ -93,6 +99,9 @@ class Run:
         self.digests = digests
         self.dataset = settings.open()
         self.episode_ids = choose_episodes(self.dataset, episodes, settings.seed)
+        # What is generated is the same everywhere; a file may be another one of the same name.
+        generated = hasattr(self.dataset, "build")
+        self._digest = None if generated else episodes_digest(map(self.dataset.episode, self.dataset.episode_ids))
         self._others = other_episodes(self.dataset, settings.seed) if "other" in conditions else {}
 
     def play(self, workers: int) -> dict[str, dict[str, Any]]:
@@ -102,10 +111,13 @@ class Run:
         """
         done = {
             name: read_records(self.out / f"{name}.jsonl", self.identity(condition))
-            for name, condition in self.conditions.items()
+            for name, condition in (CONDITIONS | dict(self.conditions)).items()
         }
         missing = {name: [e for e in self.episode_ids if e not in done[name]] for name in self.conditions}
         dataset, settings = self._needed_scenes(missing, workers)
+        for episode_id in dict.fromkeys(e for ids in missing.values() for e in ids):
+            if not dataset.episode(episode_id).goals:
+                raise ValueError(f"episode {episode_id} of {dataset.name}/{dataset.split} has no goal to succeed at")
         tasks = [
             task
             for name, condition in self.conditions.items()
@@ -121,9 +133,6 @@ class Run:
                 append_record(self.out / f"{name}.jsonl", whole)
                 done[name][record["episode_id"]] = whole
                 bar.update()
-        for name in CONDITIONS:
-            if name not in done:
-                done[name] = read_records(self.out / f"{name}.jsonl", self.identity(CONDITIONS[name]))
         whole = [name for name in dict.fromkeys([*CONDITIONS, *done]) if all(e in done[name] for e in self.episode_ids)]
         return {name: {e: done[name][e] for e in self.episode_ids} for name in whole}
 
@@ -137,6 +146,9 @@ class Run:
             "version": __version__,
             "dataset": self.dataset.name,
             "split": self.dataset.split,
+            "source": source_of(self.dataset),
+            "simulator": resolve_simulator("auto", self.dataset.name),
+            "episodes": self._digest,
         }
 
     def _tasks(self, condition: Condition, episode_ids: Sequence[str], dataset: EpisodeDataset) -> Iterator[Task]:
@@ -185,12 +197,16 @@ def measure_latency(agent: StreamVLNAgent, instructions: Sequence[str]) -> dict[
 
     timed = StreamVLNAgent(agent.model, agent.processor, agent.config, logits_processor=[never_stop])
     frames = np.random.default_rng(0).integers(0, 256, (16, 480, 640, 3), dtype=np.uint8)
+    geometry: dict[str, Any] = {}
+    if timed.needs_geometry:
+        depth = np.full((480, 640, 1), 2.0, dtype=np.float32)
+        geometry = {"depth": depth, "camera_pose": np.eye(4), "intrinsics": CameraConfig().intrinsics}
     times = ActTimes(timed)
     with _one_core():
         for episode, instruction in enumerate([instructions[0], *instructions]):
             timed.reset()
             for step in range(LATENCY_STEPS):
-                times.act({"rgb": frames[step % 16], "instruction": instruction})
+                times.act({"rgb": frames[step % 16], "instruction": instruction, **geometry})
             if episode == 0:
                 times.clear()
     return times.summary()
@@ -254,12 +270,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if "no_memory" in conditions and not (config.num_history and config.memory_strategy != "none"):
         print("the checkpoint has no slow memory: the condition 'no_memory' would be 'own' again and is left out")
         del conditions["no_memory"]
+    if not conditions:
+        raise ValueError("there is no condition to play: pass others")
     run = Run(settings, options.out, options.episodes, conditions, digests)
     records = run.play(options.workers)
     meanings = {name: condition.meaning for name, condition in (CONDITIONS | conditions).items()}
-    lacking = [e for played in records.values() for e, record in played.items() if "success" not in record]
-    if lacking:
-        raise ValueError(f"episode {lacking[0]} of {run.dataset.name}/{run.dataset.split} has no goal to succeed at")
     instructions = [run.dataset.episode(e).instruction.text for e in run.episode_ids[:LATENCY_EPISODES]]
     summary = {
         **describe(agent, settings),

@@ -73,15 +73,21 @@ def bound(work, config: EvaluationConfig, records: list[dict], workers: int) -> 
     """Steps/s of `workers` processes that do `work` with a share of the episodes each."""
     context = multiprocessing.get_context("spawn")
     ready, begin, times = context.Semaphore(0), context.Event(), context.Queue()
-    shares = [records[k::workers] for k in range(workers)]
+    scenes: dict[str, list[dict]] = {}
+    for record in records:
+        scenes.setdefault(record["scene_id"], []).append(record)
+    dealt = [list(scenes.values())[k::workers] for k in range(workers)]  # a scene to one process, as in an evaluation
+    shares = [[record for scene in part for record in scene] for part in dealt if part]
     processes = [context.Process(target=work, args=(config, share, ready, begin, times)) for share in shares]
     for process in processes:
         process.start()
     for _ in processes:
-        ready.acquire()
+        while not ready.acquire(timeout=5):
+            if any(other.exitcode for other in processes):
+                raise SystemExit("a process died before it was ready: what it says stands above")
     begin.set()
     # each at its own speed, as in an evaluation whose work is handed out
-    seconds = sum(times.get() for _ in processes) / workers
+    seconds = sum(times.get() for _ in processes) / len(processes)
     for process in processes:
         process.join()
     return sum(len(record["actions"]) for record in records) / seconds

@@ -148,7 +148,7 @@ def main() -> None:
             times.setdefault(label, []).append(seconds_per_frame(draw, poses, arguments.rounds))
         if not arguments.no_embree:
             cast = embree_drawer(scene, CAMERAS["640x480"])
-            times.setdefault("640x480, embreex", []).append(seconds_per_frame(cast, poses, 1))
+            times.setdefault("640x480, embreex", []).append(seconds_per_frame(cast, poses, arguments.rounds))
     print(f"\n{'picture':24}{'frames/s':>10}{'ms':>8}")
     for label, measured in times.items():
         mean = float(np.mean(measured))

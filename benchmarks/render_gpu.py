@@ -51,8 +51,8 @@ def main() -> None:
     for _ in range(ROUNDS):
         begun = time.perf_counter()
         views = renderer.render(keys, positions, yaws)
-        if options.device == "cuda":
-            torch.cuda.synchronize()
+        if torch.device(options.device).type == "cuda":
+            torch.cuda.synchronize(options.device)
         times.append(time.perf_counter() - begun)
     best = min(times)
     size = f"{options.size}x{options.size}"

@@ -111,11 +111,13 @@ def main() -> None:
     options = parser.parse_args()
     command = [sys.executable, "-m", "streamvln_gym.cli", "serve", "--port", "0", "--device", options.device]
     command += ["--agent", options.agent, "--max-streams", str(max(options.streams)), "--messages-per-second", "1000"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         told = server.stdout.readline()
-        url = next(word for word in told.replace(";", " ").split() if word.startswith("ws://"))
+        url = next((word for word in told.replace(";", " ").split() if word.startswith("ws://")), None)
+        if url is None:
+            sys.exit(f"the server did not start (exit code {server.wait()}): what it says stands above")
         print(f"{told.strip()}\nload of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         print(" streams       asking  p50 (ms)  p95 (ms) model (ms)   batch   chunks/s")
         frames = make_frames()

@@ -47,11 +47,11 @@ def play(env: gym.Env, times: ActTimes, episode_id: str, prompts: list[float]) -
     """One episode; `prompts` gets the milliseconds of prompt building of each model call."""
     agent = times.agent
     agent.reset()
-    obs, _ = env.reset(options={"episode_id": episode_id})
+    obs, info = env.reset(options={"episode_id": episode_id})
     done = False
     while not done:
         calls, TimedDialogue.seconds = agent.stats.calls, 0.0
-        obs, _, terminated, truncated, _ = env.step(times.act(obs))
+        obs, _, terminated, truncated, _ = env.step(times.act({**obs, "intrinsics": info["intrinsics"]}))
         done = terminated or truncated
         if agent.stats.calls > calls:
             prompts.append(1e3 * TimedDialogue.seconds)

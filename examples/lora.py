@@ -2,11 +2,10 @@
 
     pip install "streamvln-gym[train]"
     python examples/lora.py                                     # made-up pictures, the small network, on a CPU
-    python examples/lora.py --trajectories DIR --checkpoint DIR # your own
+    python examples/lora.py --trajectories DIR --checkpoint DIR --out DIR --device cuda     # your own
 
-The trajectories are in the published format (see `streamvln_gym.training.load_trajectories`). On a GPU a 7B checkpoint
-fits with 4-bit weights: `StreamVLNAgent.from_pretrained(DIR, device="cuda", quantization_config=BitsAndBytesConfig(
-load_in_4bit=True))`.
+The trajectories are in the published format (see `streamvln_gym.training.load_trajectories`). This is a loop to read
+and change; `streamvln-gym train --method lora` (or `qlora`, of 4-bit weights) is the training with everything.
 """
 
 import argparse
@@ -90,14 +89,19 @@ def main(arguments: list[str] | None = None) -> list[float]:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="writes the checkpoint here, adapters merged")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    agent = StreamVLNAgent.from_pretrained(options.checkpoint)
+    agent = StreamVLNAgent.from_pretrained(options.checkpoint, device=options.device)
     with tempfile.TemporaryDirectory() as scratch:
         made_up = options.trajectories is None
         folder = write_trajectories(Path(scratch)) if made_up else options.trajectories
         losses = train(agent, folder, options.steps, options.batch_size, options.rate)
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+    if options.out is not None:
+        agent.save_pretrained(options.out)
+        print(f"StreamVLNAgent.from_pretrained({str(options.out)!r}) reads what was learned")
     if made_up:
         for side, name in ((2, "left"), (3, "right")):
             learned = StreamVLNAgent(agent.model, agent.processor)

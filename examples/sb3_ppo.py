@@ -70,7 +70,7 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="folder or hub id; default: the package's own")
     parser.add_argument("--out", type=Path, default=Path("sb3_ppo"))
     parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0 trains the language model's weights")
-    parser.add_argument("--dataset", default="flats", help="a name, or an episode file")
+    parser.add_argument("--dataset", default="flats", help="a name, or episode files with {split} in their path")
     parser.add_argument("--scenes", type=int, default=50, help="of train")
     parser.add_argument("--judged-scenes", type=int, default=20, help="of val_seen")
     parser.add_argument("--judged", type=int, default=60, help="episodes of val_seen for each evaluation")
@@ -89,8 +89,14 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--supersampling", type=int, default=2, help="as the checkpoint's training pictures had it")
     parser.add_argument("--max-steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check", action="store_true", help="load what was saved: does it decide as what was trained?")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
+    if options.dataset.endswith((".json", ".json.gz")) and "{split}" not in options.dataset:
+        parser.error(
+            "--dataset is one file, which would be trained in and judged by: write {split} where the paths of train "
+            "and val_seen differ"
+        )
     options.device = choose_device(options.device)
     return options
 
@@ -129,11 +135,12 @@ def main(arguments: list[str] | None = None) -> KeepBest:
     print(f"an observation takes {layout.observation_bytes:,} bytes, the rollout buffer {megabytes:,.0f} MB")
     ppo.set_logger(configure(str(options.out), ["stdout", "csv"]))
     keep = KeepBest(judged, options.out / "best", options.judged, options.evaluate_every)
-    ppo.learn(options.decisions, callback=[FiniteRollout(), HoldActor(options.hold), keep], log_interval=1)
-    ppo.save(options.out / "ppo")
-    check_saved(ppo, judged, options)
+    ppo.learn(options.decisions, callback=[FiniteRollout(), keep, HoldActor(options.hold)], log_interval=1)
+    ppo.save(options.out / "ppo", exclude=["_last_obs"])  # the observations that are due are large
     for name in ("success", "spl", "reward"):
         print(f"{name} on val_seen: {keep.history[0][1][name]:.3f} at the start, {keep.best[name]:.3f} kept")
+    if options.check:
+        check_saved(ppo, judged, options)
     envs.close()
     judged.close()
     return keep

@@ -84,13 +84,12 @@ class Player:
         """The group's episodes as they end; those that are known and not to be filmed play along unnamed."""
         network = self.config.agent == "streamvln"
         with one_torch_thread(network), ExitStack() as films:  # the thread: sums come out the same in every process
-            runs = []
+            runs, begun = [], time.perf_counter()
             for env, episode_id in zip(self._envs, group.episode_ids, strict=False):
                 film = video_file(self.config.out, episode_id) if episode_id in group.filmed else None
                 runs.append(films.enter_context(EpisodeRun(env, episode_id, film, self._label)))
             if self.config.agent == "random":  # drawn anew for every episode, so that its company does not matter
                 self._agent = random_agent(self.config.seed, group.episode_ids[0])
-            begun = time.perf_counter()
             calls = _play_batch(self._agent, runs) if self.config.batch > 1 else _play_alone(self._agent, runs[0])
             for run, part in zip(runs, calls, strict=True):
                 episode_id = run.episode.episode_id
@@ -137,17 +136,19 @@ def _play_alone(agent: Any, run: EpisodeRun) -> list[list[list[Any]]]:
     """Plays an episode step by step; only what the agent looks at is rendered.
 
     Returns:
-        The model calls, see `_call`, of the one episode.
+        The model calls, see `_call`, of the one episode; a call's time is the agent's since the call before, as it
+        prepares the next window in between.
     """
     agent.reset()
-    calls, last = [], getattr(agent, "last_call", None)
+    calls, last, spent = [], getattr(agent, "last_call", None), 0.0
     while not run.finished:
         observation, begun = run.observation, time.perf_counter()
         action = agent.act(observation)
+        spent += time.perf_counter() - begun
         call = getattr(agent, "last_call", None)
         if call is not last:
-            calls.append(_call(agent.stream, time.perf_counter() - begun))
-            last = call
+            calls.append(_call(agent.stream, spent))
+            last, spent = call, 0.0
         run.step(action, needs_picture(agent))
     return [calls]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,8 @@ class FiniteRollout(BaseCallback):
 class HoldActor(BaseCallback):
     """Lets only the value head learn in the first rollouts, so that its first errors do not shake the actor.
 
-    The actor is held between a rollout and the next, by the policy's `rates`; nothing of it is saved.
+    The actor is held between a rollout and the next, by the policy's `rates`; nothing of it is saved. Give it as the
+    last callback: whatever lets the policy predict after it, at a rollout's end, lets go of the actor.
 
     Args:
         rollouts: how many; 0 does nothing.
@@ -119,6 +122,7 @@ class KeepBest(BaseCallback):
             raise TypeError(f"KeepBest keeps a StreamVLNActorCriticPolicy's checkpoint, not {type(self.model.policy)}")
         if self.envs.unwrapped is self.training_env.unwrapped:
             raise ValueError("KeepBest plays episodes of its own: make it environments beside the training's")
+        self.envs.reset()  # takes the seeds that `make_vec_env` left: each would shuffle its environment's share anew
         self._evaluate()
 
     def _on_step(self) -> bool:
@@ -156,4 +160,12 @@ class KeepBest(BaseCallback):
         self.history.append((self.num_timesteps, means))
         if self.best is None or self.measure(means) > self.measure(self.best):
             self.best = means
-            policy.save_checkpoint(self.folder)
+            self._keep(policy)
+
+    def _keep(self, policy: Any) -> None:
+        """Writes the checkpoint beside the folder first, so that what is killed leaves the old one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{self.folder.name}.", dir=self.folder.parent) as scratch:
+            policy.save_checkpoint(scratch)
+            for file in Path(scratch).iterdir():
+                os.replace(file, self.folder / file.name)

@@ -54,6 +54,11 @@ class StreamContext:
         self._picker = ConjunctionPicker(config.conjunctions, config.seed)
         self._window = FastWindow(self._setting("window_steps"))
         chunk, window = self._setting("chunk_size"), self._setting("window_steps")
+        if window % chunk and window != processor.config.window_steps:
+            raise ValueError(
+                f"window_steps is {window}, no multiple of the chunk of {chunk} actions: a policy that has learned "
+                "with it could not be saved with it"
+            )
         num_history = self._setting("num_history") if make_strategy(strategy).shows_memory else 0
         self._memory = SlowMemory(num_history, window, chunk + ANSWER_SLACK, config.max_steps)
         side = processor.config.image_size

@@ -118,5 +118,7 @@ class DialogueCache:
         held = self._held
         if held is None or held.version != version or held.context.dialogue.shape != context.dialogue.shape:
             return torch.zeros_like(context.lengths)
+        if held.context.dialogue.device != context.dialogue.device:
+            return torch.zeros_like(context.lengths)
         before = held.context.lengths
         return torch.where(held.context.begins(context) & (before < context.lengths), before, 0)

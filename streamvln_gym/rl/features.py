@@ -58,10 +58,18 @@ class PooledFeatures(VecEnvWrapper):
 
     @classmethod
     def from_pretrained(
-        cls, venv: VecEnv, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
+        cls,
+        venv: VecEnv,
+        checkpoint: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str = torch.float32,
     ) -> PooledFeatures:
-        """With the vision tower and projector of a checkpoint, as of `StreamVLNAgent.from_pretrained`."""
-        agent = StreamVLNAgent.from_pretrained(checkpoint, device=device, dtype=torch.float32)
+        """With the vision tower and projector of a checkpoint, as of `StreamVLNAgent.from_pretrained`.
+
+        The layers of its language model, which no feature needs, are let go.
+        """
+        agent = StreamVLNAgent.from_pretrained(checkpoint, device=device, dtype=dtype)
+        agent.model.language_model.layers = torch.nn.ModuleList()
         return cls(venv, agent.model, agent.processor)
 
     def check_same(self, network: StreamVLNForConditionalGeneration) -> None:
@@ -71,7 +79,7 @@ class PooledFeatures(VecEnvWrapper):
             ValueError: vision tower or projector have other weights.
         """
         pairs = zip(vision_parameters(self.network), vision_parameters(network), strict=True)
-        if not all(torch.equal(ours.cpu(), theirs.to(ours.dtype).cpu()) for ours, theirs in pairs):
+        if not all(torch.equal(ours.to(theirs.dtype).cpu(), theirs.cpu()) for ours, theirs in pairs):
             raise ValueError(
                 "the features in the observation come from another vision tower or projector than the policy's: make "
                 "PooledFeatures from the policy's own checkpoint"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from streamvln_gym.agents.streamvln import StreamVLNAgent
 from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
@@ -74,6 +76,8 @@ def prepare_network(
     else:
         trunk = read_adapter(network, adapter, printed)
         _check_same(lora, trunk.peft_config["default"], adapter)
+        _check_parts(trunk, parts, adapter)
+        _switch_dropout_off(trunk)
     return ReadyNetwork(trunk, agent.processor, True, printed)
 
 
@@ -132,6 +136,25 @@ def _lora_settings(lora: LoraSettings | Mapping[str, Any] | None) -> LoraSetting
             "set it to 0"
         )
     return settings
+
+
+def _switch_dropout_off(trunk: Any) -> None:
+    """Supervised training's adapters have dropout; with it, probabilities would differ from the rollout's by chance."""
+    trunk.peft_config["default"].lora_dropout = 0.0
+    for module in trunk.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def _check_parts(trunk: Any, parts: Collection[Part], adapter: str | Path) -> None:
+    """Raises ValueError where an adapter that is gone on from learns other parts than are asked for."""
+    names = [name for name, weight in trunk.named_parameters() if weight.requires_grad and "lora_" in name]
+    homes = {"vision": ".vision_tower.", "projector": ".projector.", "language": ".language_model."}
+    found = tuple(part for part in PARTS if any(homes[part] in name for name in names))
+    if set(found) != set(parts):
+        raise ValueError(
+            f"the adapter in {adapter} is of parts={found!r}, but parts={tuple(parts)!r} was asked for: pass its own"
+        )
 
 
 def _check_same(lora: LoraSettings | Mapping[str, Any] | None, found: Any, adapter: str | Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from streamvln_gym.rl.layout import ContextLayout, read_layout
 from streamvln_gym.rl.network import prepare_network, write_adapter
 from streamvln_gym.rl.optimizer import ScaledRates
 from streamvln_gym.rl.shared_windows import SharedWindows
+from streamvln_gym.training.adapters import write_context
 from streamvln_gym.training.config import LoraSettings, Part
 from streamvln_gym.wrappers import PAD
 
@@ -39,8 +41,10 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
     `StreamVLNAgent` does.
 
         agent = StreamVLNAgent.from_pretrained(folder)
-        envs = make_vec_env(lambda: SlowFastObservation(gym.make("StreamVLN-Flats-v0"), agent.processor), 4)
-        ppo = PPO(StreamVLNActorCriticPolicy, envs, policy_kwargs={"checkpoint": folder, "lora": {"rank": 16}})
+        flats = partial(VLNEnv, "flats", split="train", sensors=("rgb", "instruction"))
+        envs = make_vec_env(lambda: SlowFastObservation(flats(), agent.processor), 4)
+        policy = {"checkpoint": folder, "lora": {"rank": 16}}
+        ppo = PPO(StreamVLNActorCriticPolicy, envs, learning_rate=1e-5, n_steps=64, n_epochs=3, policy_kwargs=policy)
         ppo.learn(100_000)
         ppo.policy.save_checkpoint("finetuned")  # StreamVLNAgent.from_pretrained("finetuned")
 
@@ -250,7 +254,7 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
 
         Args:
             **settings: fields of `StreamVLNAgentConfig`. What the observation does not tell has to be repeated:
-                `prompt_style`, where `SlowFastObservation` was given one.
+                `prompt_style`, `memory_prompt` and `conjunctions`, where `SlowFastObservation` was given them.
         """
         self.set_training_mode(False)
         return StreamVLNAgent(self.network, self.processor, **{**self._shown_context, **settings})
@@ -258,7 +262,8 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
     def save_checkpoint(self, folder: str | Path) -> None:
         """Writes the actor as a StreamVLN checkpoint, adapters merged, which `StreamVLNAgent.from_pretrained` reads.
 
-        Its configuration has the memory and the window that the policy was shown.
+        Its configuration has the memory and the window that the policy was shown; what the observation does not tell
+        (see `agent`) is not in it.
         """
         network = self.network
         if self._adapted:
@@ -276,8 +281,13 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
             self.rates.actor_held = False
         super().set_training_mode(mode)
 
+    def load_from_vector(self, vector: NDArray[Any]) -> None:
+        """As in stable-baselines3."""
+        self.dialogues.clear()  # weights that are written so do not count as changed
+        super().load_from_vector(vector)
+
     def save_adapter(self, folder: str | Path) -> None:
-        """Writes the adapters alone, and which weights they belong to.
+        """Writes the adapters alone, which weights they belong to, and with which memory and window they were trained.
 
         Raises:
             ValueError: the policy has none.
@@ -285,6 +295,8 @@ class StreamVLNActorCriticPolicy(ActorCriticPolicy):
         if not self._adapted:
             raise ValueError("this policy has no adapters: pass lora= to it, or use save_checkpoint")
         write_adapter(self.trunk, folder, self._fingerprint)
+        with changed(self.network.config, **self._shown_context):
+            write_context(self.network.config, Path(folder))
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return self.forward(observation, deterministic)[0]

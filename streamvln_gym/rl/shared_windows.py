@@ -40,9 +40,9 @@ class SharedWindows:
         lengths = context.lengths
         # A cheap key proposes which rows are of one window; the comparison below decides.
         sums = [
-            frames[:, 0].flatten(1).double().sum(1) for frames in (context.window, context.history) if frames.shape[1]
+            frames[:, 0].flatten(1).float().sum(1) for frames in (context.window, context.history) if frames.shape[1]
         ]
-        key = torch.stack([context.window_steps[:, 0].double(), *sums], 1)
+        key = torch.stack([context.window_steps[:, 0].float(), *sums], 1)  # Apple's GPUs have no doubles
         _, window = key.unique(dim=0, return_inverse=True)
         rank = torch.zeros_like(lengths).scatter_reduce(0, window, lengths * count + rows, "amax")
         owner = rank[window] % count

@@ -215,6 +215,8 @@ def test_adapters_of_another_base(make_env, make_policy, checkpoint, tmp_path):
         make_policy(env, checkpoint=tmp_path / "other", lora={}, adapter=tmp_path / "adapter")
     with pytest.raises(ValueError, match=r"has the rank 4, but lora says 32: pass lora=\{\}"):
         make_policy(env, lora={"rank": 32}, adapter=tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"is of parts=\('language',\), but parts=\('vision', 'language'\) was asked"):
+        make_policy(env, lora={}, parts=("vision", "language"), adapter=tmp_path / "adapter")
     (tmp_path / "adapter" / "streamvln_base.json").unlink()
     narrow = make_agent(layers=1)
     narrow.save_pretrained(tmp_path / "narrow")

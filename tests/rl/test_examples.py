@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -51,7 +52,11 @@ def test_plain_ppo_learns_within_three_minutes():
 
 @pytest.mark.parametrize("options", [["--features"], ["--lora", "4", "--hold", "0"]])
 def test_ppo_on_a_checkpoint(tiny_flats, checkpoint, tmp_path, options, capsys):
-    files = ["--dataset", str(tiny_flats.episodes_path), "--scenes", "2", "--judged-scenes", "2"]
+    folder = tiny_flats.root / "datasets" / "ppo"
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "val_seen"):
+        shutil.copy(tiny_flats.episodes_path, folder / f"{split}.json.gz")
+    files = ["--dataset", str(folder / "{split}.json.gz"), "--scenes", "2", "--judged-scenes", "2", "--check"]
     sizes = ["--decisions", "32", "--envs", "2", "--rollout", "8", "--batch", "8", "--judged", "3", "--max-steps", "24"]
     keep = load("sb3_ppo").main(
         ["--checkpoint", str(checkpoint), "--out", str(tmp_path), "--evaluate-every", "1", *files, *sizes, *options]
@@ -64,6 +69,9 @@ def test_ppo_on_a_checkpoint(tiny_flats, checkpoint, tmp_path, options, capsys):
     assert sum(bool(row["eval/success"]) for row in table) == 3, "the last evaluation too"
     assert (tmp_path / "ppo.zip").is_file()
     assert "the rollout buffer" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        load("sb3_ppo").main(["--dataset", str(tiny_flats.episodes_path)])
+    assert "would be trained in and judged by" in capsys.readouterr().err
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,12 @@ def test_adapters_can_be_gone_on_with(envs, checkpoint, tmp_path):
     ppo = make_ppo(envs, checkpoint, lora={"rank": 4})
     ppo.learn(16)
     ppo.policy.save_adapter(tmp_path)
+    assert json.loads((tmp_path / "context.json").read_text())["num_history"] == 8
+    config = tmp_path / "adapter_config.json"  # supervised training's adapters have dropout
+    config.write_text(config.read_text().replace('"lora_dropout": 0.0', '"lora_dropout": 0.05'))
     again = make_ppo(envs, checkpoint, lora={"rank": 4}, adapter=tmp_path)
+    again.policy.set_training_mode(True)
+    assert not any(module.p for module in again.policy.modules() if isinstance(module, torch.nn.Dropout))
     obs = batch(envs.envs[0].reset(seed=0)[0])
     assert torch.allclose(ppo.policy(obs, True)[2], again.policy(obs, True)[2], atol=1e-6)
     before = weights(again.policy)
@@ -308,7 +314,8 @@ def test_the_best_checkpoint_is_kept(envs, make_env, checkpoint, tmp_path, monke
     assert all(torch.equal(best[name], value) for name, value in kept[-1].items())
 
 
-def test_evaluations_play_the_same_episodes(envs, make_env, checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("seed", [None, 3], ids=["not seeded", "seeded, as make_vec_env does"])
+def test_evaluations_play_the_same_episodes(envs, make_env, checkpoint, tmp_path, monkeypatch, seed):
     played: list[list[str]] = []
 
     def evaluate(policy, judged, episodes, callback, **options):
@@ -327,6 +334,8 @@ def test_evaluations_play_the_same_episodes(envs, make_env, checkpoint, tmp_path
     with pytest.raises(ValueError, match=f"{count + 1} episodes cannot be evaluated where there are {count}"):
         make_ppo(envs, checkpoint).learn(16, callback=KeepBest(judged, tmp_path, episodes=count + 1))
     assert count % 2 == 1
+    if seed is not None:
+        judged.seed(seed)
     keep = KeepBest(judged, tmp_path, episodes=count, every=1)
     ppo = make_ppo(envs, checkpoint)
     ppo.learning_rate, ppo.lr_schedule = 0.0, lambda _: 0.0
