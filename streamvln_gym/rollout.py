@@ -24,6 +24,7 @@ from streamvln_gym.metrics import METRICS
 from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.selection import source_of
+from streamvln_gym.simulators.choice import SimulatorChoice
 from streamvln_gym.viewer import RunViewer
 from streamvln_gym.vlnce.predictions import TRAJECTORY, check_predictions, trajectory_record, write_predictions
 
@@ -51,6 +52,7 @@ class PlayConfig:
         seed: shuffles the episodes and seeds the agent; default: file order.
         max_steps: actions after which an episode is cut off.
         device: of the StreamVLN agent, "auto", "cpu" or "cuda".
+        simulator: "embedded", "habitat", or "auto": habitat where it is installed and can draw what is played.
     """
 
     agent: AgentName = "streamvln"
@@ -67,6 +69,7 @@ class PlayConfig:
     seed: int | None = None
     max_steps: int = 500
     device: str = "auto"
+    simulator: SimulatorChoice = "auto"
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def env_options(config: PlayConfig) -> dict[str, Any]:
     """The environment's arguments."""
     options: dict[str, Any] = {
         name: getattr(config, name) or None for name in ("scenes", "languages", "episode_ids")
-    } | {name: getattr(config, name) for name in ("split", "max_steps", "data_dir", "role")}
+    } | {name: getattr(config, name) for name in ("split", "max_steps", "data_dir", "role", "simulator")}
     if config.data is not None:
         options["dataset"] = str(config.data)
     return options

@@ -206,6 +206,8 @@ def test_what_cannot_be_had_is_named(tiny_flats, changes, error, message):
 def test_habitat_is_refused_with_the_remedy(tiny_flats):
     with pytest.raises(SimulatorUnavailableError, match="simulator='embedded'"):
         tiny_flats.make(simulator="habitat")
+    with pytest.raises(SimulatorUnavailableError, match="simulator='embedded'"):
+        rollout(config(tiny_flats, episodes=1, simulator="habitat"))
 
 
 def test_a_random_run_taken_up_again_gives_the_same(tiny_flats, tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Literal
 
 from streamvln_gym.errors import SimulatorUnavailableError
 from streamvln_gym.simulators.base import CameraConfig, Simulator
 
 SIMULATORS = ("embedded", "habitat")
+SimulatorChoice = Literal["auto", "embedded", "habitat"]
 
 
 def resolve_simulator(simulator: str | Simulator, dataset: str = "flats", camera: CameraConfig | None = None) -> str:

@@ -20,6 +20,7 @@ from streamvln_gym.evaluation import EvaluationConfig, evaluate
 from streamvln_gym.metrics import METRICS, summarize
 from streamvln_gym.rollout import choose_episodes
 from streamvln_gym.selection import open_dataset
+from streamvln_gym.simulators.choice import resolve_simulator
 from streamvln_gym.training.config import TrainConfig, TrainRecipe, flatten
 from streamvln_gym.training.dagger_config import FREE_FIELDS, DAggerConfig
 from streamvln_gym.training.dagger_table import read_row, write_json, write_row, write_table
@@ -272,7 +273,9 @@ def _check(config: DAggerConfig) -> EpisodeDataset:
         )
     languages = rollout.languages or None
     open_dataset(evaluation.data or rollout.data, evaluation.split, rollout.data_dir, languages=languages)
-    return open_dataset(rollout.data, rollout.split, rollout.data_dir, rollout.scenes, languages=languages)
+    played = open_dataset(rollout.data, rollout.split, rollout.data_dir, rollout.scenes, languages=languages)
+    resolve_simulator(rollout.simulator, played.name, config.recording(config.out, "").camera)
+    return played
 
 
 def _check_pictures(config: DAggerConfig, network: StreamVLNConfig) -> None:
@@ -384,6 +387,7 @@ def _evaluate(config: DAggerConfig, checkpoint: str, folder: Path) -> dict[str, 
             checkpoint=checkpoint,
             data=Path(settings.data or rollout.data),
             data_dir=rollout.data_dir,
+            simulator=rollout.simulator,
             split=settings.split,
             languages=rollout.languages,
             episodes=settings.episodes,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from streamvln_gym.simulators.choice import SimulatorChoice
 from streamvln_gym.training.beta_schedules import BetaSchedule, ConstantBeta, ExponentialBeta, LinearBeta
 from streamvln_gym.training.config import TrainRecipe
 from streamvln_gym.training.recorder import RecordConfig
@@ -93,6 +94,8 @@ class RolloutSettings:
             core this process may use.
         device: of the policy, "auto", "cpu" or "cuda".
         data_dir: the folder with `datasets/` and `scene_datasets/` (r2r, rxr).
+        simulator: "embedded", "habitat" (without `pictures.privileged`), or "auto": habitat where it is installed and
+            can draw what is recorded; in evaluations too.
     """
 
     data: str = "flats"
@@ -107,6 +110,7 @@ class RolloutSettings:
     workers: int | None = None
     device: str = "auto"
     data_dir: Path = Path("data")
+    simulator: SimulatorChoice = "embedded"
 
     def __post_init__(self) -> None:
         for name, least in {"episodes": 0, "batch": 1}.items():
@@ -214,6 +218,7 @@ class DAggerConfig:
             waypoint_radius=rollout.waypoint_radius,
             workers=rollout.workers,
             data_dir=rollout.data_dir,
+            simulator=rollout.simulator,
             **asdict(self.pictures),
         )
 

@@ -104,7 +104,7 @@ def recording_env(config: RecordConfig, dataset: EpisodeDataset | None = None) -
         sensors.append("semantic")
     return VLNEnv(
         dataset=config.data if dataset is None else dataset,
-        simulator="embedded",
+        simulator=config.simulator,
         split=config.split,
         data_dir=config.data_dir,
         camera=config.camera,

@@ -24,6 +24,7 @@ from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.rollout import check_network
 from streamvln_gym.selection import open_dataset, source_of
 from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.simulators.choice import SimulatorChoice, resolve_simulator
 from streamvln_gym.training.folder_lock import only_process
 from streamvln_gym.training.scene_workers import SceneWorker, default_workers, process_scenes, scenes_by_size
 from streamvln_gym.training.trajectories import ANNOTATIONS
@@ -67,6 +68,8 @@ class RecordConfig:
         patches: patches per side of the vision tower that is to be trained, for `privileged`.
         workers: processes, each with scenes of its own; default: one for each CPU core this process may use.
         data_dir: the folder with `datasets/` and `scene_datasets/` (r2r, rxr).
+        simulator: "embedded", "habitat" (without `privileged`), or "auto": habitat where it is installed and can draw
+            what is recorded.
     """
 
     out: Path
@@ -91,8 +94,14 @@ class RecordConfig:
     patches: int = 8
     workers: int | None = None
     data_dir: Path = Path("data")
+    simulator: SimulatorChoice = "embedded"
 
     def __post_init__(self) -> None:
+        if self.privileged and self.simulator != "embedded":
+            raise ValueError(
+                "privileged targets come from the embedded simulator, not from "
+                f"simulator={self.simulator!r}: leave one out"
+            )
         if self.driver not in DRIVERS:
             raise ValueError(f"unknown driver {self.driver!r}: use {', '.join(DRIVERS)}")
         if self.checkpoint is not None and self.driver != "streamvln":
@@ -218,7 +227,7 @@ def identity_of(config: RecordConfig, dataset: EpisodeDataset) -> dict[str, Any]
         "dataset": dataset.name,
         "split": dataset.split,
         "source": source_of(dataset),
-        "simulator": "embedded",
+        "simulator": resolve_simulator(config.simulator, dataset.name, camera),
         "driver": config.driver,
         "max_steps": config.max_steps,
         "along_reference": config.along_reference,

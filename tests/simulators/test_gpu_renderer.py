@@ -63,6 +63,13 @@ def test_a_scene_without_instances_is_refused():
         renderer.add("wall", Renderer(wall(1.0)).mesh, np.zeros(2, np.int32))
 
 
+def test_a_pose_that_is_not_finite_is_refused():
+    pytest.importorskip("triton")
+    renderer = GpuRenderer(CameraConfig.of_size(8, 8, 1), torch.device("cpu"))
+    with pytest.raises(ValueError, match="the pose of view 1 is not finite"):
+        renderer.render(["wall"] * 2, np.array([[0.0, 0.0, 0.0], [0.0, np.nan, 0.0]]), np.zeros(2))
+
+
 def test_without_triton_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "streamvln_gym.simulators.embedded.gpu_kernels", None)
     monkeypatch.delattr("streamvln_gym.simulators.embedded.gpu_kernels", raising=False)

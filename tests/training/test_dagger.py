@@ -21,7 +21,7 @@ pytest.importorskip("accelerate")
 
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.cli import main
-from streamvln_gym.errors import CheckpointError, DatasetError, TrainingError
+from streamvln_gym.errors import CheckpointError, DatasetError, SimulatorUnavailableError, TrainingError
 from streamvln_gym.evaluation import read_run
 from streamvln_gym.expert import expert_for
 from streamvln_gym.training import RecordConfig, load_trajectories, policy_recorder, record
@@ -425,6 +425,7 @@ def test_nonsense_is_refused_at_once(settings, message):
         ({"checkpoint": "no/where/at/all"}, CheckpointError, "there is no folder no/where/at/all"),
         ({"rollout": {"data": "nothing"}}, DatasetError, "unknown dataset 'nothing'"),
         ({"rollout": {"device": "foo"}}, ValueError, "no device 'foo' here"),
+        ({"rollout": {"simulator": "unity"}}, SimulatorUnavailableError, "unknown simulator 'unity'"),
         ({"train": TrainRecipe(method="qlora")}, TrainingError, "'qlora' needs bitsandbytes: pip install"),
         ({"train": TrainRecipe(machine=MachineConfig(attention="no such"))}, TrainingError, "attention no such cannot"),
         ({"train": TrainRecipe(report=ReportConfig(report_to=("foo",)))}, TrainingError, "report_to foo is no integ"),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from streamvln_gym.cli import main
 from streamvln_gym.episodes import Goal, Instruction
-from streamvln_gym.errors import CheckpointError, DatasetError, SceneError
+from streamvln_gym.errors import CheckpointError, DatasetError, SceneError, SimulatorUnavailableError
 from streamvln_gym.expert import demonstrate, expert_for
 from streamvln_gym.models import StreamVLNProcessor
 from streamvln_gym.models.configuration_streamvln import IGNORE_LABEL
@@ -377,6 +377,10 @@ def test_a_killed_worker_is_said_and_what_is_finished_is_kept(recorded, tmp_path
         ({"waypoint_radius": 0.0}, "waypoint_radius must be at least"),
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"width": 0}, "width must be a positive integer"),
+        (
+            {"privileged": True, "simulator": "habitat"},
+            "embedded simulator, not from simulator='habitat'",
+        ),
     ],
 )
 def test_nonsense_is_refused_at_once(settings, message):
@@ -410,6 +414,7 @@ def test_the_folder_of_another_run_is_refused(recorded, settings, message):
     [
         ({"device": "foo"}, ValueError, "there is no device 'foo' here"),
         ({"checkpoint": "/nonexist/x"}, CheckpointError, "there is no folder /nonexist/x"),
+        ({"simulator": "unity"}, SimulatorUnavailableError, "unknown simulator 'unity'"),
     ],
 )
 def test_device_and_checkpoint_are_looked_for_before_anything_is_written(tmp_path, settings, kind, message):

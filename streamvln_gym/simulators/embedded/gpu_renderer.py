@@ -112,7 +112,11 @@ class GpuRenderer:
 
         Raises:
             KeyError: a scene is not there.
+            ValueError: a pose is not finite.
         """
+        lost = np.flatnonzero(~np.isfinite(np.column_stack([positions, yaws])).all(1))
+        if len(lost):
+            raise ValueError(f"the pose of view {lost[0]} is not finite: {positions[lost[0]]}, yaw {yaws[lost[0]]}")
         camera, factor = self.camera, self.camera.supersampling
         count, height, width = len(keys), camera.height * factor, camera.width * factor
         focal_x, focal_y = (length * factor for length in camera.focal_lengths)
