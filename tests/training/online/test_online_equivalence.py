@@ -32,7 +32,7 @@ TEXTS = (
 
 
 def small_network(**settings):
-    return thin_parts(0.3, narrow=True, seed=1, **settings)
+    return thin_parts(0.15, narrow=True, seed=2, **settings)
 
 
 SIZES = {"memory": {"num_history": 8}, "no memory": {"num_history": 0}}
