@@ -127,7 +127,8 @@ def attach_adapter(model: StreamVLNForConditionalGeneration, folder: str | Path,
     except (RuntimeError, ValueError) as error:  # sizes, or names of layers, that do not fit
         raise CheckpointError(f"{problem}: {error}") from error
     # peft passes over what has no place, and leaves as it began what is not there: a network of more or fewer layers.
-    places = {name for name in peft.get_peft_model_state_dict(adapted) if "lora_" in name}
+    places = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)  # "auto" may ask the hub
+    places = {name for name in places if "lora_" in name}
     for names, what in ((stored - places, "has no place for"), (places - stored, "would also have")):
         if names:
             raise CheckpointError(

@@ -179,7 +179,8 @@ def test_adapters_can_be_gone_on_with(envs, checkpoint, tmp_path):
     ppo.policy.save_adapter(tmp_path)
     assert json.loads((tmp_path / "context.json").read_text())["num_history"] == 8
     config = tmp_path / "adapter_config.json"  # supervised training's adapters have dropout
-    config.write_text(config.read_text().replace('"lora_dropout": 0.0', '"lora_dropout": 0.05'))
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "lora_dropout": 0.05}))
     again = make_ppo(envs, checkpoint, lora={"rank": 4}, adapter=tmp_path)
     again.policy.set_training_mode(True)
     assert not any(module.p for module in again.policy.modules() if isinstance(module, torch.nn.Dropout))
