@@ -359,15 +359,14 @@ def play_all(settings: Settings, tasks: Sequence[Task], workers: int) -> Iterato
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (settings, results))
     futures = {pool.submit(_play_in_worker, number, task) for number, task in enumerate(tasks)}
     pending = futures
-    failed = False
     try:
         while pending:
             finished, pending = wait(pending, PATIENCE, FIRST_COMPLETED)
             while not results.empty():
                 number, record = results.get()
                 yield tasks[number], record
-            if not failed and any(future.exception() for future in finished if not future.cancelled()):
-                failed = True  # what is being played is played to its end and kept
+            if any(future.exception() for future in finished if not future.cancelled()):
+                # What is being played is played to its end and kept.
                 pool.shutdown(wait=False, cancel_futures=True)
             pending = {future for future in pending if not future.cancelled()}  # `wait` would wait for these
         for future in futures:

@@ -116,9 +116,10 @@ class DialogueCache:
     def _kept(self, context: Context, version: int) -> Tensor:
         """(batch,) ids at each dialogue's beginning that the cache holds already."""
         held = self._held
-        if held is None or held.version != version or held.context.dialogue.shape != context.dialogue.shape:
+        now = context.dialogue
+        if held is None or held.version != version:
             return torch.zeros_like(context.lengths)
-        if held.context.dialogue.device != context.dialogue.device:
+        if (held.context.dialogue.shape, held.context.dialogue.device) != (now.shape, now.device):
             return torch.zeros_like(context.lengths)
         before = held.context.lengths
         return torch.where(held.context.begins(context) & (before < context.lengths), before, 0)

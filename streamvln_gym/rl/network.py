@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from streamvln_gym.agents.streamvln import StreamVLNAgent
 from streamvln_gym.errors import CheckpointError
 from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGeneration
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
-from streamvln_gym.training.adapters import add_adapters, attach_adapter
+from streamvln_gym.training.adapters import TARGETS, add_adapters, attach_adapter
 from streamvln_gym.training.config import PARTS, LoraSettings, Part
 
 BASE_NAME = "streamvln_base.json"
@@ -149,8 +150,7 @@ def _switch_dropout_off(trunk: Any) -> None:
 def _check_parts(trunk: Any, parts: Collection[Part], adapter: str | Path) -> None:
     """Raises ValueError where an adapter that is gone on from learns other parts than are asked for."""
     names = [name for name, weight in trunk.named_parameters() if weight.requires_grad and "lora_" in name]
-    homes = {"vision": ".vision_tower.", "projector": ".projector.", "language": ".language_model."}
-    found = tuple(part for part in PARTS if any(homes[part] in name for name in names))
+    found = tuple(part for part in PARTS if any(re.search(TARGETS[part], name) for name in names))
     if set(found) != set(parts):
         raise ValueError(
             f"the adapter in {adapter} is of parts={found!r}, but parts={tuple(parts)!r} was asked for: pass its own"
