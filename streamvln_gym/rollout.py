@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import quote
 
 import gymnasium as gym
 import numpy as np
@@ -300,7 +301,8 @@ def play(
     file = None
     if video is not None:
         dataset: EpisodeDataset = env.unwrapped.dataset  # type: ignore[attr-defined]
-        file = video / f"{dataset.name}_{dataset.split}_{episode_id}.mp4"
+        names = (dataset.name, dataset.split, str(episode_id))
+        file = video / f"{'_'.join(quote(name, safe='') for name in names)}.mp4"
     with EpisodeRun(env, episode_id, file, label, viewer, panel) as run:
         agent.reset()
         while not run.finished:

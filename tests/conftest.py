@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trimesh
+from filelock import FileLock
 
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.episodes import Episode, Goal, Instruction
@@ -20,7 +21,10 @@ from streamvln_gym.expert import demonstrate, expert_for
 from streamvln_gym.geometry import path_length, yaw_to_quaternion
 from streamvln_gym.scene_graph import Door, Room, SceneGraph, SceneObject
 from streamvln_gym.simulators.base import AgentState, CameraConfig
+from streamvln_gym.simulators.embedded import navmesh, renderer
+from streamvln_gym.simulators.embedded.recast.build import build_navmesh
 from streamvln_gym.vlnce import VLNCEDataset, write_dataset
+from tests.simulators.recast_scenes import two_storeys
 
 SMALL_CAMERA = CameraConfig(width=64, height=48)
 HEIGHT = 0.2  # metres, the mesh over the floor
@@ -42,6 +46,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "long" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="a large sweep: run with --long"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With `-n 2`, each process compiles other kernels first and then loads the other's from numba's cache."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        return  # compiled when they are needed
+    kernels = {
+        "paths": navmesh.compile_kernels,
+        "pictures": renderer.compile_kernels,
+        "builder": lambda: build_navmesh(two_storeys()),
+    }
+    names = list(kernels)
+    for name in names if worker == "gw0" else names[::-1]:
+        with FileLock(tmp_path_factory.getbasetemp().parent / f"kernels_{name}.lock"):
+            kernels[name]()
 
 
 @pytest.fixture(scope="session", autouse=True)

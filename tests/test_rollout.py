@@ -149,6 +149,15 @@ def test_a_video_shows_every_step(tiny_flats, tmp_path):
     assert frames[0].shape == (600, 1280, 3)
 
 
+def test_a_video_of_an_id_that_is_no_file_name(tiny_flats, tmp_path):
+    path = tmp_path / "datasets" / "odd" / "tiny" / "tiny.json.gz"
+    path.parent.mkdir(parents=True)
+    write_dataset(path, [replace(tiny_flats.dataset.episode("10"), episode_id="../a/b")])
+    odd = config(tiny_flats, data=path, data_dir=tiny_flats.root, max_steps=1, video=tmp_path / "films")
+    rollout(odd)
+    assert [film.name for film in (tmp_path / "films").iterdir()] == ["tiny_tiny_..%2Fa%2Fb.mp4"]
+
+
 def test_the_label_is_in_the_video(tiny_flats, tmp_path):
     StreamVLNAgent.untrained().save_pretrained(tmp_path / "random")
     films = {}

@@ -30,6 +30,7 @@ from streamvln_gym.training.scene_workers import default_workers, scenes_by_size
 from streamvln_gym.training.settings_files import with_contents
 from streamvln_gym.training.trajectories import MIN_ACTIONS, load_trajectories
 from streamvln_gym.training.trajectory_writer import read_notes
+from streamvln_gym.training.whole_folder import whole_folder
 
 if TYPE_CHECKING:
     from streamvln_gym.models.configuration_streamvln import StreamVLNConfig
@@ -338,10 +339,8 @@ def _first_policy(config: DAggerConfig) -> str:
 
         processor = StreamVLNProcessor.tiny()
         network = StreamVLNForConditionalGeneration.from_seed(processor.config, config.seed)
-        partial_folder = target.with_name(".model.partial")
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        StreamVLNAgent(network, processor).save_pretrained(partial_folder)
-        os.replace(partial_folder, target)
+        with whole_folder(target) as folder:
+            StreamVLNAgent(network, processor).save_pretrained(folder)
     return str(target)
 
 

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +48,7 @@ from streamvln_gym.training.run_record import (
 from streamvln_gym.training.sft_trainer import CHECKPOINT_PREFIX, SupervisedTrainer, is_write_error, whole_checkpoints
 from streamvln_gym.training.start_checks import check_packages, check_recipe, read_processor
 from streamvln_gym.training.trainer_arguments import NO_SHARDS, check_disk, make_arguments
+from streamvln_gym.training.whole_folder import whole_folder
 from streamvln_gym.training.windows import WindowConfig
 
 MODEL, ADAPTER = "model", "adapter"
@@ -312,14 +311,14 @@ def _save(config: TrainConfig, trainer: SupervisedTrainer, processor: StreamVLNP
     kept = {name: value for name, value in state.items() if f"{AUXILIARY}." not in name}
     try:
         if config.method == "full":
-            with _whole(config.out / MODEL) as folder:
+            with whole_folder(config.out / MODEL) as folder:
                 written = _cast(kept, network, config.machine.bf16)
                 dtype = next(value.dtype for value in written.values() if value.is_floating_point())
                 network.save_pretrained(str(folder), state_dict=written)  # which empties the dictionary
                 _say_dtype(folder, dtype)
                 processor.save_pretrained(folder)
             return
-        with _whole(config.out / ADAPTER) as folder:
+        with whole_folder(config.out / ADAPTER) as folder:
             network.save_pretrained(str(folder), state_dict=kept)
             write_context(network.get_base_model().config, folder)
         if config.lora.merge:
@@ -349,16 +348,6 @@ def _say_dtype(folder: Path, dtype: torch.dtype) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `target` when all is written."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    yield partial
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-
-
 def _write_merged(config: TrainConfig, processor: StreamVLNProcessor) -> None:
     """The network that training began with, loaded anew and unquantised, with the adapter in its weights."""
     if config.checkpoint is None:
@@ -367,6 +356,6 @@ def _write_merged(config: TrainConfig, processor: StreamVLNProcessor) -> None:
         dtype = torch.bfloat16 if config.machine.bf16 else torch.float32
         base, _ = load_checkpoint(config.checkpoint, dtype)
     merged = merge_adapter(base, config.out / ADAPTER)
-    with _whole(config.out / MODEL) as folder:
+    with whole_folder(config.out / MODEL) as folder:
         merged.save_pretrained(str(folder))
         processor.save_pretrained(folder)

@@ -286,7 +286,7 @@ def test_advantages_are_those_of_the_whole_rollout(envs, checkpoint):
 
 
 def test_the_best_checkpoint_is_kept(envs, make_env, checkpoint, tmp_path, monkeypatch):
-    rewards = iter([0.2, 0.5, 0.1, 0.0])
+    rewards = iter([0.2, 0.5, 0.1, 0.0, 0.9])
 
     def evaluate(policy, judged, episodes, callback, **_):
         for success in (1.0, 0.0):
@@ -313,6 +313,18 @@ def test_the_best_checkpoint_is_kept(envs, make_env, checkpoint, tmp_path, monke
     assert len(kept) == 2
     best = StreamVLNAgent.from_pretrained(tmp_path / "best").model.state_dict()
     assert all(torch.equal(best[name], value) for name, value in kept[-1].items())
+
+    def fail(folder):
+        save(folder)
+        (Path(folder) / "config.json").write_text("half of")
+        raise OSError(28, "No space left on device")
+
+    before = {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()}
+    ppo.policy.save_checkpoint = fail
+    with pytest.raises(OSError, match="No space left"):
+        ppo.learn(16, callback=keep)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 @pytest.mark.parametrize("seed", [None, 3], ids=["not seeded", "seeded, as make_vec_env does"])

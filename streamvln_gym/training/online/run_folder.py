@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -22,6 +20,7 @@ from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGener
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.training.folder_lock import make_for_training
 from streamvln_gym.training.online.config import OnlineConfig
+from streamvln_gym.training.whole_folder import recover, whole_folder
 
 STATE, LOG, OPTIONS, CHECKPOINT = "state.pt", "log.jsonl", "config.json", "checkpoint"
 # What may change between two calls of a training: how long, how fast, and how the environments are driven.
@@ -64,10 +63,7 @@ class RunFolder:
                 f"{target} is there, but no {self.path / OPTIONS} that says of which training: give another folder "
                 "with --out"
             )
-        for leftover in self.path.glob(f".{CHECKPOINT}-*"):
-            if not target.exists() and (leftover / "old").exists():  # killed between the two renames
-                os.rename(leftover / "old", target)
-            shutil.rmtree(leftover, ignore_errors=True)
+        recover(target)
         text = json.dumps(asdict(self.config), indent=2, default=str) + "\n"
         self._write(OPTIONS, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -109,13 +105,9 @@ class RunFolder:
         target = self.path / CHECKPOINT
         logging.disable_progress_bar()
         try:
-            with tempfile.TemporaryDirectory(dir=self.path, prefix=f".{CHECKPOINT}-") as scratch:
-                staged = Path(scratch) / "new"
-                saved.save_pretrained(str(staged))
-                processor.save_pretrained(staged)
-                if target.exists():
-                    os.rename(target, Path(scratch) / "old")
-                os.rename(staged, target)
+            with whole_folder(target) as folder:
+                saved.save_pretrained(str(folder))
+                processor.save_pretrained(folder)
         except OSError as error:
             raise TrainingError(f"{target} cannot be written: {error}; {STATE} is kept") from error
         finally:

@@ -227,13 +227,13 @@ def test_too_few_scenes_to_hold_out(config):
 
 
 def test_a_kill_between_two_renames_leaves_the_old_checkpoint(config):
-    scratch = config.out / ".checkpoint-abc"
-    (scratch / "old").mkdir(parents=True)
+    replaced = config.out / ".checkpoint.replaced"
+    replaced.mkdir(parents=True)
     (config.out / "config.json").write_text("{}")
-    (scratch / "old" / "config.json").write_text("{}")
+    (replaced / "config.json").write_text("{}")
     RunFolder(config, writes=True).open()
     assert (config.out / "checkpoint" / "config.json").read_text() == "{}"
-    assert not scratch.exists()
+    assert not replaced.exists()
 
 
 def test_what_others_wrote_is_not_touched(config):
