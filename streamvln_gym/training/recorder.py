@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from streamvln_gym import __version__
 from streamvln_gym.cache import make_writable
+from streamvln_gym.digests import checkpoint_digest
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.evaluation.identity import differences
@@ -219,7 +220,11 @@ def make_folder(folder: Path) -> Path:
 
 
 def identity_of(config: RecordConfig, dataset: EpisodeDataset) -> dict[str, Any]:
-    """All that the recorded bytes depend on, but for which and how many scenes and trajectories are recorded."""
+    """All that the recorded bytes depend on, but for which and how many scenes and trajectories are recorded.
+
+    Raises:
+        CheckpointError: the checkpoint that drives is not there.
+    """
     camera = config.camera
     identity: dict[str, Any] = {
         "format": _FORMAT,
@@ -239,7 +244,8 @@ def identity_of(config: RecordConfig, dataset: EpisodeDataset) -> dict[str, Any]
         "privileged": config.patches if config.privileged else 0,
     }
     if config.driver == "streamvln":
-        identity["checkpoint"] = config.checkpoint or SHIPPED_NAME
+        checkpoint = config.checkpoint or SHIPPED_NAME
+        identity |= {"checkpoint": checkpoint, "checkpoint_sha256": checkpoint_digest(checkpoint)}
     if config.driver == "random":
         identity["seed"] = config.seed
     if config.languages:
@@ -270,6 +276,7 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     except (OSError, ValueError, TypeError) as error:
         raise DatasetError(f"{path} cannot be read ({error}): give another --out") from error
     changed = differences(present, identity)
+    changed.pop("checkpoint", None)  # its weights count, not where they lie
     if changed:
         setting = min(changed).split(".")[0]
         fields = {name: pair for name, pair in changed.items() if name.split(".")[0] == setting}

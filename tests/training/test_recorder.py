@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.cli import main
 from streamvln_gym.episodes import Goal, Instruction
 from streamvln_gym.errors import CheckpointError, DatasetError, SceneError, SimulatorUnavailableError
@@ -240,6 +241,21 @@ def test_streamvln_as_driver(three_flats, tmp_path, workers):
     assert first["run.json"] == contents(again.out)["run.json"]
     videos = {name: data for name, data in first.items() if name.startswith("images")}
     assert videos.items() <= contents(again.out).items()
+
+
+def test_a_driver_is_known_by_its_weights_not_by_its_folder(three_flats, tmp_path):
+    """Two policies' trajectories are not mixed, where a training has written the same folder anew."""
+    StreamVLNAgent.untrained(0).save_pretrained(tmp_path / "model")
+    settings = {"driver": "streamvln", "max_steps": 5, "per_scene": 1, "workers": 1, "device": "cpu"}
+    config = configured(three_flats, tmp_path / "out", checkpoint=str(tmp_path / "model"), scenes=1, **settings)
+    assert record(config).trajectories == 1
+    shutil.copytree(tmp_path / "model", tmp_path / "elsewhere")
+    assert record(replace(config, checkpoint=str(tmp_path / "elsewhere"), scenes=2)).trajectories == 2
+    StreamVLNAgent.untrained(1).save_pretrained(tmp_path / "model")
+    before = contents(config.out)
+    with pytest.raises(DatasetError, match=r"checkpoint_sha256='\w+', but this one has '\w+': .*give another --out"):
+        record(replace(config, scenes=3))
+    assert contents(config.out) == before
 
 
 def test_small_pictures_show_the_whole_view():
