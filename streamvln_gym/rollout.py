@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args
-from urllib.parse import quote
 
 import gymnasium as gym
 import numpy as np
@@ -26,6 +25,7 @@ from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.records import append_record, read_records
 from streamvln_gym.selection import source_of
 from streamvln_gym.simulators.choice import SimulatorChoice
+from streamvln_gym.video import film_name
 from streamvln_gym.viewer import RunViewer
 from streamvln_gym.vlnce.predictions import TRAJECTORY, check_predictions, trajectory_record, write_predictions
 
@@ -301,8 +301,7 @@ def play(
     file = None
     if video is not None:
         dataset: EpisodeDataset = env.unwrapped.dataset  # type: ignore[attr-defined]
-        names = (dataset.name, dataset.split, str(episode_id))
-        file = video / f"{'_'.join(quote(name, safe='') for name in names)}.mp4"
+        file = video / film_name(f"{dataset.name}_{dataset.split}_{episode_id}")
     with EpisodeRun(env, episode_id, file, label, viewer, panel) as run:
         agent.reset()
         while not run.finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from streamvln_gym.agents.view import AgentView
 
 _FRAMES_PER_SECOND = 8
+_UNSAFE = re.compile(r'[%/\\:*?"<>|\x00-\x1f]')  # the first keeps two ids from getting one name
+
+
+def film_name(film: str) -> str:
+    """The name of a film's file; what no file's name may have in it is written as in an address ("%2F")."""
+    return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", film) + ".mp4"
 
 
 class VideoWriter:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from streamvln_gym.errors import EvaluationError
 from streamvln_gym.evaluation.identity import differences, fingerprint_of
 from streamvln_gym.evaluation.line_check import record_problem
 from streamvln_gym.evaluation.shards import EPISODES, TIMINGS, Line, cannot_write, decode, read_shard
+from streamvln_gym.video import film_name
 from streamvln_gym.vlnce.json_files import write_atomically
 
 RUN = "run.json"
@@ -34,7 +34,6 @@ SUMMARY = "summary.json"
 SHARDS = "shards"
 VIDEOS = "videos"
 _LOCK = ".lock"
-_UNSAFE = re.compile(r'[%/\\:*?"<>|\x00-\x1f]')  # the first keeps two ids from getting one name
 
 
 @dataclass(frozen=True)
@@ -184,9 +183,8 @@ class RunFolder:
 
 
 def video_file(folder: Path, episode_id: str) -> Path:
-    """Where a run has an episode's film; what no file's name may have in it is written as in an address ("%2F")."""
-    name = _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", episode_id)
-    return folder / VIDEOS / f"{name}.mp4"
+    """Where a run has an episode's film."""
+    return folder / VIDEOS / film_name(episode_id)
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:
