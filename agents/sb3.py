@@ -60,7 +60,9 @@ def read_batch(observation: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
     single = np.ndim(observation["rgb"]) == 3
     instruction = observation["instruction"]
     parts = {key: [value] if single else value for key, value in observation.items() if key in ("rgb", "intrinsics")}
-    if isinstance(instruction, str) or (not isinstance(instruction, np.ndarray) and _is_text(instruction)):
+    if isinstance(instruction, np.ndarray) and instruction.dtype.kind in "OU":  # of vector environments
+        instruction = instruction.tolist()
+    if isinstance(instruction, str) or _is_text(instruction):
         return {**parts, "instruction": [instruction] if single else instruction}, single
     ids = np.asarray(instruction)
     if ids.dtype.kind not in "iu" or ids.ndim != (1 if single else 2):

@@ -425,12 +425,12 @@ class StreamVLNAgent:
     ) -> tuple[NDArray[np.int64], Any]:
         """`act_batch` as stable-baselines3 calls a policy, e.g. its `evaluate_policy(agent, vec_env)`.
 
-        The environments take single actions and show ids, which `SB3Observation(env, agent.tokenize)` makes.
+        The environments take single actions and show text, or ids, which `SB3Observation(env, agent.tokenize)` makes.
 
         Args:
-            observation: `rgb` uint8 (streams, height, width, 3) and `instruction`, int (streams, length) ids of this
-                agent's tokenizer, filled up with -1; or a sequence of str. One observation without the first axis is a
-                batch of one.
+            observation: `rgb` uint8 (streams, height, width, 3) and `instruction`, a sequence or an array of str, one
+                for each; or int (streams, length) ids of this agent's tokenizer, filled up with -1. One observation
+                without the first axis is a batch of one.
             state: what the last call returned; None begins all episodes anew.
             episode_start: (streams,) bool, streams whose episode begins; None: none but with `state` None.
             deterministic: the best token at each place; otherwise tokens are drawn from their probabilities, with

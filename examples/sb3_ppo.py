@@ -25,6 +25,7 @@ from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.devices import choose_device
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.models import StreamVLNProcessor
+from streamvln_gym.rewards import RewardConfig
 from streamvln_gym.rl import (
     FiniteRollout,
     HoldActor,
@@ -46,9 +47,10 @@ def make_maker(processor: StreamVLNProcessor, options: argparse.Namespace, split
         camera = CameraConfig.of_size(
             processor.config.image_size, processor.config.image_size, supersampling=options.supersampling
         )
+        reward = RewardConfig(options.progress_reward, options.step_reward, options.success_reward)
         env = VLNEnv(
             options.dataset, "embedded", split, camera=camera, sensors=("rgb", "instruction"),
-            max_steps=options.max_steps, scenes=scenes,
+            max_steps=options.max_steps, scenes=scenes, reward=reward,
         )  # fmt: skip
         return Monitor(SlowFastObservation(env, processor), info_keywords=("success", "spl"))
 
@@ -82,10 +84,13 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rollout", type=int, default=64, help="decisions of each environment between updates")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=1e-5)
+    parser.add_argument("--rate", type=float, default=1e-5, help="of learning; falls to 0 over the second half")
     parser.add_argument("--target-kl", type=float, default=0.02)
     parser.add_argument("--entropy", type=float, default=0.0, help="weight of the entropy bonus")
     parser.add_argument("--hold", type=int, default=3, help="rollouts in which only the value head learns")
+    parser.add_argument("--progress-reward", type=float, default=0.2, help="for each metre nearer the goal")
+    parser.add_argument("--step-reward", type=float, default=-0.0025, help="of each step")
+    parser.add_argument("--success-reward", type=float, default=4.0, help="for a STOP at the goal")
     parser.add_argument("--supersampling", type=int, default=2, help="as the checkpoint's training pictures had it")
     parser.add_argument("--max-steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
@@ -118,7 +123,7 @@ def main(arguments: list[str] | None = None) -> KeepBest:
         batch_size=options.batch,
         n_epochs=options.epochs,
         normalize_advantage=False,  # the buffer does, over the whole rollout
-        learning_rate=options.rate,
+        learning_rate=lambda left: options.rate * min(1.0, 2 * left),  # falls to 0 over the second half
         gamma=0.99,
         gae_lambda=0.95,
         clip_range=0.1,

@@ -133,7 +133,8 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
             identity["checkpoint_sha256"] = checkpoint_digest(checkpoint)
         if label:
             identity["note"] = label
-        done = read_records(config.json, identity) if config.json else {}
+        same = {name: value for name, value in identity.items() if name != "checkpoint"}  # wherever its weights lie
+        done = read_records(config.json, same) if config.json else {}
         if config.predictions:  # what was played without them lacks the positions
             done = {episode_id: record for episode_id, record in done.items() if TRAJECTORY in record}
         wanted = choose_episodes(dataset, config.episodes, config.seed)

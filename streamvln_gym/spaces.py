@@ -30,7 +30,8 @@ class InstructionText(spaces.Text):
     """Text whose charset always holds printable ASCII, and which shared-memory vector environments show unspoilt.
 
     Gymnasium's `AsyncVectorEnv` reads a `Text` of its shared memory once, at construction, and shows that for ever.
-    The handlers below read a live sequence instead, whose (deep) copy is the tuple of str that one expects.
+    The handlers below read a live sequence instead, whose (deep) copy is the tuple of str that one expects. It also
+    says, as `Text` does not, what array it takes (of objects, one each): so stable-baselines3's `DummyVecEnv` holds it.
 
     Args:
         max_length: characters, of the longest instruction.
@@ -42,6 +43,7 @@ class InstructionText(spaces.Text):
         self, max_length: int, charset: Iterable[str] = "", seed: int | np.random.Generator | None = None
     ) -> None:
         super().__init__(max_length, min_length=0, charset=frozenset(charset) | _PRINTABLE, seed=seed)
+        self._shape, self.dtype = (), np.dtype(object)
 
     def __repr__(self) -> str:
         return f"InstructionText({self.max_length}, {len(self.character_set)} characters)"

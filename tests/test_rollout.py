@@ -62,7 +62,9 @@ def test_results_of_other_weights_or_episodes_are_not_taken_for_these(tiny_flats
     agent = StreamVLNAgent.untrained()
     agent.save_pretrained(tmp_path / "model")
     settings = {"agent": "streamvln", "checkpoint": str(tmp_path / "model"), "episodes": 1, "max_steps": 4}
-    rollout(config(tiny_flats, json=tmp_path / "r.jsonl", **settings))
+    (played,) = rollout(config(tiny_flats, json=tmp_path / "r.jsonl", **settings))
+    copied = shutil.copytree(tmp_path / "model", tmp_path / "elsewhere")  # the same weights
+    assert rollout(config(tiny_flats, json=tmp_path / "r.jsonl", **{**settings, "checkpoint": str(copied)})) == [played]
     StreamVLNAgent.untrained(1).save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=r"line 1 of .*r\.jsonl is of a run with checkpoint_sha256="):
         rollout(config(tiny_flats, json=tmp_path / "r.jsonl", **settings))

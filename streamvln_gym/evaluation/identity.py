@@ -34,7 +34,7 @@ def identity_of(
         CheckpointError: there is no such checkpoint.
     """
     network = config.agent == "streamvln"
-    checkpoint = (config.checkpoint or SHIPPED_NAME) if network else None
+    checkpoint = str(config.checkpoint or SHIPPED_NAME) if network else None
     return {
         "agent": config.agent,
         "checkpoint": checkpoint,
@@ -55,8 +55,12 @@ def identity_of(
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:
-    """sha256 of the identity's canonical JSON, the first 16 hexadecimal digits."""
-    canonical = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    """sha256 of the identity's canonical JSON, the first 16 hexadecimal digits.
+
+    A checkpoint counts by its digest alone, wherever it lies.
+    """
+    counted = {name: value for name, value in identity.items() if name != "checkpoint"}
+    canonical = json.dumps(counted, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

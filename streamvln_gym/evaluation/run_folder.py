@@ -27,7 +27,7 @@ from streamvln_gym.evaluation.identity import differences, fingerprint_of
 from streamvln_gym.evaluation.line_check import record_problem
 from streamvln_gym.evaluation.shards import EPISODES, TIMINGS, Line, cannot_write, decode, read_shard
 from streamvln_gym.video import film_name
-from streamvln_gym.vlnce.json_files import write_atomically
+from streamvln_gym.whole_writes import write_whole
 
 RUN = "run.json"
 SUMMARY = "summary.json"
@@ -99,10 +99,10 @@ class RunFolder:
         fingerprint = fingerprint_of(identity)
         old = read_run_file(self.path) if (self.path / RUN).exists() else None
         if old is not None:
-            changed = [
-                f"{name} was {before!r} and is now {now!r}"
-                for name, (before, now) in differences(old["identity"], identity).items()
-            ]
+            differing = differences(old["identity"], identity)
+            if "checkpoint_sha256" not in differing:
+                differing.pop("checkpoint", None)  # the same weights, wherever they lie
+            changed = [f"{name} was {before!r} and is now {now!r}" for name, (before, now) in differing.items()]
             if old["episodes"] != episodes:
                 changed.append(f"it had {old['episodes']} episodes and now there are {episodes}")
             if changed:
@@ -177,7 +177,7 @@ class RunFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         try:
-            write_atomically(self.path / name, content)
+            write_whole(self.path / name, content)
         except OSError as error:
             raise cannot_write(self.path, error) from error
 

@@ -30,7 +30,7 @@ from streamvln_gym.training.scene_workers import default_workers, scenes_by_size
 from streamvln_gym.training.settings_files import with_contents
 from streamvln_gym.training.trajectories import MIN_ACTIONS, load_trajectories
 from streamvln_gym.training.trajectory_writer import read_notes
-from streamvln_gym.training.whole_folder import whole_folder
+from streamvln_gym.whole_writes import whole_folder
 
 if TYPE_CHECKING:
     from streamvln_gym.models.configuration_streamvln import StreamVLNConfig

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from streamvln_gym.errors import TrainingError
+from streamvln_gym.whole_writes import write_whole
 
 TABLE = "table.json"
 
@@ -57,9 +57,7 @@ def read_row(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def print_rounds(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -29,7 +29,7 @@ from streamvln_gym.simulators.choice import SimulatorChoice, resolve_simulator
 from streamvln_gym.training.folder_lock import only_process
 from streamvln_gym.training.scene_workers import SceneWorker, default_workers, process_scenes, scenes_by_size
 from streamvln_gym.training.trajectories import ANNOTATIONS
-from streamvln_gym.training.trajectory_writer import EPISODES, merge_annotations, remove_unfinished, write_atomically
+from streamvln_gym.training.trajectory_writer import EPISODES, merge_annotations, remove_unfinished, write_file
 
 if TYPE_CHECKING:
     from streamvln_gym.training.scene_recorder import SceneRecorder
@@ -269,7 +269,7 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
             raise DatasetError(
                 f"{folder} holds trajectories, but no {RUN} that says how they were recorded: give another --out"
             )
-        write_atomically(folder, RUN, json.dumps(identity, indent=1) + "\n")
+        write_file(folder, RUN, json.dumps(identity, indent=1) + "\n")
         return
     try:
         present = dict(json.loads(path.read_text(encoding="utf-8")))

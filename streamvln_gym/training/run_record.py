@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +17,7 @@ from streamvln_gym.training.config import FREE_FIELDS, TrainConfig, flatten
 from streamvln_gym.training.dataset import StreamVLNWindows
 from streamvln_gym.training.settings_files import with_contents
 from streamvln_gym.training.trajectories import ANNOTATIONS
+from streamvln_gym.whole_writes import write_whole
 
 RECORD = "training.json"
 _PACKAGES = ("streamvln-gym", "transformers", "accelerate", "peft", "numpy", "pillow")
@@ -73,9 +73,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes training.json, whole or not at all."""
-    partial = folder / f".{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, folder / RECORD)
+    write_whole(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def check_same_run(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -48,8 +48,8 @@ from streamvln_gym.training.run_record import (
 from streamvln_gym.training.sft_trainer import CHECKPOINT_PREFIX, SupervisedTrainer, is_write_error, whole_checkpoints
 from streamvln_gym.training.start_checks import check_packages, check_recipe, read_processor
 from streamvln_gym.training.trainer_arguments import NO_SHARDS, check_disk, make_arguments
-from streamvln_gym.training.whole_folder import whole_folder
 from streamvln_gym.training.windows import WindowConfig
+from streamvln_gym.whole_writes import whole_folder
 
 MODEL, ADAPTER = "model", "adapter"
 

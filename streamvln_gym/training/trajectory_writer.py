@@ -27,6 +27,7 @@ from PIL import Image
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.training.privileged import Privileged
 from streamvln_gym.training.trajectories import ANNOTATIONS, PICTURE_SUFFIXES, START_MARKER, STOP
+from streamvln_gym.whole_writes import write_whole
 
 EPISODES = "episodes"
 IMAGES = "images"
@@ -237,7 +238,7 @@ def merge_annotations(folder: Path) -> list[dict[str, Any]]:
         {key: value for key, value in entry.items() if key != _ORIGIN} for entry in entries if _SKIPPED not in entry
     ]
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
-    write_atomically(folder, ANNOTATIONS, f"[\n{lines}\n]\n")
+    write_file(folder, ANNOTATIONS, f"[\n{lines}\n]\n")
     return entries
 
 
@@ -246,19 +247,16 @@ def remove_unfinished(folder: Path) -> None:
     shutil.rmtree(folder / _STAGING, ignore_errors=True)
 
 
-def write_atomically(folder: Path, name: str, text: str) -> None:
+def write_file(folder: Path, name: str, text: str) -> None:
     """Writes the file `name` of a trajectory folder; readers see it whole or not at all.
 
     Raises:
         DatasetError: it cannot be written.
     """
     path = folder / name
-    scratch = folder / _STAGING / f"{path.name}.{os.getpid()}"
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
+        write_whole(path, text)
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
@@ -281,7 +279,7 @@ def _file_actions(actions: Sequence[int], executed: Sequence[int] | None) -> dic
 
 
 def _write_episode(folder: Path, name: str, entry: dict[str, Any]) -> None:
-    write_atomically(folder, f"{EPISODES}/{name}.json", json.dumps(entry, ensure_ascii=False) + "\n")
+    write_file(folder, f"{EPISODES}/{name}.json", json.dumps(entry, ensure_ascii=False) + "\n")
 
 
 def _read_episode(path: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from streamvln_gym.episode_filter import EpisodeFilter
 from streamvln_gym.episodes import Episode, not_found
 from streamvln_gym.errors import DatasetError
 from streamvln_gym.vlnce.index import EpisodeIndex, as_record, ground_truth_path, read_index, stem_of
-from streamvln_gym.vlnce.json_files import write_atomically
 from streamvln_gym.vlnce.layouts import scan_path
 from streamvln_gym.vlnce.records import record_problem, to_episode, to_record, truth_problem
+from streamvln_gym.whole_writes import write_whole
 
 
 class VLNCEDataset:
@@ -224,4 +224,6 @@ def _check(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 def _write(path: Path, document: Any) -> None:
     """Writes JSON; the same bytes for the same document (no time stamp in the gzip header)."""
     raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    write_atomically(path, gzip.compress(raw, compresslevel=6, mtime=0) if path.name.endswith(".gz") else raw)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = gzip.compress(raw, compresslevel=6, mtime=0) if path.name.endswith(".gz") else raw
+    write_whole(path, content, shared=True)

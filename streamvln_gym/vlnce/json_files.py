@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import mmap
-import os
 import tempfile
 import zlib
 from array import array
@@ -251,17 +250,3 @@ def pack_json(text: str) -> bytes:
 def unpack_json(packed: bytes) -> Any:
     """The value of a text that `pack_json` compressed."""
     return json.loads(zlib.decompress(packed).decode("utf-8", "surrogatepass"))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees all of it or none; makes its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

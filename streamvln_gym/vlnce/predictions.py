@@ -18,7 +18,7 @@ from typing import Any
 from streamvln_gym.episodes import Episode, EpisodeDataset
 from streamvln_gym.geometry import wrap_angle
 from streamvln_gym.simulators.base import Action, AgentState
-from streamvln_gym.vlnce.json_files import write_atomically
+from streamvln_gym.whole_writes import write_whole
 
 TRAJECTORY = "trajectory"
 """The key under which a record holds its states, [x, y, z, heading] each."""
@@ -74,7 +74,8 @@ def write_predictions(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(f"{json.dumps(row)}\n" for row in rows)
     else:
         text = json.dumps({record["episode_id"]: _states(record) for record in records})
-    write_atomically(path, text.encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
 
 
 def _id(row: Mapping[str, Any]) -> int:

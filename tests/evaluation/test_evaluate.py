@@ -9,6 +9,7 @@ import imageio
 import pytest
 from filelock import FileLock
 
+from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.cli import main
 from streamvln_gym.errors import CheckpointError, DatasetError, EpisodeNotFoundError, EvaluationError
 from streamvln_gym.evaluation import evaluate, read_run
@@ -308,8 +309,12 @@ def test_the_network_plays_the_same_in_any_company(config, thin_checkpoint, tmp_
     (shard,) = (tmp_path / "together/shards").glob("episodes-*")
     merged = lines_of(tmp_path / "together")
     shard.write_bytes(b"".join(shard.read_bytes().splitlines(keepends=True)[:4]))  # half a group is finished
-    evaluate(config(**settings, out=tmp_path / "together", envs_per_worker=3))
+    copied = shutil.copytree(thin_checkpoint, tmp_path / "elsewhere")  # the same weights
+    evaluate(config(**{**settings, "checkpoint": copied}, out=tmp_path / "together", envs_per_worker=3))
     assert lines_of(tmp_path / "together") == merged
+    StreamVLNAgent.untrained(7).save_pretrained(thin := tmp_path / "other")
+    with pytest.raises(EvaluationError, match=r"checkpoint was .* and is now .*other.*; checkpoint_sha256 was"):
+        evaluate(config(**{**settings, "checkpoint": thin}, out=tmp_path / "together", envs_per_worker=3))
 
 
 def test_the_command_prints_and_goes_on(tiny_flats, tmp_path, capsys):

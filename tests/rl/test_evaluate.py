@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.env import VLNEnv
@@ -71,12 +73,35 @@ def test_evaluate_policy_through_agent_and_policy(agent, tiny_flats, make_env, m
         expected = [action for played, _ in alone[slot] for action in played]
         assert actions[slot][: len(expected)] == expected
 
+    text = DummyVecEnv([lambda: tiny_flats.make(max_steps=STEPS, sensors=("rgb", "instruction"))] * count)
+    with_text, got = evaluated(StreamVLNAgent(agent.model, agent.processor), text, episodes)
+    assert sorted(got) == pytest.approx(returns, abs=1e-5) and with_text == actions
+
     chunked = DummyVecEnv([lambda: make_env(max_steps=STEPS)] * count)
     actions, got = evaluated(make_policy(chunked), chunked, episodes)
     assert sorted(got) == pytest.approx(returns, abs=1e-5)
     for slot in range(count):
         first = alone[slot][0][0]
         assert np.concatenate(actions[slot]).tolist()[: len(first)] == first
+
+
+def test_evaluate_policy_takes_the_environment_as_it_is(tiny_flats, agent):
+    seen = []
+
+    class Watched(StreamVLNAgent):
+        def act_batch(self, observations, *arguments):
+            seen.append(observations["instruction"])
+            return super().act_batch(observations, *arguments)
+
+    watched = Watched(agent.model, agent.processor)
+    alone, _ = evaluate_policy(watched, tiny_flats.make(max_steps=12), 1, return_episode_rewards=True, warn=False)
+    instruction = tiny_flats.make().reset()[0]["instruction"]
+    assert seen and all(list(shown) == [instruction] for shown in seen)
+    seen.clear()
+    with closing(SubprocVecEnv([partial(tiny_flats.make, max_steps=12)] * 2, "spawn")) as processes:
+        beside, _ = evaluate_policy(watched, processes, 2, return_episode_rewards=True, warn=False)
+    assert beside == pytest.approx(alone * 2, abs=1e-5)
+    assert seen and all(list(shown) == [instruction] * 2 for shown in seen)
 
 
 @pytest.mark.long

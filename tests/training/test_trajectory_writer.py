@@ -182,9 +182,10 @@ def test_a_full_disk_is_said_and_loses_only_the_episode_in_flight(tmp_path, monk
 
     with TrajectoryWriter(tmp_path, "b") as writer:
         writer.add(picture(0))
-        monkeypatch.setattr(Path, "write_bytes", full)
-        with pytest.raises(DatasetError, match=r"001\.jpg: No space left on device\. Make room there.*are kept"):
-            writer.add(picture(1))
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "write_bytes", full)
+            with pytest.raises(DatasetError, match=r"001\.jpg: No space left on device\. Make room there.*are kept"):
+                writer.add(picture(1))
     assert is_recorded(tmp_path, "a")
     assert not is_recorded(tmp_path, "b")
     assert len(merge_annotations(tmp_path)) == 1

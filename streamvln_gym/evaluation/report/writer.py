@@ -41,7 +41,7 @@ def write_report(config: ReportConfig) -> Path:
     """
     from streamvln_gym.evaluation.report.page import render  # the command line shows its help without these
     from streamvln_gym.evaluation.report.run_files import read_reported_run
-    from streamvln_gym.vlnce.json_files import write_atomically
+    from streamvln_gym.whole_writes import write_whole
 
     run = read_reported_run(config.run)
     page = _page_path(config)
@@ -49,7 +49,7 @@ def write_report(config: ReportConfig) -> Path:
         page.parent.mkdir(parents=True, exist_ok=True)
         videos = _place_videos(config, page, [record["episode_id"] for record in run.records])
         html = render(run, config.scenes_dir, videos)
-        write_atomically(page, html.encode())
+        write_whole(page, html, shared=True)
     except OSError as error:
         raise EvaluationError(f"cannot write the report {page}: {error}. Write it elsewhere with --out.") from error
     return page

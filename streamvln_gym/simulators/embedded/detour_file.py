@@ -20,6 +20,7 @@ from streamvln_gym.simulators.embedded.navmesh import NavigationMesh
 from streamvln_gym.simulators.embedded.navmesh_arrays import CONVEXITY_TOLERANCE, dents, has_repeats, signed_areas
 from streamvln_gym.simulators.embedded.navmesh_surface import SurfaceDetail, check_detail, flat_detail, join_details
 from streamvln_gym.simulators.embedded.recast.settings import NavMeshSettings
+from streamvln_gym.whole_writes import write_whole
 
 FILE_MAGIC = int.from_bytes(b"TESM", "little")
 FILE_VERSION = 2
@@ -112,13 +113,7 @@ class TileSet:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, which appears whole or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(self.to_bytes())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), self.to_bytes(), shared=True)
 
     @classmethod
     def from_arrays(

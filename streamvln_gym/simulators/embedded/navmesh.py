@@ -30,6 +30,7 @@ from streamvln_gym.simulators.embedded.navmesh_arrays import (
     signed_areas,
 )
 from streamvln_gym.simulators.embedded.navmesh_surface import SurfaceDetail, check_detail
+from streamvln_gym.whole_writes import whole_file
 
 FORMAT_VERSION = 1
 DETAIL_VERSION = 2  # of a mesh with detail, or with another climb than habitat's default
@@ -148,18 +149,16 @@ class NavigationMesh:
             arrays.update(zip(_DETAIL_KEYS, self.detail, strict=True))
         if built_of is not None:
             arrays[_BUILT_OF] = np.array(built_of)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-                for name, array in arrays.items():
-                    buffer = io.BytesIO()
-                    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-                    entry = zipfile.ZipInfo(f"{name}.npy", date_time=_FILE_DATE)
-                    entry.compress_type = zipfile.ZIP_DEFLATED
-                    archive.writestr(entry, buffer.getvalue())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with (
+            whole_file(path, shared=True) as partial,
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive,
+        ):
+            for name, array in arrays.items():
+                buffer = io.BytesIO()
+                np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+                entry = zipfile.ZipInfo(f"{name}.npy", date_time=_FILE_DATE)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, buffer.getvalue())
 
     @staticmethod
     def built_of(path: str | os.PathLike[str]) -> str | None:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import mmap
 import os
-import tempfile
 import warnings
 import zlib
 from dataclasses import fields
@@ -30,6 +29,7 @@ from streamvln_gym.simulators.embedded.render_mesh import RenderMesh
 from streamvln_gym.simulators.embedded.scene import Scene, load_scene
 from streamvln_gym.simulators.embedded.stage import Stage
 from streamvln_gym.simulators.embedded.textures import MipMaps
+from streamvln_gym.whole_writes import whole_file
 
 CACHED_BYTES = 4 << 20
 """GLB files of at least this size are cached; the generated flats are far smaller."""
@@ -134,20 +134,13 @@ def _write(file: Path, mesh: RenderMesh) -> None:
     head = json.dumps({"arrays": table, "bytes": end}).encode()
     head += b" " * (-(_PREFIX + len(head)) % _ALIGNMENT)
     prefix = _MAGIC + len(head).to_bytes(8, "little") + zlib.crc32(head).to_bytes(8, "little")
-    handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(prefix + head)
-            start = _PREFIX + len(head)
-            for name, array in arrays.items():
-                out.seek(start + table[name]["offset"])
-                np.ascontiguousarray(array).tofile(out)
-            out.truncate(start + end)
-        os.replace(scratch, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(scratch)
-        raise
+    with whole_file(file, shared=True) as partial, partial.open("wb") as out:
+        out.write(prefix + head)
+        start = _PREFIX + len(head)
+        for name, array in arrays.items():
+            out.seek(start + table[name]["offset"])
+            np.ascontiguousarray(array).tofile(out)
+        out.truncate(start + end)
 
 
 def open_mesh(file: Path) -> RenderMesh:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from streamvln_gym.models.modeling_streamvln import StreamVLNForConditionalGener
 from streamvln_gym.models.processing_streamvln import StreamVLNProcessor
 from streamvln_gym.training.folder_lock import make_for_training
 from streamvln_gym.training.online.config import OnlineConfig
-from streamvln_gym.training.whole_folder import recover, whole_folder
+from streamvln_gym.whole_writes import recover, whole_file, whole_folder
 
 STATE, LOG, OPTIONS, CHECKPOINT = "state.pt", "log.jsonl", "config.json", "checkpoint"
 # What may change between two calls of a training: how long, how fast, and how the environments are driven.
@@ -120,10 +119,10 @@ class RunFolder:
             self._write(LOG, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        path, staged = self.path / name, self.path / f".{name}.new"
+        path = self.path / name
         try:
-            write(staged)
-            os.replace(staged, path)
+            with whole_file(path) as partial:
+                write(partial)
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
             raise TrainingError(f"{path} cannot be written: {error}; what was there is kept") from error
 

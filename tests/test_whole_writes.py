@@ -1,4 +1,4 @@
-"""A folder is replaced as a whole, whatever happens."""
+"""A file or a folder is replaced as a whole, whatever happens."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from streamvln_gym.training.whole_folder import recover, whole_folder
+from streamvln_gym.whole_writes import recover, whole_file, whole_folder, write_whole
 
 REPLACES = """
 import os, signal, sys
 from pathlib import Path
-from streamvln_gym.training.whole_folder import whole_folder
+from streamvln_gym.whole_writes import whole_folder
 
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -102,3 +102,46 @@ def test_an_error_of_the_second_rename_leaves_the_old_one(target):
     with pytest.raises(FileNotFoundError), whole_folder(target):
         pass  # nothing was made that could take its place
     assert read(target) == {"weights": "old", "gone": "old"}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path, shared):
+    for content, read in (("alt\u00e4r\n", "alt\u00e4r\n".encode()), (b"new", b"new")):
+        write_whole(tmp_path / "row.json", content, shared)
+        assert (tmp_path / "row.json").read_bytes() == read
+    assert [path.name for path in tmp_path.iterdir()] == ["row.json"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_error_leaves_the_old_file(tmp_path, shared):
+    file = tmp_path / "row.json"
+    file.write_text("old")
+    with pytest.raises(OSError, match="No space left"), whole_file(file, shared) as partial:
+        partial.write_text("ha")
+        raise OSError(28, "No space left on device")
+    assert file.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["row.json"]
+
+
+def test_a_killed_write_leaves_the_old_file_and_the_next_one_takes_its_leftover(tmp_path):
+    file = tmp_path / "row.json"
+    file.write_text("old")
+    script = (
+        "import os, signal, sys; from pathlib import Path; from streamvln_gym.whole_writes import whole_file\n"
+        "with whole_file(Path(sys.argv[1])) as partial:\n"
+        "    partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(file)], check=False).returncode == -9
+    assert file.read_text() == "old"
+    write_whole(file, "new")
+    assert file.read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["row.json"]
+
+
+def test_two_writers_of_a_shared_file_do_not_meet(tmp_path):
+    file = tmp_path / "scene.mesh"
+    with whole_file(file, shared=True) as one, whole_file(file, shared=True) as other:
+        one.write_text("one")
+        other.write_text("other")
+        assert one != other
+    assert file.read_text() == "one"  # which was put there last
