@@ -1,4 +1,4 @@
-"""Improves a StreamVLN checkpoint with stable-baselines3's own PPO, and keeps the best by the flats of val_seen.
+"""Trains a StreamVLN checkpoint with stable-baselines3's own PPO, and keeps the best by the flats of val_seen.
 
     pip install "streamvln-gym[rl,train]"
     python examples/sb3_ppo.py --envs 4 --decisions 20000                       # the package's checkpoint, all of it
@@ -110,7 +110,8 @@ def main(arguments: list[str] | None = None) -> KeepBest:
     options = read_options(arguments)
     processor = StreamVLNAgent.from_pretrained(options.checkpoint).processor
     envs = make_envs(processor, options, "train", options.scenes, options.envs)
-    judged = make_envs(processor, options, "val_seen", options.judged_scenes, options.envs)
+    # Sixteen judge about as fast as more, and each process takes 0.6 GB.
+    judged = make_envs(processor, options, "val_seen", options.judged_scenes, min(options.envs, 16))
     policy = {"checkpoint": options.checkpoint}
     if options.lora:
         policy["lora"] = {"rank": options.lora, "alpha": 2 * options.lora}
