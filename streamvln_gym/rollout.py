@@ -117,7 +117,7 @@ def rollout(config: RolloutConfig) -> list[dict[str, Any]]:
         if config.predictions:
             check_predictions(config.predictions, dataset)
         agent, label = make_agent(config, env)
-        checkpoint = (config.checkpoint or SHIPPED_NAME) if config.agent == "streamvln" else None
+        checkpoint = str(config.checkpoint or SHIPPED_NAME) if config.agent == "streamvln" else None
         identity: dict[str, Any] = {
             "agent": config.agent,
             "checkpoint": checkpoint,

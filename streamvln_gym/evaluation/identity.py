@@ -76,6 +76,14 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
     return found
 
 
+def changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The `differences` that give other results: the same weights are none, wherever they lie."""
+    found = differences(one, other)
+    if "checkpoint_sha256" not in found:
+        found.pop("checkpoint", None)
+    return found
+
+
 @lru_cache(maxsize=1)
 def code_version() -> str:
     """The package's version, with the last commit that changed its sources where it runs from a repository.

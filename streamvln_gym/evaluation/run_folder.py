@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from streamvln_gym.errors import EvaluationError
-from streamvln_gym.evaluation.identity import differences, fingerprint_of
+from streamvln_gym.evaluation.identity import changes, fingerprint_of
 from streamvln_gym.evaluation.line_check import record_problem
 from streamvln_gym.evaluation.shards import EPISODES, TIMINGS, Line, cannot_write, decode, read_shard
 from streamvln_gym.video import film_name
@@ -99,10 +99,10 @@ class RunFolder:
         fingerprint = fingerprint_of(identity)
         old = read_run_file(self.path) if (self.path / RUN).exists() else None
         if old is not None:
-            differing = differences(old["identity"], identity)
-            if "checkpoint_sha256" not in differing:
-                differing.pop("checkpoint", None)  # the same weights, wherever they lie
-            changed = [f"{name} was {before!r} and is now {now!r}" for name, (before, now) in differing.items()]
+            changed = [
+                f"{name} was {before!r} and is now {now!r}"
+                for name, (before, now) in changes(old["identity"], identity).items()
+            ]
             if old["episodes"] != episodes:
                 changed.append(f"it had {old['episodes']} episodes and now there are {episodes}")
             if changed:

@@ -20,7 +20,7 @@ from streamvln_gym.cache import make_writable
 from streamvln_gym.digests import checkpoint_digest
 from streamvln_gym.episodes import EpisodeDataset
 from streamvln_gym.errors import DatasetError
-from streamvln_gym.evaluation.identity import differences
+from streamvln_gym.evaluation.identity import changes
 from streamvln_gym.models.shipped import SHIPPED_NAME
 from streamvln_gym.rollout import check_network
 from streamvln_gym.selection import open_dataset, source_of
@@ -244,7 +244,7 @@ def identity_of(config: RecordConfig, dataset: EpisodeDataset) -> dict[str, Any]
         "privileged": config.patches if config.privileged else 0,
     }
     if config.driver == "streamvln":
-        checkpoint = config.checkpoint or SHIPPED_NAME
+        checkpoint = str(config.checkpoint or SHIPPED_NAME)
         identity |= {"checkpoint": checkpoint, "checkpoint_sha256": checkpoint_digest(checkpoint)}
     if config.driver == "random":
         identity["seed"] = config.seed
@@ -275,8 +275,7 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
         present = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise DatasetError(f"{path} cannot be read ({error}): give another --out") from error
-    changed = differences(present, identity)
-    changed.pop("checkpoint", None)  # its weights count, not where they lie
+    changed = changes(present, identity)
     if changed:
         setting = min(changed).split(".")[0]
         fields = {name: pair for name, pair in changed.items() if name.split(".")[0] == setting}
