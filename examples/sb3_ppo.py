@@ -5,25 +5,27 @@
     python examples/sb3_ppo.py --lora 16 --device cuda --workers --envs 16      # adapters, environments in processes
 
 One decision of PPO is one chunk of up to four actions. Written to --out: `best/` (a StreamVLN checkpoint, for
-`StreamVLNAgent.from_pretrained`), `ppo.zip` (stable-baselines3's archive of the end), `progress.csv` (reward, KL,
-entropy, value error, success on val_seen). See docs/rl.md.
+`StreamVLNAgent.from_pretrained`), `ppo.zip` (stable-baselines3's archive, written at each evaluation: with --resume, a
+run that was killed goes on from it), `progress.csv` (reward, KL, entropy, value error, success on val_seen; of a
+resumed part `progress_from_DECISIONS.csv`), `options.json`. See docs/rl.md.
 """
 
 import argparse
-import tempfile
+import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from streamvln_gym.agents import StreamVLNAgent
 from streamvln_gym.devices import choose_device
 from streamvln_gym.env import VLNEnv
+from streamvln_gym.evaluation.identity import differences
 from streamvln_gym.models import StreamVLNProcessor
 from streamvln_gym.rewards import RewardConfig
 from streamvln_gym.rl import (
@@ -31,11 +33,16 @@ from streamvln_gym.rl import (
     HoldActor,
     KeepBest,
     PooledFeatures,
+    SaveArchive,
     SlowFastObservation,
     StreamVLNActorCriticPolicy,
     WindowRolloutBuffer,
 )
 from streamvln_gym.simulators.base import CameraConfig
+from streamvln_gym.whole_writes import write_whole
+
+PRELOADED = ["stable_baselines3", "streamvln_gym.env", "streamvln_gym.rl.observation"]  # once, for all processes
+FREE = ("out", "resume", "device", "workers")  # options that change no result
 
 
 def make_maker(processor: StreamVLNProcessor, options: argparse.Namespace, split: str, scenes: int) -> Callable:
@@ -61,6 +68,7 @@ def make_envs(
     processor: StreamVLNProcessor, options: argparse.Namespace, split: str, scenes: int, count: int
 ) -> VecEnv:
     makers = [make_maker(processor, options, split, scenes)] * count
+    multiprocessing.set_forkserver_preload(PRELOADED)
     envs: VecEnv = SubprocVecEnv(makers) if options.workers else DummyVecEnv(makers)
     if options.features:
         envs = PooledFeatures.from_pretrained(envs, options.checkpoint, options.device)
@@ -71,6 +79,7 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="folder or hub id; default: the package's own")
     parser.add_argument("--out", type=Path, default=Path("sb3_ppo"))
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
     parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0 trains the language model's weights")
     parser.add_argument("--dataset", default="flats", help="a name, or episode files with {split} in their path")
     parser.add_argument("--scenes", type=int, default=50, help="of train")
@@ -94,7 +103,6 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--supersampling", type=int, default=2, help="as the checkpoint's training pictures had it")
     parser.add_argument("--max-steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check", action="store_true", help="load what was saved: does it decide as what was trained?")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     if options.dataset.endswith((".json", ".json.gz")) and "{split}" not in options.dataset:
@@ -102,23 +110,24 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
             "--dataset is one file, which would be trained in and judged by: write {split} where the paths of train "
             "and val_seen differ"
         )
+    wanted = {name: value for name, value in vars(options).items() if name not in FREE}
+    if (options.out / "ppo.zip").exists():
+        others = differences(json.loads((options.out / "options.json").read_text()), wanted)
+        if others or not options.resume:
+            say = f"whose options were others (then, now): {others}" if others else "which --resume goes on with"
+            parser.error(f"{options.out} holds a run, {say}; a new one needs another --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_whole(options.out / "options.json", json.dumps(wanted, indent=2))
     options.device = choose_device(options.device)
     return options
 
 
-def main(arguments: list[str] | None = None) -> KeepBest:
-    options = read_options(arguments)
-    processor = StreamVLNAgent.from_pretrained(options.checkpoint).processor
-    envs = make_envs(processor, options, "train", options.scenes, options.envs)
-    # Sixteen judge about as fast as more, and each process takes 0.6 GB.
-    judged = make_envs(processor, options, "val_seen", options.judged_scenes, min(options.envs, 16))
-    policy = {"checkpoint": options.checkpoint}
-    if options.lora:
-        policy["lora"] = {"rank": options.lora, "alpha": 2 * options.lora}
-    ppo = PPO(
+def make_ppo(envs: VecEnv, options: argparse.Namespace) -> PPO:
+    lora = {"lora": {"rank": options.lora, "alpha": 2 * options.lora}} if options.lora else {}
+    return PPO(
         StreamVLNActorCriticPolicy,
         envs,
-        policy_kwargs=policy,
+        policy_kwargs={"checkpoint": options.checkpoint, **lora},
         rollout_buffer_class=WindowRolloutBuffer,
         n_steps=options.rollout,
         batch_size=options.batch,
@@ -134,47 +143,36 @@ def main(arguments: list[str] | None = None) -> KeepBest:
         seed=options.seed,
         device=options.device,
     )
+
+
+def main(arguments: list[str] | None = None) -> KeepBest:
+    options = read_options(arguments)
+    processor = StreamVLNAgent.from_pretrained(options.checkpoint).processor
+    envs = make_envs(processor, options, "train", options.scenes, options.envs)
+    # Sixteen judge about as fast as more, and each process takes 0.6 GB.
+    judged = make_envs(processor, options, "val_seen", options.judged_scenes, min(options.envs, 16))
+    archive = options.out / "ppo.zip"
+    resumed = archive.exists()
+    ppo = PPO.load(archive, envs, options.device) if resumed else make_ppo(envs, options)
+    if resumed:  # otherwise the first rollouts' draws and episodes come again
+        ppo.set_random_seed(options.seed + ppo.num_timesteps)
     if options.features:
         envs.check_same(ppo.policy.network)
     layout = ppo.policy.layout
     megabytes = layout.rollout_bytes(options.rollout, options.envs) / 1e6
     print(f"an observation takes {layout.observation_bytes:,} bytes, the rollout buffer {megabytes:,.0f} MB")
-    ppo.set_logger(configure(str(options.out), ["stdout", "csv"]))
+    suffix = f"_from_{ppo.num_timesteps}" if resumed else ""  # the curves until then stay as they are
+    out = str(options.out)
+    ppo.set_logger(Logger(out, [make_output_format("stdout", out), make_output_format("csv", out, suffix)]))
     keep = KeepBest(judged, options.out / "best", options.judged, options.evaluate_every)
-    ppo.learn(options.decisions, callback=[FiniteRollout(), keep, HoldActor(options.hold)], log_interval=1)
-    ppo.save(options.out / "ppo", exclude=["_last_obs"])  # the observations that are due are large
+    callbacks = [FiniteRollout(), keep, SaveArchive(archive, options.evaluate_every), HoldActor(options.hold)]
+    left = max(0, options.decisions - ppo.num_timesteps)
+    ppo.learn(left, callbacks, log_interval=1, reset_num_timesteps=not resumed)
     for name in ("success", "spl", "reward"):
         print(f"{name} on val_seen: {keep.history[0][1][name]:.3f} at the start, {keep.best[name]:.3f} kept")
-    if options.check:
-        check_saved(ppo, judged, options)
     envs.close()
     judged.close()
     return keep
-
-
-def check_saved(ppo: PPO, judged: VecEnv, options: argparse.Namespace) -> None:
-    """What was written decides as what is in memory does."""
-    loaded = PPO.load(options.out / "ppo", device=options.device)
-    with tempfile.TemporaryDirectory() as folder:
-        ppo.policy.save_checkpoint(folder)
-        agent = StreamVLNAgent.from_pretrained(folder, device=options.device)
-    seen = judged.reset()
-    for _ in range(5):
-        actions, _ = ppo.predict(seen, deterministic=True)
-        assert np.array_equal(actions, loaded.predict(seen, deterministic=True)[0])
-        seen, *_ = judged.step(actions)
-    if options.features:
-        return  # the policy reads features, and the environment below shows pictures
-    env = make_maker(agent.processor, options, "val_seen", options.judged_scenes)()
-    seen, _ = env.reset(seed=options.seed)
-    done = False
-    while not done:
-        action, _ = ppo.predict(seen, deterministic=True)
-        said = agent.predict_chunk(env.unwrapped.observe())
-        assert said == action[: len(said)].tolist()
-        seen, _, terminated, truncated, _ = env.step(action)
-        done = terminated or truncated
-    env.close()
 
 
 if __name__ == "__main__":

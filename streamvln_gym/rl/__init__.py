@@ -17,6 +17,7 @@ _LAZY = {
     "FiniteRollout": "callbacks",
     "HoldActor": "callbacks",
     "KeepBest": "callbacks",
+    "SaveArchive": "callbacks",
     "WindowRolloutBuffer": "rollout_buffer",
 }
 __all__ = sorted(_LAZY)

@@ -1,4 +1,4 @@
-"""Callbacks of stable-baselines3 for fine-tuning: checked rollouts, a value head that warms up, the best checkpoint."""
+"""Callbacks of stable-baselines3 for fine-tuning: checked rollouts, warm-up, best checkpoint, archives."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from streamvln_gym.errors import TrainingError
 from streamvln_gym.rl.optimizer import ScaledRates
+from streamvln_gym.whole_writes import whole_file
 
 
 class FiniteRollout(BaseCallback):
@@ -61,6 +62,8 @@ class HoldActor(BaseCallback):
     def _on_training_start(self) -> None:
         if not isinstance(getattr(self.model.policy, "rates", None), ScaledRates):
             raise TypeError(f"HoldActor holds a StreamVLNActorCriticPolicy's actor, not {type(self.model.policy)}")
+        algorithm: Any = self.model
+        self._seen = max(self._seen, algorithm.num_timesteps // (algorithm.n_steps * algorithm.n_envs))
 
     def _on_step(self) -> bool:
         return True
@@ -80,6 +83,9 @@ class KeepBest(BaseCallback):
 
     The start counts too: what is kept is never worse on these episodes than what training began with. Logs
     `eval/success`, `eval/spl` and `eval/reward`.
+
+    The history goes into the algorithm's archive (as its attribute `evaluations`). Where `learn` goes on from one
+    (`reset_num_timesteps=False`) and `folder` still holds a checkpoint, what is best so far counts.
 
     Args:
         envs: others than the training environments, wrapped as these, over the episodes to be judged by (`val_seen`,
@@ -122,8 +128,10 @@ class KeepBest(BaseCallback):
             raise TypeError(f"KeepBest keeps a StreamVLNActorCriticPolicy's checkpoint, not {type(self.model.policy)}")
         if self.envs.unwrapped is self.training_env.unwrapped:
             raise ValueError("KeepBest plays episodes of its own: make it environments beside the training's")
+        self._go_on()
         self.envs.reset()  # takes the seeds that `make_vec_env` left: each would shuffle its environment's share anew
-        self._evaluate()
+        if not self._judged:
+            self._evaluate()
 
     def _on_step(self) -> bool:
         return True
@@ -134,8 +142,22 @@ class KeepBest(BaseCallback):
         self._rollouts += 1
 
     def _on_training_end(self) -> None:
-        self._evaluate()
-        self.logger.dump(self.num_timesteps)  # nobody does after the end
+        if not self._judged:
+            self._evaluate()
+            self.logger.dump(self.num_timesteps)  # nobody does after the end
+
+    @property
+    def _judged(self) -> bool:
+        """The policy as it is has been evaluated, before an archive was written that `learn` goes on from."""
+        return bool(self.num_timesteps and self.history and self.history[-1][0] == self.num_timesteps)
+
+    def _go_on(self) -> None:
+        """Takes over what an archive knows, unless this object knows more."""
+        known = getattr(self.model, "evaluations", [])
+        if self.history or not self.num_timesteps or not known or not self.folder.is_dir():
+            return
+        self.history = [(decisions, means) for decisions, means in known]  # JSON makes lists of tuples
+        self.best = max((means for _, means in self.history), key=self.measure)  # of equal ones the first, as kept
 
     def _evaluate(self) -> None:
         policy: Any = self.model.policy
@@ -158,6 +180,7 @@ class KeepBest(BaseCallback):
         for name, value in means.items():
             self.logger.record(f"eval/{name}", value)
         self.history.append((self.num_timesteps, means))
+        self.model.evaluations = self.history  # type: ignore[attr-defined]
         if self.best is None or self.measure(means) > self.measure(self.best):
             self.best = means
             self._keep(policy)
@@ -169,3 +192,44 @@ class KeepBest(BaseCallback):
             policy.save_checkpoint(scratch)
             for file in Path(scratch).iterdir():
                 os.replace(file, self.folder / file.name)
+
+
+class SaveArchive(BaseCallback):
+    """Writes stable-baselines3's archive between rollouts, so that a run which was killed goes on from the last one.
+
+        ppo = PPO.load("ppo.zip", envs)
+        ppo.set_random_seed(seed + ppo.num_timesteps)  # otherwise the first rollouts' draws and episodes come again
+        ppo.learn(decisions - ppo.num_timesteps, callback=[...], reset_num_timesteps=False)
+
+    Weights, the optimizer's state, the learning rate's schedule, `KeepBest`'s history and `HoldActor`'s rollouts go on
+    where they were; the episodes under way begin anew. The file appears whole or not at all. Give it after `KeepBest`,
+    so that the archive knows of the evaluation between the same rollouts.
+
+    Args:
+        path: the file, `ppo.zip` say; its folder is made.
+        every: rollouts between archives. There is one at the end of training, too.
+    """
+
+    def __init__(self, path: str | Path, every: int = 1) -> None:
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        self.path = Path(path)
+        self.every = every
+        self._rollouts = 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self._rollouts and self._rollouts % self.every == 0:
+            self._save()
+        self._rollouts += 1
+
+    def _on_training_end(self) -> None:
+        self._save()
+
+    def _save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.path) as partial, partial.open("wb") as file:
+            self.model.save(file, exclude=["_last_obs"])  # the observations that are due are large

@@ -18,6 +18,7 @@ from streamvln_gym.rl import (
     HoldActor,
     KeepBest,
     PooledFeatures,
+    SaveArchive,
     SlowFastObservation,
     StreamVLNActorCriticPolicy,
     WindowRolloutBuffer,
@@ -240,6 +241,8 @@ def test_callbacks_with_bad_numbers(tmp_path):
         HoldActor(-1)
     with pytest.raises(ValueError, match="episodes and every must be at least 1"):
         KeepBest(None, tmp_path, episodes=0)
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        SaveArchive(tmp_path / "ppo.zip", every=0)
     plain = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8)
     for callback, words in ((HoldActor(1), "HoldActor holds a"), (KeepBest(plain.env, tmp_path), "KeepBest keeps a")):
         with pytest.raises(TypeError, match=rf"{words} StreamVLNActorCriticPolicy's"):

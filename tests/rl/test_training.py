@@ -23,6 +23,7 @@ from streamvln_gym.rl import (
     HoldActor,
     KeepBest,
     PooledFeatures,
+    SaveArchive,
     StreamVLNActorCriticPolicy,
     WindowRolloutBuffer,
 )
@@ -245,6 +246,43 @@ def test_an_actor_that_was_held_when_it_was_saved_learns(envs, checkpoint, tmp_p
         before = weights(algorithm.policy)
         algorithm.learn(16)
         assert any("language_model" in name for name in changed(before, algorithm.policy))
+
+
+def test_an_archive_goes_on_where_it_was_written(envs, checkpoint, tmp_path):
+    """Whole or not at all; the actor, which was held in the first rollout, is not held again."""
+    path = tmp_path / "runs" / "ppo.zip"
+    ppo = make_ppo(envs, checkpoint)
+    ppo.learn(48, callback=[SaveArchive(path, every=2), Stop(after=40), HoldActor(1)])
+    assert PPO.load(path).num_timesteps == 40, "the end, too"
+    before, ended = path.read_bytes(), weights(ppo.policy)
+
+    def fail(file, **_):
+        file.write(b"half of")
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ppo, "save", fail)
+        with pytest.raises(OSError, match="No space left"):
+            ppo.learn(16, callback=SaveArchive(path))
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["ppo.zip"]
+
+    loaded = PPO.load(path, envs, device="cpu")
+    assert not changed(ended, loaded.policy)
+    loaded.learn(16, callback=HoldActor(1), reset_num_timesteps=False)
+    assert any("language_model" in name for name in changed(ended, loaded.policy))
+    assert loaded.num_timesteps == 56
+
+
+class Stop(BaseCallback):
+    """Ends training after so many decisions."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def _on_step(self):
+        return self.num_timesteps < self.after
 
 
 def test_a_checkpoint_says_what_the_policy_was_shown(make_env, checkpoint, tmp_path):
