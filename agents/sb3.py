@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 PAD = -1
+_SENSORS = ("rgb", "depth", "camera_pose", "intrinsics")
 _REMEDY = "wrap the environment in SB3Observation(env, agent.tokenize)"
 
 
@@ -59,7 +60,7 @@ def read_batch(observation: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
             )
     single = np.ndim(observation["rgb"]) == 3
     instruction = observation["instruction"]
-    parts = {key: [value] if single else value for key, value in observation.items() if key in ("rgb", "intrinsics")}
+    parts = {key: [value] if single else value for key, value in observation.items() if key in _SENSORS}
     if isinstance(instruction, np.ndarray) and instruction.dtype.kind in "OU":  # of vector environments
         instruction = instruction.tolist()
     if isinstance(instruction, str) or _is_text(instruction):

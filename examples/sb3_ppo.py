@@ -41,7 +41,8 @@ from streamvln_gym.rl import (
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.whole_writes import write_whole
 
-PRELOADED = ["stable_baselines3", "streamvln_gym.env", "streamvln_gym.rl.observation"]  # once, for all processes
+# Loaded once for the processes of all environments, which share them: half the memory, and a quarter of the start.
+PRELOADED = ["stable_baselines3", "streamvln_gym.env", "streamvln_gym.rl.observation"]
 FREE = ("out", "resume", "device", "workers")  # options that change no result
 
 
@@ -68,7 +69,8 @@ def make_envs(
     processor: StreamVLNProcessor, options: argparse.Namespace, split: str, scenes: int, count: int
 ) -> VecEnv:
     makers = [make_maker(processor, options, split, scenes)] * count
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    if options.workers:
+        multiprocessing.set_forkserver_preload(PRELOADED)
     envs: VecEnv = SubprocVecEnv(makers) if options.workers else DummyVecEnv(makers)
     if options.features:
         envs = PooledFeatures.from_pretrained(envs, options.checkpoint, options.device)
@@ -149,7 +151,7 @@ def main(arguments: list[str] | None = None) -> KeepBest:
     options = read_options(arguments)
     processor = StreamVLNAgent.from_pretrained(options.checkpoint).processor
     envs = make_envs(processor, options, "train", options.scenes, options.envs)
-    # Sixteen judge about as fast as more, and each process takes 0.6 GB.
+    # Sixteen judge about as fast as more.
     judged = make_envs(processor, options, "val_seen", options.judged_scenes, min(options.envs, 16))
     archive = options.out / "ppo.zip"
     resumed = archive.exists()

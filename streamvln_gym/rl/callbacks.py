@@ -85,7 +85,7 @@ class KeepBest(BaseCallback):
     `eval/success`, `eval/spl` and `eval/reward`.
 
     The history goes into the algorithm's archive (as its attribute `evaluations`). Where `learn` goes on from one
-    (`reset_num_timesteps=False`) and `folder` still holds a checkpoint, what is best so far counts.
+    (`reset_num_timesteps=False`) and `folder` is still there, what is best so far counts: judge by the same episodes.
 
     Args:
         envs: others than the training environments, wrapped as these, over the episodes to be judged by (`val_seen`,
@@ -154,7 +154,7 @@ class KeepBest(BaseCallback):
     def _go_on(self) -> None:
         """Takes over what an archive knows, unless this object knows more."""
         known = getattr(self.model, "evaluations", [])
-        if self.history or not self.num_timesteps or not known or not self.folder.is_dir():
+        if self.history or not self.num_timesteps or not known or not any(self.folder.glob("*")):
             return
         self.history = [(decisions, means) for decisions, means in known]  # JSON makes lists of tuples
         self.best = max((means for _, means in self.history), key=self.measure)  # of equal ones the first, as kept

@@ -480,7 +480,7 @@ def test_names_of_dtypes_and_devices(tmp_path):
         StreamVLNAgentConfig(repetition_penalty="1")
 
 
-def test_predict_does_not_serve_geometry(parts):
+def test_predict_wants_geometry_where_the_memory_does(parts):
     agent = StreamVLNAgent(*parts, memory_strategy="voxel")
-    with pytest.raises(ValueError, match="does not serve the memory strategy 'voxel'"):
+    with pytest.raises(ValueError, match=r"needs obs\['depth'\]: make the environment with the sensor 'depth'"):
         agent.predict({"rgb": np.zeros((1, 48, 64, 3), np.uint8), "instruction": ["Go."]})

@@ -12,13 +12,13 @@ import torch
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from streamvln_gym.agents import StreamVLNAgent
+from streamvln_gym.agents import StreamVLNAgent, StreamVLNAgentConfig
 from streamvln_gym.env import VLNEnv
 from streamvln_gym.rl import SlowFastObservation, StreamVLNActorCriticPolicy
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.wrappers import SB3Observation
 from tests.conftest import TinyFlats
-from tests.rl.conftest import batch
+from tests.rl.conftest import batch, make_agent
 
 STEPS = 70
 
@@ -28,10 +28,12 @@ def plain_env(tiny_flats: TinyFlats, agent: StreamVLNAgent, tokenize: Any = None
     return SB3Observation(env, tokenize or agent.tokenize, 128)
 
 
-def played_alone(agent: StreamVLNAgent, tiny_flats: TinyFlats, seed: int, episodes: int) -> list[tuple[list, float]]:
+def played_alone(
+    agent: StreamVLNAgent, tiny_flats: TinyFlats, seed: int, episodes: int, sensors: tuple = ("rgb", "instruction")
+) -> list[tuple[list, float]]:
     """Actions and return of each episode with the agent's own `act`."""
-    single = StreamVLNAgent(agent.model, agent.processor)
-    env = tiny_flats.make(max_steps=STEPS, sensors=("rgb", "instruction"))
+    single = StreamVLNAgent(agent.model, agent.processor, agent.config)
+    env = tiny_flats.make(max_steps=STEPS, sensors=sensors)
     played = []
     for number in range(episodes):
         obs, _ = env.reset(seed=seed if number == 0 else None)
@@ -102,6 +104,23 @@ def test_evaluate_policy_takes_the_environment_as_it_is(tiny_flats, agent):
         beside, _ = evaluate_policy(watched, processes, 2, return_episode_rewards=True, warn=False)
     assert beside == pytest.approx(alone * 2, abs=1e-5)
     assert seen and all(list(shown) == [instruction] * 2 for shown in seen)
+
+
+def test_evaluate_policy_with_voxel_pruning(tiny_flats):
+    """Depth and poses reach the memory; what SB3Observation makes of them is refused."""
+    agent, sensors = make_agent(4), ("rgb", "depth", "camera_pose", "instruction")
+    _, info = tiny_flats.make(sensors=sensors).reset()
+    voxel = StreamVLNAgentConfig(memory_strategy="voxel", intrinsics=info["intrinsics"])
+    alone = played_alone(StreamVLNAgent(agent.model, agent.processor, voxel), tiny_flats, 5, 3, sensors)
+    assert max(len(actions) for actions, _ in alone) > 40, "so that a later window shows memory"
+    envs = DummyVecEnv([lambda: tiny_flats.make(max_steps=STEPS, sensors=sensors)])
+    actions, returns = evaluated(StreamVLNAgent(agent.model, agent.processor, voxel), envs, 3)
+    expected = [action for played, _ in alone for action in played]
+    assert actions[0][: len(expected)] == expected
+    assert returns == pytest.approx([total for _, total in alone], abs=1e-5)
+    obs, _ = SB3Observation(tiny_flats.make(), agent.tokenize).reset(seed=5)
+    with pytest.raises(ValueError, match=r"SB3Observation has scaled it to 0\.\.255: leave that wrapper out"):
+        StreamVLNAgent(agent.model, agent.processor, voxel).predict(obs)
 
 
 @pytest.mark.long
