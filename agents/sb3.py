@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 PAD = -1
-_SENSORS = ("rgb", "depth", "camera_pose", "intrinsics")
+_GEOMETRY = ("depth", "camera_pose", "intrinsics")
 _REMEDY = "wrap the environment in SB3Observation(env, agent.tokenize)"
 
 
@@ -44,12 +44,19 @@ def decode_instruction(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> st
     return text
 
 
-def read_batch(observation: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], bool]:
+def read_batch(
+    observation: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, geometry: bool
+) -> tuple[dict[str, Any], bool]:
     """An observation as `act_batch` takes it, and whether it was a single one.
+
+    Args:
+        observation: what the environment showed.
+        tokenizer: the agent's.
+        geometry: whether the agent looks at depth and poses, which `SB3Observation` would have changed.
 
     Raises:
         TypeError: it is no mapping, or its instruction is neither ids nor text.
-        ValueError: an entry is missing, or another tokenizer made the ids.
+        ValueError: an entry is missing, another tokenizer made the ids, or depth is not in metres where it is wanted.
     """
     if not isinstance(observation, Mapping):
         raise TypeError(f"observation must be a dict with 'rgb' and 'instruction', got {type(observation).__name__}")
@@ -58,9 +65,15 @@ def read_batch(observation: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
             raise ValueError(
                 f"the observation has no {key!r} (it has {', '.join(map(repr, observation)) or 'nothing'}): {_REMEDY}"
             )
+    if geometry and np.asarray(observation.get("depth", 0.0)).dtype == np.uint8:
+        raise ValueError(
+            "the memory strategy 'voxel' needs depth in metres, and SB3Observation has scaled it to 0..255: leave that "
+            "wrapper out, predict() reads the environment's own observations"
+        )
     single = np.ndim(observation["rgb"]) == 3
     instruction = observation["instruction"]
-    parts = {key: [value] if single else value for key, value in observation.items() if key in _SENSORS}
+    wanted = ("rgb", *_GEOMETRY) if geometry else ("rgb",)
+    parts = {key: [value] if single else value for key, value in observation.items() if key in wanted}
     if isinstance(instruction, np.ndarray) and instruction.dtype.kind in "OU":  # of vector environments
         instruction = instruction.tolist()
     if isinstance(instruction, str) or _is_text(instruction):

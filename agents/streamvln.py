@@ -444,12 +444,7 @@ class StreamVLNAgent:
             ValueError: another tokenizer made the ids, or as in `act_batch`; or the memory strategy needs geometry, and
                 depth is no longer in metres.
         """
-        observations, single = read_batch(observation, self.processor.tokenizer)
-        if self.needs_geometry and np.asarray(observation.get("depth", 0.0)).dtype == np.uint8:
-            raise ValueError(
-                "the memory strategy 'voxel' needs depth in metres, and SB3Observation has scaled it to 0..255: leave "
-                "that wrapper out, predict() reads the environment's own observations"
-            )
+        observations, single = read_batch(observation, self.processor.tokenizer, self.needs_geometry)
         count = len(observations["rgb"])
         if state is not None and not isinstance(state, StreamBatch):
             raise TypeError(f"state must be what the last predict() returned, or None, got {type(state).__name__}")

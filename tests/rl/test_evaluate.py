@@ -165,6 +165,15 @@ def test_the_shipped_checkpoint_in_flats():
         assert np.concatenate(seen).tolist()[: len(first)] == first
 
 
+def test_predict_takes_whatever_sb3observation_shows(agent, tiny_flats):
+    """All sensors, too: the depth that it scales is not what the agent reads."""
+    env = tiny_flats.make()
+    obs, _ = env.reset(seed=0)
+    converted = SB3Observation(env, agent.tokenize).observation(obs)
+    assert converted["depth"].dtype == np.uint8
+    assert agent.predict(converted)[0] == StreamVLNAgent(agent.model, agent.processor).act(obs)
+
+
 def test_predict_takes_one_observation_too(agent, tiny_flats):
     env = plain_env(tiny_flats, agent)
     single = StreamVLNAgent(agent.model, agent.processor)
