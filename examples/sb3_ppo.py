@@ -163,12 +163,12 @@ def main(arguments: list[str] | None = None) -> KeepBest:
     layout = ppo.policy.layout
     megabytes = layout.rollout_bytes(options.rollout, options.envs) / 1e6
     print(f"an observation takes {layout.observation_bytes:,} bytes, the rollout buffer {megabytes:,.0f} MB")
-    suffix = f"_from_{ppo.num_timesteps}" if resumed else ""  # the curves until then stay as they are
-    out = str(options.out)
-    ppo.set_logger(Logger(out, [make_output_format("stdout", out), make_output_format("csv", out, suffix)]))
+    left = max(0, options.decisions - ppo.num_timesteps)
+    out, suffix = str(options.out), f"_from_{ppo.num_timesteps}" if resumed else ""  # the curves until then stay
+    curves = [make_output_format("csv", out, suffix)] if left else []
+    ppo.set_logger(Logger(out, [make_output_format("stdout", out), *curves]))
     keep = KeepBest(judged, options.out / "best", options.judged, options.evaluate_every)
     callbacks = [FiniteRollout(), keep, SaveArchive(archive, options.evaluate_every), HoldActor(options.hold)]
-    left = max(0, options.decisions - ppo.num_timesteps)
     ppo.learn(left, callbacks, log_interval=1, reset_num_timesteps=not resumed)
     for name in ("success", "spl", "reward"):
         print(f"{name} on val_seen: {keep.history[0][1][name]:.3f} at the start, {keep.best[name]:.3f} kept")

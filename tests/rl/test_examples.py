@@ -142,6 +142,7 @@ def test_a_run_that_is_cut_goes_on(ppo_options, tmp_path, monkeypatch, capsys):
     assert {row["time/total_timesteps"] for row in rows if row["time/total_timesteps"]} == {"32"}
     again = example.main([*ppo_options, "--resume"])
     assert [steps for steps, _ in again.history] == [0, 16, 32] and again.best == keep.best, "all is done already"
+    assert sorted(file.name for file in tmp_path.glob("progress*")) == ["progress.csv", "progress_from_16.csv"]
     shutil.rmtree(tmp_path / "best")
     anew = example.main([*ppo_options, "--resume"])
     assert [steps for steps, _ in anew.history] == [32], "what was best is gone, so the end is judged and kept"
