@@ -135,7 +135,10 @@ def check_depth(obs: Mapping[str, Any]) -> None:
         return
     depth = np.asarray(obs["depth"])
     if depth.dtype.kind != "f":
-        raise TypeError(f"obs['depth'] must be floating-point metres, got {depth.dtype}")
+        raise TypeError(
+            f"obs['depth'] must be floating-point metres, got {depth.dtype}: pass what the environment shows "
+            "(the wrapper SB3Observation scales depth to 0..255)"
+        )
     if depth.ndim not in (2, 3) or (depth.ndim == 3 and depth.shape[2] != 1) or 0 in depth.shape:
         raise ValueError(f"obs['depth'] must have shape (height, width, 1), got {depth.shape}")
     if np.isnan(depth).any():

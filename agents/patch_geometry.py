@@ -16,6 +16,7 @@ _REMEDIES = {
     "intrinsics": "add info['intrinsics'] of env.reset() to the observation, or set "
     "StreamVLNAgentConfig(intrinsics=...) for the depth picture's size",
 }
+GEOMETRY_KEYS = tuple(_REMEDIES)
 
 
 class PatchGeometry:

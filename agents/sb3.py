@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from streamvln_gym.agents.patch_geometry import GEOMETRY_KEYS
+
 PAD = -1
-_GEOMETRY = ("depth", "camera_pose", "intrinsics")
 _REMEDY = "wrap the environment in SB3Observation(env, agent.tokenize)"
 
 
@@ -52,11 +53,12 @@ def read_batch(
     Args:
         observation: what the environment showed.
         tokenizer: the agent's.
-        geometry: whether the agent looks at depth and poses, which `SB3Observation` would have changed.
+        geometry: whether the agent looks at depth and poses; for others they stay out, since `SB3Observation` changes
+            them.
 
     Raises:
         TypeError: it is no mapping, or its instruction is neither ids nor text.
-        ValueError: an entry is missing, another tokenizer made the ids, or depth is not in metres where it is wanted.
+        ValueError: an entry is missing, or another tokenizer made the ids.
     """
     if not isinstance(observation, Mapping):
         raise TypeError(f"observation must be a dict with 'rgb' and 'instruction', got {type(observation).__name__}")
@@ -65,14 +67,9 @@ def read_batch(
             raise ValueError(
                 f"the observation has no {key!r} (it has {', '.join(map(repr, observation)) or 'nothing'}): {_REMEDY}"
             )
-    if geometry and np.asarray(observation.get("depth", 0.0)).dtype == np.uint8:
-        raise ValueError(
-            "the memory strategy 'voxel' needs depth in metres, and SB3Observation has scaled it to 0..255: leave that "
-            "wrapper out, predict() reads the environment's own observations"
-        )
     single = np.ndim(observation["rgb"]) == 3
     instruction = observation["instruction"]
-    wanted = ("rgb", *_GEOMETRY) if geometry else ("rgb",)
+    wanted = ("rgb", *GEOMETRY_KEYS) if geometry else ("rgb",)
     parts = {key: [value] if single else value for key, value in observation.items() if key in wanted}
     if isinstance(instruction, np.ndarray) and instruction.dtype.kind in "OU":  # of vector environments
         instruction = instruction.tolist()

@@ -440,9 +440,9 @@ class StreamVLNAgent:
             (streams,) actions, a scalar array for one observation; and the state for the next call.
 
         Raises:
-            TypeError: `state` comes from elsewhere, or an entry has the wrong type.
-            ValueError: another tokenizer made the ids, or as in `act_batch`; or the memory strategy needs geometry, and
-                depth is no longer in metres.
+            TypeError: `state` comes from elsewhere, or an entry has the wrong type: depth that is no longer in metres,
+                where the memory strategy needs it.
+            ValueError: another tokenizer made the ids, or as in `act_batch`.
         """
         observations, single = read_batch(observation, self.processor.tokenizer, self.needs_geometry)
         count = len(observations["rgb"])

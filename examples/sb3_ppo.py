@@ -112,16 +112,18 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
             "--dataset is one file, which would be trained in and judged by: write {split} where the paths of train "
             "and val_seen differ"
         )
-    wanted = {name: value for name, value in vars(options).items() if name not in FREE}
     if (options.out / "ppo.zip").exists():
-        others = differences(json.loads((options.out / "options.json").read_text()), wanted)
+        said = options.out / "options.json"
+        others = differences(json.loads(said.read_text()) if said.exists() else {}, settings(options))
         if others or not options.resume:
             say = f"whose options were others (then, now): {others}" if others else "which --resume goes on with"
             parser.error(f"{options.out} holds a run, {say}; a new one needs another --out")
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_whole(options.out / "options.json", json.dumps(wanted, indent=2))
     options.device = choose_device(options.device)
     return options
+
+
+def settings(options: argparse.Namespace) -> dict:
+    return {name: value for name, value in vars(options).items() if name not in FREE}
 
 
 def make_ppo(envs: VecEnv, options: argparse.Namespace) -> PPO:
@@ -149,6 +151,8 @@ def make_ppo(envs: VecEnv, options: argparse.Namespace) -> PPO:
 
 def main(arguments: list[str] | None = None) -> KeepBest:
     options = read_options(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_whole(options.out / "options.json", json.dumps(settings(options), indent=2))
     processor = StreamVLNAgent.from_pretrained(options.checkpoint).processor
     envs = make_envs(processor, options, "train", options.scenes, options.envs)
     # Sixteen judge about as fast as more.

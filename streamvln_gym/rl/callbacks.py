@@ -18,6 +18,11 @@ from streamvln_gym.rl.optimizer import ScaledRates
 from streamvln_gym.whole_writes import whole_file
 
 
+def rollouts_so_far(algorithm: Any) -> int:
+    """Whole rollouts since the algorithm's counter of decisions began; also where `learn` goes on from an archive."""
+    return int(algorithm.num_timesteps // (algorithm.n_steps * algorithm.n_envs))
+
+
 class FiniteRollout(BaseCallback):
     """Stops with the place of the first NaN or infinity of a rollout, before anything is learned from it.
 
@@ -46,7 +51,8 @@ class HoldActor(BaseCallback):
     """Lets only the value head learn in the first rollouts, so that its first errors do not shake the actor.
 
     The actor is held between a rollout and the next, by the policy's `rates`; nothing of it is saved. Give it as the
-    last callback: whatever lets the policy predict after it, at a rollout's end, lets go of the actor.
+    last callback: whatever lets the policy predict after it, at a rollout's end, lets go of the actor. Where `learn`
+    goes on (`reset_num_timesteps=False`), the rollouts that were before count.
 
     Args:
         rollouts: how many; 0 does nothing.
@@ -57,21 +63,17 @@ class HoldActor(BaseCallback):
         if rollouts < 0:
             raise ValueError(f"rollouts must not be negative, got {rollouts}")
         self.rollouts = rollouts
-        self._seen = 0
 
     def _on_training_start(self) -> None:
         if not isinstance(getattr(self.model.policy, "rates", None), ScaledRates):
             raise TypeError(f"HoldActor holds a StreamVLNActorCriticPolicy's actor, not {type(self.model.policy)}")
-        algorithm: Any = self.model
-        self._seen = max(self._seen, algorithm.num_timesteps // (algorithm.n_steps * algorithm.n_envs))
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
         policy: Any = self.model.policy
-        policy.rates.actor_held = self._seen < self.rollouts
-        self._seen += 1
+        policy.rates.actor_held = rollouts_so_far(self.model) <= self.rollouts
 
     def _on_training_end(self) -> None:
         policy: Any = self.model.policy
@@ -121,7 +123,6 @@ class KeepBest(BaseCallback):
         self.measure = measure
         self.history: list[tuple[int, dict[str, float]]] = []
         self.best: dict[str, float] | None = None
-        self._rollouts = 0
 
     def _on_training_start(self) -> None:
         if not hasattr(self.model.policy, "save_checkpoint"):
@@ -130,16 +131,15 @@ class KeepBest(BaseCallback):
             raise ValueError("KeepBest plays episodes of its own: make it environments beside the training's")
         self._go_on()
         self.envs.reset()  # takes the seeds that `make_vec_env` left: each would shuffle its environment's share anew
-        if not self._judged:
+        if not (self.num_timesteps and self._judged):  # at 0 it may be another policy's history
             self._evaluate()
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        if self._rollouts and self._rollouts % self.every == 0:
+        if rollouts_so_far(self.model) % self.every == 0 and not self._judged:
             self._evaluate()
-        self._rollouts += 1
 
     def _on_training_end(self) -> None:
         if not self._judged:
@@ -148,8 +148,8 @@ class KeepBest(BaseCallback):
 
     @property
     def _judged(self) -> bool:
-        """The policy as it is has been evaluated, before an archive was written that `learn` goes on from."""
-        return bool(self.num_timesteps and self.history and self.history[-1][0] == self.num_timesteps)
+        """The policy as it is has been evaluated."""
+        return bool(self.history) and self.history[-1][0] == self.num_timesteps
 
     def _go_on(self) -> None:
         """Takes over what an archive knows, unless this object knows more."""
@@ -216,15 +216,14 @@ class SaveArchive(BaseCallback):
             raise ValueError(f"every must be at least 1, got {every}")
         self.path = Path(path)
         self.every = every
-        self._rollouts = 0
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        if self._rollouts and self._rollouts % self.every == 0:
+        done = rollouts_so_far(self.model)
+        if done and done % self.every == 0:
             self._save()
-        self._rollouts += 1
 
     def _on_training_end(self) -> None:
         self._save()

@@ -119,7 +119,7 @@ def test_evaluate_policy_with_voxel_pruning(tiny_flats):
     assert actions[0][: len(expected)] == expected
     assert returns == pytest.approx([total for _, total in alone], abs=1e-5)
     obs, _ = SB3Observation(tiny_flats.make(), agent.tokenize).reset(seed=5)
-    with pytest.raises(ValueError, match=r"SB3Observation has scaled it to 0\.\.255: leave that wrapper out"):
+    with pytest.raises(TypeError, match=r"must be floating-point metres, got uint8.*SB3Observation scales depth"):
         StreamVLNAgent(agent.model, agent.processor, voxel).predict(obs)
 
 
