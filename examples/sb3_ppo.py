@@ -41,7 +41,7 @@ from streamvln_gym.rl import (
 from streamvln_gym.simulators.base import CameraConfig
 from streamvln_gym.whole_writes import write_whole
 
-# Loaded once for the processes of all environments, which share them: half the memory, and a quarter of the start.
+# Loaded once for the processes of all environments, which share them: half the memory, and a third of the start.
 PRELOADED = ["stable_baselines3", "streamvln_gym.env", "streamvln_gym.rl.observation"]
 FREE = ("out", "resume", "device", "workers")  # options that change no result
 
