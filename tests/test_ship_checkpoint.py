@@ -112,6 +112,25 @@ def test_the_mean_of_runs_that_began_together(tools, run, tmp_path):
     assert (record["shipped"], record["runs"][-1]["checkpoint"]) == ("run 5", "of the mean of runs 3 and 4")
 
 
+def test_the_mean_with_what_it_began_with(tools, run, tmp_path):
+    target, weights = tmp_path / "shipped", run / "checkpoint" / "model.safetensors"
+    ship(tools[0], run, target)
+    before = {name: value.clone() for name, value in load_file(target / "model.safetensors").items()}  # not the file's
+    save_file({name: value + 1.0 for name, value in before.items()}, weights, {"format": "pt"})
+    files = ([run / "checkpoint"], [run / "config.json"], [run / "log.jsonl"], 1, "one GPU", target)
+    tools[0].ship(*files, continues=True, average=True)
+    for name, value in load_file(target / "model.safetensors").items():
+        torch.testing.assert_close(value.float(), before[name].float() + 0.5, atol=0.02, rtol=0.01)
+    record = json.loads((target / "training.json").read_text())
+    assert record["shipped"] == "the mean of run 3 and of what it began with"
+    assert "The weights are the mean of run 3 and of what it began with." in tools[1]._recipe(
+        {"dataset": "x"}, [], record
+    )
+    tools[0].ship(*files, continues=True)
+    record = json.loads((target / "training.json").read_text())
+    assert record["runs"][-1]["checkpoint"] == "of the mean of run 3 and of what it began with"
+
+
 def test_what_does_not_fit_is_refused(tools, run, tmp_path, monkeypatch):
     folder = run / "checkpoint"
     monkeypatch.setattr(tools[0], "LIMIT", 1000)

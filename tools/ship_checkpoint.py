@@ -1,14 +1,14 @@
 """Puts a trained checkpoint into the package, with the recipe and the log of the runs of online DAgger that made it.
 
     python tools/ship_checkpoint.py --checkpoint runs/tiny/checkpoint --config runs/tiny/config.json
-        --log runs/tiny/log.jsonl [--processes 2] [--hardware "two GPUs of kind X"] [--continues]
+        --log runs/tiny/log.jsonl [--processes 2] [--hardware "two GPUs of kind X"] [--continues [--average]]
     python benchmarks/checkpoint.py --workers 2
     python tools/write_model_card.py --summary runs/checkpoint/summary.json
 
 Several runs, each begun with the checkpoint of the one before, are given in their order: `--config A B --log A B`. With
 `--continues` the first of them began with the checkpoint that is shipped now, whose runs stay on record before it.
 With as many checkpoints as runs, `--checkpoint A B`, all runs began with the same one, and the mean of their weights is
-shipped.
+shipped. With `--average` it is the mean of the run's weights and of those that are shipped now, which it began with.
 Weights and configuration replace those in `streamvln_gym/models/assets/streamvln_tiny`; `training.json` (options) and
 `log.jsonl` are written beside them. What does not fit the package is refused: other sizes of the network, another
 tokenizer, random weights, more than 16 MB.
@@ -80,14 +80,13 @@ def recipe(
     return runs
 
 
-def write_mean(checkpoints: Sequence[Path], path: Path) -> None:
-    """Writes the mean of the checkpoints' weights, each in the dtype that the first has it in."""
+def mean_weights(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The mean of the checkpoints' weights, each in the dtype that the first has it in."""
     parts = [load_file(folder / WEIGHTS_NAME) for folder in checkpoints]
-    mean = {
+    return {
         name: torch.stack([part[name].double() for part in parts]).mean(0).to(value.dtype)
         for name, value in parts[0].items()
     }
-    save_file(mean, path, metadata={"format": "pt"})
 
 
 def joined_log(logs: Sequence[Path], before: int = 0) -> str:
@@ -107,8 +106,20 @@ def ship(
     hardware: str,
     target: Path,
     continues: bool = False,
+    average: bool = False,
 ) -> None:
-    """Checks, copies, writes; several checkpoints are one of each run, all begun with the same."""
+    """Checks, copies, writes; several checkpoints are one of each run, all begun with the same.
+
+    Args:
+        checkpoints: folders.
+        configs: the options of each run.
+        logs: of each run.
+        processes: that trained together.
+        hardware: what they ran on.
+        target: the shipped checkpoint's folder.
+        continues: the first run began with what is shipped now.
+        average: ship the mean of the run's weights and of those that are shipped now.
+    """
     for checkpoint in checkpoints:
         check(checkpoint)
     runs, log, start, several = [], "", "an earlier one", len(checkpoints) > 1
@@ -121,11 +132,14 @@ def ship(
     made = recipe(options, processes, hardware, len(runs), start, several)
     numbers = [str(number) for number in range(len(runs) + 1, len(runs) + len(made) + 1)]
     shipped = f"the mean of runs {' and '.join(numbers)}" if several else f"run {numbers[-1]}"
+    if average:
+        shipped = f"the mean of {shipped} and of what it began with"
+    mean = mean_weights([*checkpoints, target] if average else checkpoints) if several or average else None
     for name in COPIED:
         if (checkpoints[0] / name).exists():
             shutil.copyfile(checkpoints[0] / name, target / name)
-    if several:
-        write_mean(checkpoints, target / WEIGHTS_NAME)
+    if mean is not None:
+        save_file(mean, target / WEIGHTS_NAME, metadata={"format": "pt"})
     record = {"shipped": shipped, "runs": [*runs, *made]}
     (target / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (target / "log.jsonl").write_text(log, encoding="utf-8")
@@ -142,7 +156,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="that trained together")
     parser.add_argument("--hardware", default="", help="what they ran on")
     parser.add_argument("--continues", action="store_true", help="the first run began with what is shipped now")
+    parser.add_argument(
+        "--average", action="store_true", help="ship the mean of the run's weights and of those shipped now"
+    )
     options = parser.parse_args()
+    if options.average and not (options.continues and len(options.config) == 1):
+        parser.error("--average is for one run that began with what is shipped now: give --continues and one --config")
     if len(options.config) != len(options.log):
         parser.error(f"{len(options.config)} configurations, but {len(options.log)} logs: give one of each a run")
     if len(options.checkpoint) not in (1, len(options.config)):
@@ -156,6 +175,7 @@ def main() -> None:
             options.hardware,
             SHIPPED_FOLDER,
             options.continues,
+            options.average,
         )
     except (StreamVLNGymError, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -215,7 +215,8 @@ def _recipe(summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]], traini
             "had succeeded (proximal policy optimisation), beside the expert's labels in the others."
         )
     if (shipped := training.get("shipped", "")).startswith("the mean"):
-        parts[0] += f" The weights are {shipped}, which began with the same checkpoint."
+        together = ", which began with the same checkpoint" if shipped.startswith("the mean of runs") else ""
+        parts[0] += f" The weights are {shipped}{together}."
     parts += [_training_volume(log, training), _training_table(log, runs)]
     for number, run in enumerate(runs, start=1):
         which = f"Run {number} of {len(runs)}" if len(runs) > 1 else "The command"
